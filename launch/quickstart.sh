@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained model: makes .venv, then runs DPO on the sample data with a tiny random model, on CPU, in minutes.
+#
+#   bash launch/quickstart.sh                # the embedded default
+#   bash launch/quickstart.sh --max_steps=5  # any flag of `python -m mede2_jax.train` may follow
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+
+make_environment train
+say "python -m mede2_jax.train --stage=dpo $*"
+exec "$ENV_PYTHON" -m mede2_jax.train --stage=dpo "$@"

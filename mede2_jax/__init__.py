@@ -1,0 +1,3 @@
+"""MedE² in JAX: teach a vision-language model medical reasoning by SFT, then DPO."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,329 @@
+"""Configuration and the command line: defaults < YAML (`--config`) < flags.
+
+Every config is a frozen pydantic model beside its owner. All three sources become one nested dict that pydantic checks once, so
+that a wrong value reads the same wherever it stood. Unknown keys are errors that name the nearest known one. tyro draws `--help`.
+`UserError` is the one exception a command turns into a single line and a non-zero exit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import itertools
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import tyro
+import yaml
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used. The message is one line: what was wrong, the value seen, the fix."""
+
+
+class Config(pydantic.BaseModel):
+    """Base of all configs: frozen, and no unknown keys."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+
+
+def parse(
+    config_type: type[ConfigT], argv: Sequence[str], *, program: str, description: str, base: dict[str, Any] | None = None
+) -> ConfigT:
+    """Builds a config from command-line arguments.
+
+    Args:
+        config_type: The config to build.
+        argv: Arguments without the program's name, such as `["--config=a.yaml", "--lora.rank=16"]`.
+        program: What the user types, for `--help`: `python -m mede2_jax.train`.
+        description: The text above the options in `--help`.
+        base: Values that take the place of the fields' defaults, below YAML and flags.
+
+    Raises:
+        UserError: An unknown flag or key, a value of the wrong type, or an unreadable file.
+        SystemExit: After `--help`.
+    """
+    config_file, rest = _take_config_flag(list(argv))
+    from_file = read_yaml(config_type, config_file) if config_file else {}
+    values = _merged(_merged(_defaults(config_type), base or {}), from_file)
+    if {"-h", "--help"} & set(rest):
+        _show_help(config_type, values, program, description)
+    from_flags = _read_flags(config_type, rest)
+    try:
+        return config_type.model_validate(_merged(values, from_flags))
+    except pydantic.ValidationError as error:
+        raise UserError(
+            "; ".join(_describe(item, from_flags, from_file, config_file) for item in error.errors(include_url=False))
+        ) from None
+
+
+def read_yaml(config_type: type[Config], path: str | Path) -> dict[str, Any]:
+    """Reads a YAML mapping whose keys all belong to `config_type` (nested mappings, `a.b: 1` not allowed)."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read config {str(path)!r}: {error.strerror}") from None
+    try:
+        values = yaml.load(text, _UniqueKeyLoader) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or _one_line(str(error))}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of options, found {type(values).__name__}")
+    return _known_keys(config_type, values, str(path), "")
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as YAML that `--config` reads back, in the order of its fields."""
+    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def describe_validation_error(error: pydantic.ValidationError) -> str:
+    """One line that names each wrong field, the value seen and the rule it broke."""
+    return "; ".join(_describe(item) for item in error.errors(include_url=False))
+
+
+def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Runs a command's `main`; a user's mistake ends it with one line on stderr and exit status 2.
+
+    `MEDE2_TRACEBACK=1` shows the full traceback instead.
+    """
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except (UserError, OSError) as error:
+        if os.environ.get("MEDE2_TRACEBACK") == "1" or not _is_users(error):
+            raise
+        text = str(error) if isinstance(error, UserError) else f"{error.strerror}: {error.filename or 'while writing'}"
+        print(f"error: {_one_line(text)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _is_users(error: Exception) -> bool:
+    return isinstance(error, UserError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.EROFS)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    nested = {key: _merged(base[key], value) for key, value in over.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
+    return {**base, **over, **nested}
+
+
+def _defaults(config_type: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """What the default instances of nested configs set: a flag for one field of a section must leave the others alone."""
+    sections: dict[str, Any] = {}
+    for name, field in config_type.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, pydantic.BaseModel):
+            sections[field.alias or name] = default.model_dump(exclude_unset=True, by_alias=True)
+        elif field.is_required() and _model_of(field.annotation) is not None:
+            sections[field.alias or name] = {}  # so that an error names the field that is missing, not the section
+    return sections
+
+
+def _take_config_flag(argv: list[str]) -> tuple[str | None, list[str]]:
+    found: str | None = None
+    rest: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, has_value, value = argument.partition("=")
+        if name != "--config":
+            rest.append(argument)
+            continue
+        given = value if has_value else next(arguments, "")
+        if not given or given.startswith("--"):
+            raise UserError("--config needs a file: --config=configs/NAME.yaml")
+        if found is not None:
+            raise UserError(f"--config is given twice ({found!r} and {given!r}); give one file")
+        found = given
+    return found, rest
+
+
+def _read_flags(config_type: type[pydantic.BaseModel], arguments: list[str]) -> dict[str, Any]:
+    """Flags as a nested dict: `--a.b=1`, `--a.b 1`, `--switch`, `--no-switch`, `--list x y`, `--list=x,y`."""
+    known, values = dict(_options(config_type)), dict[str, Any]()
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if not re.match(r"--[A-Za-z]", argument):
+            raise UserError(f"unexpected argument {argument!r}; options are written --name=value, see --help")
+        written, has_value, text = argument.partition("=")
+        name, negated = _option_name(written, known)
+        annotation = known[name]
+        following = list(itertools.takewhile(lambda word: not word.startswith("--"), arguments[position:]))
+        value: Any = text
+        if _is_switch(annotation):
+            if not has_value:
+                value = following[0] if following and following[0].lower() in ("true", "false") else "true"
+                position += bool(following and value is following[0])
+            if negated:
+                value = {"true": False, "false": True}.get(value.lower(), value)
+        elif not has_value:
+            taken = following if _is_list(annotation) else following[:1]
+            position += len(taken)
+            value = taken if _is_list(annotation) else "".join(taken)
+        elif _is_list(annotation):
+            value = [part for part in text.split(",") if part]
+        if value in ("", []):
+            raise UserError(f"{written} needs a value: {written}={'A,B' if _is_list(annotation) else 'VALUE'}")
+        _put(values, name, _none_or(value, annotation))
+    return values
+
+
+def _option_name(written: str, known: dict[str, Any]) -> tuple[str, bool]:
+    """The option that a flag means, and whether it switches it off (`--no-x`, `--section.no-x`)."""
+    name = written.removeprefix("--").replace("-", "_")
+    if name in known:
+        return name, False
+    section, dot, last = name.rpartition(".")
+    positive = section + dot + last.removeprefix("no_")
+    if last.startswith("no_") and _is_switch(known.get(positive)):
+        return positive, True
+    raise UserError(f"unknown option {written!r}{_nearest(name, known, '--')}; see --help")
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--{section}={values} leaves no place for --{name}; drop one of them")
+    values[last] = value
+
+
+def _options(config_type: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every option's dotted name and annotation; an optional section is one too, so that it can be set to none."""
+    for name, field in config_type.model_fields.items():
+        key = prefix + (field.alias or name)
+        nested = _model_of(field.annotation)
+        if nested is None or type(None) in typing.get_args(field.annotation):
+            yield key, field.annotation
+        if nested is not None:
+            yield from _options(nested, key + ".")
+
+
+def _model_of(annotation: Any) -> type[pydantic.BaseModel] | None:
+    """The nested config an annotation stands for, seeing through `X | None`."""
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, pydantic.BaseModel):
+            return candidate
+    return None
+
+
+def _is_switch(annotation: Any) -> bool:
+    return annotation is bool or bool in typing.get_args(annotation)
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(typing.get_origin(choice) in (tuple, list) for choice in (annotation, *typing.get_args(annotation)))
+
+
+def _none_or(value: Any, annotation: Any) -> Any:
+    optional = type(None) in typing.get_args(annotation)
+    return None if optional and isinstance(value, str) and value.lower() in ("none", "null") else value
+
+
+def _show_help(config_type: type[ConfigT], values: dict[str, Any], program: str, description: str) -> typing.NoReturn:
+    """Prints the options with their descriptions and the values they have now, and exits."""
+    text = description + "\n\n--config=FILE.yaml reads any of these options from YAML; flags win over it."
+    tyro.cli(config_type, prog=program, description=text, args=["--help"], default=_partial(config_type, values), use_underscores=True)
+    raise SystemExit(0)
+
+
+def _partial(config_type: type[ModelT], values: dict[str, Any]) -> ModelT:
+    """An instance for tyro to show: validated values, with what is still required left open."""
+    try:
+        return config_type.model_validate(values)
+    except pydantic.ValidationError as error:
+        if any(item["type"] != "missing" for item in error.errors()):
+            raise UserError(describe_validation_error(error)) from None
+    shown: dict[str, Any] = {}
+    for name, field in config_type.model_fields.items():
+        key, nested = field.alias or name, _model_of(field.annotation)
+        if nested is not None and isinstance(values.get(key, {}), dict):
+            shown[name] = _partial(nested, values.get(key, {}))
+        elif key in values:
+            shown[name] = values[key]
+        else:
+            shown[name] = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+    return config_type.model_construct(**shown)
+
+
+def _known_keys(config_type: type[pydantic.BaseModel], values: dict[str, Any], path: str, prefix: str) -> dict[str, Any]:
+    """`values`, all of whose keys are fields; a section with nothing in it but comments counts as absent."""
+    fields = {field.alias or name: field.annotation for name, field in config_type.model_fields.items()}
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            nearest = _nearest(f"{prefix}{key}", [prefix + name for name in fields]) or _nearest(
+                str(key), dict(_options(config_type, prefix))
+            )
+            raise UserError(f"{path}: unknown key {prefix + str(key)!r}{nearest}")
+        nested = _model_of(fields[key])
+        if nested is not None and isinstance(value, dict):
+            known[key] = _known_keys(nested, value, path, f"{prefix}{key}.")
+        elif nested is None or value is not None or type(None) in typing.get_args(fields[key]):
+            known[key] = value
+    return known
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one without a word; in a config that is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+def _describe(item: Any, from_flags: dict[str, Any] | None = None, from_file: dict[str, Any] | None = None, file: str | None = None) -> str:
+    """One line for one of pydantic's errors, naming where the value stood when that is known."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing" and from_flags is not None:
+        return f"missing option --{where}; see --help"
+    message = item["msg"].removeprefix("Value error, ")
+    seen = "" if item["type"] in ("missing", "value_error") else f" (got {_short(item['input'])})"
+    if _holds(from_flags, item["loc"]):
+        where = f"--{where}"
+    elif _holds(from_file, item["loc"]):
+        where = f"{file}: {where}"
+    return f"{where}: {message}{seen}" if where else message + seen
+
+
+def _holds(values: dict[str, Any] | None, location: tuple[int | str, ...]) -> bool:
+    for part in location:
+        if not isinstance(values, dict) or part not in values:
+            return isinstance(part, int) and isinstance(values, list)
+        values = values[part]
+    return bool(location)
+
+
+def _nearest(name: str, candidates: typing.Iterable[str], mark: str = "") -> str:
+    """A suggestion: the nearest name, or the one in another section that ends alike."""
+    names = list(candidates)
+    alike = [candidate for candidate in names if candidate.rpartition(".")[2] == name.rpartition(".")[2]]
+    found = alike[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {mark + found[0]!r}?" if found else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

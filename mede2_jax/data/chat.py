@@ -1,0 +1,131 @@
+"""The tokenizer's own chat template: prompts, responses, and which tokens of a demonstration are scored.
+
+A response is tokenised apart from its prompt, as the sampler will meet it, and ends with the token that the template
+puts after an assistant turn. An image is one placeholder token here; the processor widens it to the image's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from mede2_jax.config import UserError
+from mede2_jax.data.records import Message
+
+_PROBE = "mede2 probe"
+
+
+@dataclass(frozen=True)
+class ScoredTokens:
+    """A conversation as tokens; `scored` marks those the model is to produce."""
+
+    tokens: Int32[np.ndarray, " T"]
+    scored: Bool[np.ndarray, " T"]
+
+
+class ChatTokenizer:
+    """Renders and tokenises conversations.
+
+    Args:
+        tokenizer: A fast transformers tokenizer with a chat template.
+        image_token: What the template writes for an image.
+        reserved: Tokens that may not occur in a text, since they would be taken for structure or images.
+
+    Raises:
+        UserError: No chat template, or one that does not end an assistant turn with a special token.
+    """
+
+    def __init__(self, tokenizer: Any, *, image_token: str, reserved: Sequence[str]) -> None:
+        if not tokenizer.chat_template:
+            raise UserError(f"tokenizer of {tokenizer.name_or_path!r} has no chat template; add chat_template.json or chat_template.jinja")
+        self.tokenizer = tokenizer
+        self.image_token = image_token
+        self.reserved = tuple(reserved)
+        self.image_token_id = self.special_id(image_token)
+        self.end_token_id = self._find_end_token()
+        self.pad_token_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_token_id)
+
+    def special_id(self, token: str) -> int:
+        """The id of a special token."""
+        found = self.tokenizer.added_tokens_encoder.get(token)
+        if found is None:
+            raise UserError(f"tokenizer of {self.tokenizer.name_or_path!r} has no token {token!r}; is it this model's tokenizer?")
+        return int(found)
+
+    def prompt(self, messages: Sequence[Message]) -> Int32[np.ndarray, " T"]:
+        """Tokens up to where the assistant begins to speak, one placeholder an image."""
+        self._check_texts(messages)
+        return self._encode(self._prompt_text(messages))
+
+    def response(self, text: str) -> Int32[np.ndarray, " T"]:
+        """Tokens of a response, kept verbatim, and the end token."""
+        self._check_text(text, "the response")
+        return np.append(self._encode(text), np.int32(self.end_token_id))
+
+    def demonstration(self, messages: Sequence[Message]) -> ScoredTokens:
+        """Tokens up to the last assistant turn's end; each assistant turn and its end token are scored.
+
+        Raises:
+            UserError: The template rewrites earlier turns, so that what was scored is not what a later turn sees.
+        """
+        self._check_texts(messages)
+        pieces: list[np.ndarray] = []
+        scored: list[np.ndarray] = []
+        done = ""
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self._prompt_text(messages[:index])
+            if not before.startswith(done):
+                raise UserError(f"the chat template changes what came before message {index}; multi-turn training needs one that does not")
+            context, response = self._encode(before[len(done) :]), self.response(message.text)
+            pieces += [context, response]
+            scored += [np.zeros(len(context), bool), np.ones(len(response), bool)]
+            done = before + message.text + self._end_token
+            if not self._render(messages[: index + 1]).startswith(done):
+                raise UserError(
+                    f"the chat template does not keep the text of message {index}; training would score other tokens than it shows"
+                )
+        return ScoredTokens(np.concatenate(pieces), np.concatenate(scored))
+
+    def _encode(self, text: str) -> Int32[np.ndarray, " T"]:
+        # The backend is free of the wrapper's padding state, which threads may not share.
+        return np.array(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def _prompt_text(self, messages: Sequence[Message]) -> str:
+        return self._render(messages, add_generation_prompt=True)
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+        turns = [message.model_dump() for message in messages]
+        try:
+            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+        except jinja2.TemplateError as error:
+            raise UserError(f"the chat template refuses the conversation: {error}") from None
+
+    def _find_end_token(self) -> int:
+        question, answer = Message(role="user", content=_PROBE), Message(role="assistant", content=_PROBE)
+        before = self._prompt_text([question])
+        after = self._render([question, answer]).removeprefix(before + _PROBE)
+        specials = self.tokenizer.added_tokens_encoder
+        self._end_token = next((token for token in sorted(specials, key=len, reverse=True) if after.startswith(token)), "")
+        if not self._end_token:
+            raise UserError(
+                f"the chat template ends an assistant turn with {after[:40]!r}, not with a special token: the model could not learn to stop"
+            )
+        return int(specials[self._end_token])
+
+    def _check_texts(self, messages: Sequence[Message]) -> None:
+        for index, message in enumerate(messages):
+            self._check_text(message.text, f"message {index}")
+
+    def _check_text(self, text: str, where: str) -> None:
+        for token in self.reserved:
+            if token in text:
+                raise UserError(
+                    f"{where} contains the reserved token {token!r} in its text; remove it (images are image parts, never text)"
+                )

@@ -1,0 +1,135 @@
+"""A data file with its images, read by record number: the options, and a record as tokens and patches."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import pydantic
+
+from mede2_jax.config import Config, UserError
+from mede2_jax.data.images import decode_image, image_size, read_image_bytes
+from mede2_jax.data.processor import EncodedImage, Processor
+from mede2_jax.data.readers import Format, detect_format, read_record
+from mede2_jax.data.record_file import RecordFile
+from mede2_jax.data.records import Demonstration, PreferencePair
+from mede2_jax.data.rows import EncodedExample, encode_demonstration, encode_pair
+
+Stage = Literal["sft", "dpo"]
+ImageSize = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class DataConfig(Config):
+    """Which data to train on and how to lay them into rows."""
+
+    path: Path | None = None
+    """Data file: JSONL, or JSON with one list."""
+    format: Literal["auto", "mede2", "sharegpt", "trl"] = "auto"
+    """Record format; auto looks at the first record's fields. sharegpt is LLaMA-Factory's, trl is TRL's conversational one."""
+    image_root: Path | None = None
+    """Folder that image paths start from; none: the data file's folder."""
+    eval_path: Path | None = None
+    """Held-out data file."""
+    eval_fraction: float = pydantic.Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of `path` held out for evaluation when there is no eval_path; chosen by a hash of the id."""
+    row_tokens: int = pydantic.Field(default=4096, ge=16)
+    """Tokens a row holds."""
+    row_patches: int = pydantic.Field(default=0, ge=0)
+    """Image patches a row holds; 0 chooses from the data."""
+    packing: bool = True
+    """Pack several examples into a row; off: one example a row."""
+    shared_prompt: bool = True
+    """Compute the prompt and images of a preference pair once for both responses; off: once for each."""
+    too_long: Literal["skip", "error"] = "skip"
+    """What to do with an example that does not fit into a row. Images and texts are never cut."""
+    min_pixels: int | None = None
+    """Smallest image area after resizing; none: the model directory's."""
+    max_pixels: int | None = None
+    """Largest image area after resizing; none: the model directory's."""
+    max_image_pixels: int = pydantic.Field(default=50_000_000, gt=0)
+    """An image file with more pixels is an error."""
+    verify_images: bool = True
+    """Decode every image before training, so that a broken one is found at once."""
+    workers: int = pydantic.Field(default=0, ge=0)
+    """Processes that prepare rows; 0: threads of the main process."""
+    buffer: int = pydantic.Field(default=8, ge=1)
+    """Rows prepared ahead (per worker process)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data file that is open; records are read when asked for, from any thread or process."""
+
+    stage: Stage
+    config: DataConfig
+    format: Format
+    processor: Processor
+    file: RecordFile
+    image_root: Path
+
+    def record(self, number: int) -> Demonstration | PreferencePair:
+        """The record with that number in the file.
+
+        Raises:
+            UserError: Names file, line and field.
+        """
+        kind: Any = Demonstration if self.stage == "sft" else PreferencePair
+        return read_record(self.file[number], kind, self.format, self.file.where(number))
+
+    def encode(self, number: int, record: Demonstration | PreferencePair, sizes: list[ImageSize]) -> EncodedExample:
+        """A record as tokens, its images known by their sizes only."""
+        with located(self.file.where(number)):
+            grids = [self.processor.grid(*size) for size in sizes]
+            if isinstance(record, Demonstration):
+                return encode_demonstration(record, self.processor, grids)
+            return encode_pair(record, self.processor, grids, shared_prompt=self.config.shared_prompt)
+
+    def image_sizes(self, number: int, record: Demonstration | PreferencePair) -> list[ImageSize]:
+        """The sizes of a record's images, from their headers."""
+        with located(self.file.where(number)):
+            return [image_size(*self._image(name)) for name in record.images]
+
+    def images(self, number: int) -> list[EncodedImage]:
+        """A record's images, decoded and cut into patches."""
+        with located(self.file.where(number)):
+            return [self.processor.encode_image(decode_image(*self._image(name))) for name in self.record(number).images]
+
+    def check_image(self, number: int, name: str) -> tuple[bytes, ImageSize]:
+        """(digest of the file, size) of an image, decoded in full if the config asks for it."""
+        with located(self.file.where(number)):
+            data, _, limit = self._image(name)
+            size = image_size(data, name, limit)
+            if self.config.verify_images:
+                decode_image(data, name, limit)
+            return hashlib.sha256(data).digest(), size
+
+    def _image(self, name: str) -> tuple[bytes, str, int]:
+        return read_image_bytes(self.image_root, name), name, self.config.max_image_pixels
+
+
+def open_source(config: DataConfig, stage: Stage, processor: Processor, path: Path | None = None) -> Source:
+    """Opens a data file (`config.path` unless given) and finds out its format."""
+    path = path or config.path
+    if path is None:
+        raise UserError("no data file: set data.path=FILE.jsonl")
+    file = RecordFile(path)
+    format = detect_format(file[0]) if config.format == "auto" else config.format
+    return Source(stage, config, format, processor, file, config.image_root or file.path.parent)
+
+
+class located:
+    """Puts the place of a record before a user error raised inside."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, UserError):
+            raise UserError(f"{self.where}: {error}") from None

@@ -1,0 +1,1 @@
+"""Models: arrays in, arrays out. No file formats, no mesh axes."""

@@ -1,0 +1,188 @@
+"""Low-rank adaptation (Hu et al. 2022) as surgery on a model's tree: apply, select, merge, take out, put in.
+
+Each part of a model (vision, projector, language) is `frozen`, `lora` or `full`. Applying replaces a `Linear` at
+`…/q_proj` by a `LoRALinear` holding `…/q_proj/base/kernel`, `…/q_proj/lora_a` and `…/q_proj/lora_b`; nothing else knows.
+Axes: L layers, I input width, O output width, r rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+from pydantic import Field
+
+from mede2_jax.config import Config, UserError
+from mede2_jax.models.layers import Linear
+
+Mode = Literal["frozen", "lora", "full"]
+Params = dict[str, Any]
+Adapters = dict[str, tuple[Any, Any]]
+"""The path of an adapted linear layer, such as `language/layers/attention/q_proj`, to its (A, B)."""
+
+ALL_LINEAR = "all-linear"
+
+
+class LoRAConfig(Config):
+    """Low-rank adapters, for every part whose mode is `lora`."""
+
+    rank: int = Field(8, ge=1)
+    """Rank r of each update."""
+    alpha: float = Field(16.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input, in training only."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rank-stabilised, Kalajdzievski 2023)."""
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    """Linear layers to adapt by name, such as q_proj v_proj; all-linear adapts every one (never the vocabulary head)."""
+
+    @property
+    def scale(self) -> float:
+        """What A·B is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+class DropoutKey(nnx.Variable):
+    """Random key of one layer's dropout; given afresh for every step."""
+
+
+class LoRALinear(nnx.Module):
+    """base(x) + scale · dropout(x)·A·B, with A [*, I, r] random and B [*, r, O] zero at the start."""
+
+    def __init__(self, base: Linear, config: LoRAConfig, *, rngs: nnx.Rngs):
+        *stack, d_in, d_out = base.kernel.shape
+        *stack_axes, in_axis, out_axis = base.kernel.axes
+        bound = d_in**-0.5  # PEFT's start for A: Kaiming uniform with a = √5
+        self.scale, self.dropout = config.scale, config.dropout
+        self.base = base
+        a = jax.random.uniform(rngs.params(), (*stack, d_in, config.rank), jnp.float32, -bound, bound)
+        self.lora_a = nnx.Param(a, axes=(*stack_axes, in_axis, "rank"))
+        self.lora_b = nnx.Param(jnp.zeros((*stack, config.rank, d_out), jnp.float32), axes=(*stack_axes, "rank", out_axis))
+        if config.dropout:
+            self.dropout_key = DropoutKey(jnp.zeros((*stack, 2), jnp.uint32))
+
+    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        kept = x
+        if self.dropout:
+            keep = jax.random.bernoulli(jax.random.wrap_key_data(self.dropout_key[...]), 1 - self.dropout, x.shape)
+            kept = jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
+        update = (kept @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype)
+        return self.base(x) + update * self.scale
+
+
+def apply_lora(model: nnx.Module, config: LoRAConfig, parts: Mapping[str, Mode], *, rngs: nnx.Rngs) -> None:
+    """Replaces the targeted linear layers of every `lora` part, in place.
+
+    Raises:
+        UserError: A target names no linear layer of those parts.
+    """
+    unused = set(config.targets) - {ALL_LINEAR}
+    known = set()
+    for part, mode in parts.items():
+        if mode != "lora":
+            continue
+        for parent, name in list(_linears(getattr(model, part))):
+            known.add(name)
+            if ALL_LINEAR in config.targets or name in config.targets:
+                unused.discard(name)
+                setattr(parent, name, LoRALinear(getattr(parent, name), config, rngs=rngs))
+    if unused:
+        raise UserError(f"lora.targets {sorted(unused)} name no linear layer; choose from {sorted(known)} or {ALL_LINEAR!r}")
+
+
+def is_trainable(path: str, parts: Mapping[str, Mode]) -> bool:
+    """Whether the parameter at `path` ("part/…") is trained under these modes."""
+    mode = parts[path.split("/", 1)[0]]
+    return mode == "full" or (mode == "lora" and path.rsplit("/", 1)[-1] in ("lora_a", "lora_b"))
+
+
+def split_params(params: Params, parts: Mapping[str, Mode]) -> tuple[Params, Params]:
+    """(trainable, frozen), two trees that share no leaf and together are `params`."""
+    flat = flatten_dict(params, sep="/")
+    trainable = {path: leaf for path, leaf in flat.items() if is_trainable(path, parts)}
+    frozen = {path: leaf for path, leaf in flat.items() if path not in trainable}
+    return unflatten_dict(trainable, sep="/"), unflatten_dict(frozen, sep="/")
+
+
+def join_params(*trees: Params) -> Params:
+    """The inverse of `split_params`."""
+    flat: dict[str, Any] = {}
+    for tree in trees:
+        flat |= flatten_dict(tree, sep="/")
+    return unflatten_dict(flat, sep="/")
+
+
+def with_dropout_keys(params: Params, key: jax.Array) -> Params:
+    """Adds a fresh dropout key to every adapter (and, of a stacked one, to every layer)."""
+    flat = flatten_dict(params, sep="/")
+    adapted = sorted(path.removesuffix("/lora_a") for path in flat if path.endswith("/lora_a"))
+    for index, path in enumerate(adapted):
+        stack = flat[f"{path}/lora_a"].shape[:-2]
+        flat[f"{path}/dropout_key"] = jax.random.key_data(jax.random.split(jax.random.fold_in(key, index), stack))
+    return unflatten_dict(flat, sep="/")
+
+
+def merge_lora(params: Params, scale: float) -> Params:
+    """Plain parameters with kernel + scale·A·B (added in float32, kept in the kernel's dtype) and no adapters."""
+    flat = flatten_dict(params, sep="/")
+    merged: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        if path.endswith(("/lora_a", "/lora_b")):
+            continue
+        plain = base_path(path)
+        linear = plain.removesuffix("/kernel")
+        if plain.endswith("/kernel") and f"{linear}/lora_a" in flat:
+            update = flat[f"{linear}/lora_a"] @ flat[f"{linear}/lora_b"]
+            leaf = (leaf.astype(jnp.float32) + scale * update).astype(leaf.dtype)
+        merged[plain] = leaf
+    return unflatten_dict(merged, sep="/")
+
+
+def base_path(path: str) -> str:
+    """The path that a base parameter had before LoRA was applied."""
+    return path.replace("/base/", "/")
+
+
+def take_adapters(params: Params) -> Adapters:
+    """The adapters of a tree, by the path of their linear layer."""
+    flat = flatten_dict(params, sep="/")
+    paths = [path.removesuffix("/lora_a") for path in flat if path.endswith("/lora_a")]
+    return {path: (flat[f"{path}/lora_a"], flat[f"{path}/lora_b"]) for path in paths}
+
+
+def put_adapters(params: Params, adapters: Adapters) -> Params:
+    """`params` with the adapters' A and B, on the same devices as those they replace.
+
+    Raises:
+        UserError: The adapters are not for exactly the adapted layers, or have another rank.
+    """
+    flat = flatten_dict(params, sep="/")
+    expected = take_adapters(params)
+    if differing := sorted(expected.keys() ^ adapters.keys()):
+        raise UserError(
+            f"the adapter's layers differ from lora.targets and parts, for example at {differing[0]!r} ({len(differing)} layers)"
+        )
+    for path, pair in adapters.items():
+        for name, old, new in zip(("lora_a", "lora_b"), expected[path], pair, strict=True):
+            if old.shape != new.shape:
+                raise UserError(
+                    f"adapter {path}/{name} has shape {new.shape}, the model needs {old.shape}; set lora.rank to the adapter's rank"
+                )
+            flat[f"{path}/{name}"] = jax.device_put(new.astype(old.dtype), old.sharding)
+    return unflatten_dict(flat, sep="/")
+
+
+def _linears(module: nnx.Module) -> Iterator[tuple[nnx.Module, str]]:
+    """Every linear layer below `module`, as (its parent, its name)."""
+    for name, child in vars(module).items():
+        if isinstance(child, Linear):
+            yield module, name
+        elif isinstance(child, nnx.Module):
+            yield from _linears(child)

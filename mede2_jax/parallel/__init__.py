@@ -1,0 +1,1 @@
+"""Meshes and sharding rules: the only place where mesh axes have names."""

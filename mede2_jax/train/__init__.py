@@ -1,0 +1,1 @@
+"""Training: one pure step, two losses, exact resume."""

@@ -1,0 +1,198 @@
+"""Where a run's numbers go: console, metrics.jsonl, TensorBoard, Weights & Biases; and at the end a table and curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mede2_jax.config import UserError
+from mede2_jax.train.config import TrackingConfig
+
+SHOWN = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected", "grad_norm", "learning_rate", "tokens_per_second", "padding")
+PANELS = (
+    ("loss", ("loss", "eval_loss")),
+    ("reward margin", ("margin", "eval_margin")),
+    ("accuracy", ("accuracy", "eval_accuracy")),
+    ("rewards", ("reward_chosen", "reward_rejected")),
+    ("log-probabilities", ("logprob_chosen", "logprob_rejected")),
+    ("gradient norm", ("grad_norm",)),
+)
+EDGE = 10
+"""How many steps at each end of a run the closing table averages."""
+
+
+class Tracker:
+    """Writes every step's numbers, and shows some of them.
+
+    Args:
+        run_dir: The run.
+        tracking: Which trackers, besides the console and metrics.jsonl.
+        config: The resolved config, for Weights & Biases.
+        total_steps: Of the run.
+        start_step: Steps already done; later lines of an interrupted run are cut off metrics.jsonl.
+        log_every: Steps between console lines.
+        console: Where to show progress.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        tracking: TrackingConfig,
+        *,
+        config: dict[str, Any],
+        total_steps: int,
+        start_step: int,
+        log_every: int,
+        console: Console,
+    ):
+        self.console, self._log_every, self._total = console, log_every, total_steps
+        self.path = run_dir / "metrics.jsonl"
+        self.history = _keep_until(self.path, start_step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = _tensorboard(run_dir, start_step) if tracking.tensorboard else None
+        self._wandb = _wandb(tracking.wandb_project, run_dir, config) if tracking.wandb_project else None
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("training", total=total_steps, completed=start_step, loss="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+        self._file.close()
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
+
+    def log(self, record: dict[str, Any], eta_seconds: float | None = None) -> None:
+        """One step's numbers (`step` among them); `eval_…` names are an evaluation's."""
+        self.history.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        step = record["step"]
+        numbers = {name: value for name, value in record.items() if isinstance(value, (int, float)) and name not in ("step", "time")}
+        if self._board:
+            for name, value in numbers.items():
+                self._board.add_scalar(name.replace("eval_", "eval/") if name.startswith("eval_") else f"train/{name}", value, step)
+        if self._wandb:
+            self._wandb.log(numbers, step=step)
+        if "eval_loss" in record:
+            self.console.print(
+                f"[bold]eval[/] step {step}/{self._total}  " + _shown({k.removeprefix("eval_"): v for k, v in numbers.items()})
+            )
+            return
+        self._progress.update(self._task, completed=step, loss=f"loss {record['loss']:.4f}")
+        if step % self._log_every == 0 or step == self._total:
+            eta = "" if eta_seconds is None else f"  eta {_duration(eta_seconds)}"
+            self.console.print(f"step {step}/{self._total}  {_shown(numbers)}{eta}")
+
+
+def closing_table(history: Sequence[dict[str, Any]]) -> Table:
+    """First and last of every number, each averaged over a few steps."""
+    table = Table(title="run summary", title_justify="left")
+    train = [record for record in history if "loss" in record]
+    evals = [record for record in history if "eval_loss" in record]
+    edge = max(1, min(EDGE, len(train) // 4))
+    table.add_column("metric")
+    table.add_column(f"first {edge} step(s)", justify="right")
+    table.add_column(f"last {edge} step(s)", justify="right")
+    rows = [(name, _mean(train[:edge], name), _mean(train[-edge:], name)) for name in _names(train)]
+    rows += [(name, evals[0][name], evals[-1][name]) for name in _names(evals) if name.startswith("eval_")]
+    for name, first, last in rows:
+        table.add_row(name, _number(first), _number(last))
+    return table
+
+
+def plot_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """A PNG with a panel for each kind of number the run has, over steps."""
+    from matplotlib.figure import Figure
+
+    present = [(title, [n for n in names if any(n in record for record in history)]) for title, names in PANELS]
+    present = [(title, names) for title, names in present if names]
+    columns = min(3, len(present))
+    figure = Figure(figsize=(4.6 * columns, 3.2 * math.ceil(len(present) / columns)), layout="constrained")
+    for index, (title, names) in enumerate(present):
+        axes = figure.add_subplot(math.ceil(len(present) / columns), columns, index + 1)
+        for name in names:
+            points = [(record["step"], record[name]) for record in history if name in record]
+            axes.plot(*zip(*points, strict=True), marker="o" if name.startswith("eval_") else None, markersize=3, linewidth=1.2, label=name)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """What an interrupted run logged up to its checkpoint; later lines, and a torn last one, are cut off the file."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # torn by a kill in mid-write; nothing after it can be whole
+        if record["step"] <= step:
+            kept.append(record)
+    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    return kept
+
+
+def _tensorboard(run_dir: Path, start_step: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    # purge_step hides what an interrupted run wrote after its last checkpoint.
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+
+
+def _wandb(project: str | None, run_dir: Path, config: dict[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("tracking.wandb_project is set but wandb is not installed; pip install 'mede2_jax[wandb]'") from None
+    return wandb.init(project=project, dir=str(run_dir), config=config, name=run_dir.name, resume="allow")
+
+
+def _names(records: Sequence[dict[str, Any]]) -> list[str]:
+    skipped = {"step", "epoch", "time", "learning_rate"}
+    return [name for name in records[0] if name not in skipped] if records else []
+
+
+def _mean(records: Sequence[dict[str, Any]], name: str) -> float:
+    return sum(record[name] for record in records) / len(records)
+
+
+def _shown(record: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {_number(record[name])}" for name in SHOWN if name in record)
+
+
+def _number(value: float) -> str:
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:.2e}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

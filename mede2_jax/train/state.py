@@ -1,0 +1,181 @@
+"""The training state: which parameters there are, which are trained, where each lives, and how they are made.
+
+`TrainState` is what a step takes and gives back. `Policy` is the model as training sees it: two graphs (with and without
+dropout) over one parameter tree, and every parameter's logical axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mede2_jax.families import Family
+from mede2_jax.models.logprobs import Model
+from mede2_jax.models.lora import (
+    LoRAConfig,
+    Mode,
+    Params,
+    apply_lora,
+    base_path,
+    is_trainable,
+    join_params,
+    split_params,
+    with_dropout_keys,
+)
+from mede2_jax.parallel.rules import Axes, named_sharding
+from mede2_jax.weights.model_directory import load_params
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a step changes, and the frozen parameters it reads."""
+
+    frozen: Params
+    trainable: Params
+    optimizer_state: Any
+    step: jax.Array
+    """Optimizer steps done."""
+    rng: jax.Array
+    """Key data; dropout folds the step into it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A model whose parts are frozen, adapted or trained in full."""
+
+    train_graph: Any
+    eval_graph: Any
+    axes: Mapping[str, Axes]
+    """Logical axes by flat path."""
+    abstract: Mapping[str, jax.ShapeDtypeStruct]
+    """Shape and dtype by flat path."""
+    parts: Mapping[str, Mode]
+    lora: LoRAConfig
+    has_adapters: bool
+
+    def model(self, params: Params, dropout_key: jax.Array | None = None) -> Model:
+        """The model with these parameters; with a key, adapters drop out."""
+        if dropout_key is None or not (self.has_adapters and self.lora.dropout):
+            return nnx.merge(self.eval_graph, params)
+        return nnx.merge(self.train_graph, with_dropout_keys(params, dropout_key))
+
+    @property
+    def trains_vocabulary(self) -> bool:
+        """Whether the vocabulary projection is among the trained parameters."""
+        return self.parts["language"] == "full"
+
+    def shardings(self, mesh: Mesh) -> Params:
+        """Where each parameter lives."""
+        flat = {path: named_sharding(self.axes[path], leaf.shape, mesh) for path, leaf in self.abstract.items()}
+        return unflatten_dict(flat, sep="/")
+
+
+def make_policy(
+    family: Family,
+    model_config: Any,
+    *,
+    parts: Mapping[str, Mode],
+    lora: LoRAConfig,
+    compute_dtype: Any,
+    param_dtype: Any,
+    remat: Any,
+) -> Policy:
+    """The graphs, shapes and logical axes of a model, without allocating a parameter.
+
+    Raises:
+        UserError: A LoRA target names no layer.
+    """
+
+    def build(dropout: float) -> nnx.Module:
+        model = family.build(model_config, rngs=nnx.Rngs(0), param_dtype=param_dtype, compute_dtype=compute_dtype, remat=remat)
+        apply_lora(model, lora.model_copy(update={"dropout": dropout}), parts, rngs=nnx.Rngs(0))
+        return model
+
+    abstract_model = nnx.eval_shape(lambda: build(0.0))
+    eval_graph, variables = nnx.split(abstract_model)
+    leaves = flatten_dict(nnx.to_pure_dict(variables), sep="/")
+    marked = flatten_dict(jax.tree.map(lambda v: v.axes, variables, is_leaf=lambda v: isinstance(v, nnx.Variable)).to_pure_dict(), sep="/")
+    # Trained parameters are float32 masters; the optimizer's small steps would be lost in bfloat16.
+    abstract = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_trainable(path, parts) else param_dtype) for path, leaf in leaves.items()
+    }
+    return Policy(
+        train_graph=nnx.graphdef(nnx.eval_shape(lambda: build(lora.dropout))) if lora.dropout else eval_graph,
+        eval_graph=eval_graph,
+        axes=marked,
+        abstract=abstract,
+        parts=dict(parts),
+        lora=lora,
+        has_adapters=any(path.endswith("/lora_a") for path in leaves),
+    )
+
+
+def init_params(policy: Policy, model_dir: Path, mesh: Mesh, seed: int) -> Params:
+    """Base parameters from a model directory, adapters from their initial distribution, each where it lives.
+
+    Raises:
+        UserError: The model directory is damaged or of another shape.
+    """
+    shardings = flatten_dict(policy.shardings(mesh), sep="/")
+    base = {path: leaf for path, leaf in policy.abstract.items() if not path.endswith(("/lora_a", "/lora_b"))}
+    wanted = {base_path(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path]) for path, leaf in base.items()}
+    loaded = flatten_dict(load_params(model_dir, unflatten_dict(wanted, sep="/")), sep="/")
+    params = {path: loaded.pop(base_path(path)) for path in base}
+    return unflatten_dict(params | _init_adapters(policy, shardings, seed), sep="/")
+
+
+def init_state(policy: Policy, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
+    """The state before the first step."""
+    trainable, frozen = split_params(params, policy.parts)
+    state_shardings = train_state_shardings(policy, optimizer, mesh)
+    optimizer_state = jax.jit(optimizer.init, out_shardings=state_shardings.optimizer_state)(trainable)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    step = jax.device_put(jnp.zeros((), jnp.int32), replicated)
+    rng = jax.device_put(jax.random.key_data(jax.random.key(seed)), replicated)
+    return TrainState(frozen=frozen, trainable=trainable, optimizer_state=optimizer_state, step=step, rng=rng)
+
+
+def train_state_shardings(policy: Policy, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Where each leaf of the state lives; moments live beside their parameters."""
+    trainable, frozen = split_params(policy.shardings(mesh), policy.parts)
+    abstract_trainable, _ = split_params(unflatten_dict(dict(policy.abstract), sep="/"), policy.parts)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    optimizer_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, abstract_trainable),
+        trainable,
+        transform_non_params=lambda _: replicated,
+    )
+    return TrainState(frozen=frozen, trainable=trainable, optimizer_state=optimizer_state, step=replicated, rng=replicated)
+
+
+def all_params(state: TrainState) -> Params:
+    """Frozen and trainable parameters as one tree."""
+    return join_params(state.frozen, state.trainable)
+
+
+def _init_adapters(policy: Policy, shardings: Mapping[str, NamedSharding], seed: int) -> dict[str, jax.Array]:
+    """A is uniform in ±1/√I (PEFT's Kaiming start), B zero; each leaf has its own key, whatever the mesh."""
+    paths = sorted(path for path in policy.abstract if path.endswith(("/lora_a", "/lora_b")))
+    out: dict[str, jax.Array] = {}
+    for index, path in enumerate(paths):
+        leaf = policy.abstract[path]
+        make: Callable[[jax.Array], jax.Array]
+        if path.endswith("/lora_a"):
+            bound = leaf.shape[-2] ** -0.5
+            make = lambda key, leaf=leaf, bound=bound: jax.random.uniform(key, leaf.shape, leaf.dtype, -bound, bound)  # noqa: E731
+        else:
+            make = lambda _, leaf=leaf: jnp.zeros(leaf.shape, leaf.dtype)  # noqa: E731
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        out[path] = jax.jit(make, out_shardings=shardings[path])(key)
+    return out

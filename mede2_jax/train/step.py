@@ -1,0 +1,116 @@
+"""One pure step for every stage; a stage is a loss and a batch.
+
+Axes: A micro-batches, B rows, S scored tokens, R responses.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mede2_jax.models.logprobs import response_sums, token_logprobs
+from mede2_jax.models.lora import Params, join_params
+from mede2_jax.parallel import rules
+from mede2_jax.train.losses import Loss, Metrics
+from mede2_jax.train.state import Policy, TrainState, train_state_shardings
+
+Batch = Mapping[str, jax.Array]
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, policy: Policy, loss: Loss, optimizer: optax.GradientTransformation, chunk: int
+) -> tuple[TrainState, Metrics]:
+    """Gradients summed over A micro-batches, then one optimizer step.
+
+    Args:
+        state: The state; donated by the compiled form.
+        batch: Fields with leading axes [A, B].
+        policy: The model.
+        loss: The stage.
+        optimizer: The update rule.
+        chunk: Scored tokens a row whose logits exist at a time.
+    """
+    totals = loss.totals(batch)
+    step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+
+    def micro_loss(trainable: Params, micro: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
+        model = policy.model(join_params(state.frozen, trainable), jax.random.fold_in(step_key, index))
+        return loss(token_logprobs(model, micro, train_vocabulary=policy.trains_vocabulary, chunk=chunk), micro, totals)
+
+    gradient = jax.grad(micro_loss, has_aux=True)
+
+    def accumulate(summed: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, summed, gradient(state.trainable, *xs)), None
+
+    pieces = batch["tokens"].shape[0]
+    if pieces == 1:
+        gradients, metrics = gradient(state.trainable, jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
+    else:
+        first = jax.eval_shape(gradient, state.trainable, jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+        (gradients, metrics), _ = jax.lax.scan(accumulate, zeros, (dict(batch), jnp.arange(pieces)))
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    metrics = {**metrics, "grad_norm": optax.global_norm(gradients)}
+    return state.replace(trainable=trainable, optimizer_state=optimizer_state, step=state.step + 1), metrics
+
+
+def eval_step(params: Params, batch: Batch, *, policy: Policy, loss: Loss, chunk: int) -> tuple[Metrics, jax.Array]:
+    """Metrics of one batch [B, …] without dropout, and the weight to average them with."""
+    totals = loss.totals(batch)
+    logprobs = token_logprobs(policy.model(params), batch, train_vocabulary=False, chunk=chunk)
+    _, metrics = loss(logprobs, batch, totals)
+    return metrics, next(iter(totals.values()))
+
+
+def response_logprobs(params: Params, batch: Batch, *, policy: Policy, chunk: int) -> jax.Array:
+    """Summed log-probability of each response, [B, R]: the reference of DPO, by the function training uses."""
+    logprobs = token_logprobs(policy.model(params), batch, train_vocabulary=False, chunk=chunk)
+    return response_sums(logprobs, batch["scored_response"], batch["response_weight"].shape[-1])
+
+
+class Steps:
+    """The compiled functions of a run; the one place where shardings meet `jit`."""
+
+    def __init__(self, policy: Policy, loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, chunk: int):
+        state = train_state_shardings(policy, optimizer, mesh)
+        params = policy.shardings(mesh)
+        rows = NamedSharding(mesh, rules.partition_spec(("rows",), (mesh.size,), mesh))
+        micro_rows = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
+        replicated = NamedSharding(mesh, PartitionSpec())
+        self.mesh, self.rows, self.micro_rows = mesh, rows, micro_rows
+        self._traces: collections.Counter[str] = collections.Counter()
+
+        def traced(function: Any, **fixed: Any) -> Any:
+            def call(*args: Any) -> Any:
+                self._traces[function.__name__] += 1  # runs when JAX traces, which is once a compilation
+                with rules.use_mesh(mesh):
+                    return function(*args, policy=policy, chunk=chunk, **fixed)
+
+            call.__name__ = function.__name__
+            return call
+
+        self.train = jax.jit(
+            traced(train_step, loss=loss, optimizer=optimizer),
+            in_shardings=(state, micro_rows),
+            out_shardings=(state, replicated),
+            donate_argnums=0,
+        )
+        self.eval = jax.jit(traced(eval_step, loss=loss), in_shardings=(params, rows), out_shardings=replicated)
+        self.reference = jax.jit(traced(response_logprobs), in_shardings=(params, rows), out_shardings=replicated)
+
+    @property
+    def compilations(self) -> int:
+        """How often the training step was compiled; 1 for a whole run, or something changes shape."""
+        return self._traces["train_step"]
+
+    def place(self, batch: Mapping[str, Any], *, micro: bool) -> dict[str, jax.Array]:
+        """This process's rows, [A, B, …] or (without `micro`) [B, …], as global arrays."""
+        sharding = self.micro_rows if micro else self.rows
+        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -1,0 +1,1 @@
+"""Weights: between Hugging Face checkpoints, PEFT adapters and model directories."""

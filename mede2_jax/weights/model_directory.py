@@ -1,0 +1,204 @@
+"""The model directory: `params/`, the Hugging Face config, tokenizer and processor files, and `model.json`.
+
+Trainer, sampler and exporter open the same directory. It appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pydantic
+from jax.experimental import multihost_utils
+
+from mede2_jax.config import Config, UserError, describe_validation_error
+from mede2_jax.weights.params import COMMIT_BYTES, ParamInfo, ParamReader, ParamWriter, digest_params, reason
+from mede2_jax.weights.staging import partial_path, staged_directory
+from mede2_jax.weights.table import flatten
+
+PARAMS = "params"
+INFO = "model.json"
+HF_CONFIG = "config.json"
+COPIED = (
+    HF_CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "image_preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "README.md",
+)
+"""What is carried along unchanged: never code, never weights."""
+
+
+class ModelInfo(Config):
+    """`model.json`: what the directory holds and where it came from."""
+
+    family: str
+    """The model family, such as qwen2_5_vl."""
+    format_version: Literal[1] = 1
+    """Version of this directory's layout."""
+    digest: str
+    """Digest of the parameters' names, dtypes, shapes and values."""
+    parents: tuple[str, ...] = ()
+    """Digests of what it was made from, such as the model before training, or a merged adapter."""
+    dtype: str
+    """The parameters' dtype; `mixed` if they differ."""
+
+
+def read_info(directory: Path) -> ModelInfo:
+    """Reads `model.json`.
+
+    Raises:
+        UserError: It is not a model directory, or one of another format version.
+    """
+    file = directory / INFO
+    try:
+        return ModelInfo.model_validate_json(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{str(directory)!r} is not a model directory (no {INFO}); make one with python -m mede2_jax.convert") from None
+    except pydantic.ValidationError as error:
+        raise UserError(f"{file}: {describe_validation_error(error)}; convert the model again") from None
+
+
+def load_params(directory: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads the parameters of a model directory, each device reading its own shard.
+
+    Args:
+        directory: The model directory.
+        abstract: Nested dict of `jax.ShapeDtypeStruct`, with shardings (default: the first device). Another dtype than
+            the stored one is cast to.
+
+    Raises:
+        UserError: A parameter is missing, unexpected or of the wrong shape, or its files are damaged.
+    """
+    read_info(directory)
+    check_params(directory, abstract, ParamReader(directory / PARAMS).infos)
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default), abstract)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore((directory / PARAMS).resolve(), target)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"cannot load {str(directory / PARAMS)!r}: {reason(error)}") from None
+
+
+def check_params(directory: Path, abstract: Mapping[str, Any], stored: Mapping[str, ParamInfo]) -> None:
+    """Compares what a model directory stores with what its config needs, on names and shapes.
+
+    Raises:
+        UserError: A parameter is missing, unexpected or of the wrong shape.
+    """
+    wanted = flatten(abstract)
+    unmatched = sorted(set(wanted) ^ set(stored))
+    if unmatched:
+        have = "stored but not part of the model" if unmatched[0] in stored else "part of the model but not stored"
+        raise UserError(
+            f"{directory}: {len(unmatched)} parameters do not match, first {unmatched[0]}: {have}; is {HF_CONFIG} this model's?"
+        )
+    for path, leaf in wanted.items():
+        if tuple(leaf.shape) != stored[path].shape:
+            raise UserError(f"{directory}: {path} is stored as {list(stored[path].shape)}, the config needs {list(leaf.shape)}")
+
+
+def save_params(directory: Path, params: Mapping[str, Any]) -> None:
+    """Saves (possibly sharded) arrays with Orbax, in chunks no larger than a layer. Every process calls it.
+
+    Raises:
+        UserError: The disk is full or the directory cannot be written.
+    """
+    arguments = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=_chunk_bytes(leaf), shard_axes=(0,)), params)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory.resolve(), params, save_args=arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"cannot write {str(directory)!r}: {reason(error)}") from None
+
+
+def write_model_directory(
+    to: Path,
+    *,
+    family: str,
+    source: Path,
+    params: Mapping[str, Any] | None = None,
+    write: Callable[[ParamWriter], None] | None = None,
+    parents: Sequence[str] = (),
+    needed_bytes: int = 0,
+    overwrite: bool = False,
+) -> ModelInfo:
+    """Writes a model directory, whole or not at all.
+
+    Args:
+        to: Where; on several hosts a directory they share.
+        family: The family's name.
+        source: A directory whose config, tokenizer and processor files are copied.
+        params: The parameters as jax arrays; every process calls with its own shards.
+        write: Or what writes them slice by slice; one process only.
+        parents: Digests of what the model was made from.
+        needed_bytes: Refused at once if the disk has not as much free.
+        overwrite: Whether an existing model may be replaced.
+
+    Raises:
+        UserError: The target exists, the disk is full.
+    """
+    assert (params is None) != (write is None), "either arrays or a writer"
+    if write is not None:
+        with staged_directory(to, needed_bytes=needed_bytes, overwrite=overwrite) as partial:
+            with ParamWriter(partial / PARAMS) as writer:
+                write(writer)
+            return _finish(partial, family, source, parents, writer.digest)
+    primary = jax.process_index() == 0
+    staged = staged_directory(to, needed_bytes=needed_bytes, overwrite=overwrite) if primary else contextlib.nullcontext(partial_path(to))
+    with staged as partial:
+        _barrier(f"{to}: begin")
+        save_params(partial / PARAMS, params or {})
+        if primary:
+            _finish(partial, family, source, parents, digest_params(partial / PARAMS))
+    _barrier(f"{to}: end")
+    return read_info(to)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copies config, tokenizer and processor files, byte for byte; links are followed, as the hub's cache is made of them."""
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _finish(partial: Path, family: str, source: Path, parents: Sequence[str], digest: str) -> ModelInfo:
+    copy_files(source, partial)
+    dtypes = {info.dtype.name for info in ParamReader(partial / PARAMS).infos.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
+    info = ModelInfo(family=family, digest=digest, parents=tuple(parents), dtype=dtype)
+    (partial / INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return info
+
+
+def _chunk_bytes(leaf: jax.Array) -> int:
+    """A stacked kernel is later read layer by layer: one layer of a shard to a chunk."""
+    shard = leaf.sharding.shard_shape(leaf.shape)
+    layer = math.prod(shard[1:]) * np.dtype(leaf.dtype).itemsize
+    return max(1, min(layer, COMMIT_BYTES)) if leaf.ndim == 3 else COMMIT_BYTES
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,239 @@
+"""LoRA adapters in PEFT's format: written, read strictly, and merged slice by slice.
+
+PEFT names tensors after the modules in memory: `base_model.model.` + module + `.lora_A.weight` [r, in] and
+`.lora_B.weight` [out, r]. Here an adapter is A [L, in, r] and B [L, r, out] by the linear layer's path (no L if unstacked).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mede2_jax.config import UserError
+from mede2_jax.weights.hf import CheckpointWriter, TensorInfo, read_header, read_tensor, row_blocks
+from mede2_jax.weights.staging import staged_directory
+from mede2_jax.weights.table import Entry, Layout, Table, Transpose, detect_layout, expected
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+KERNEL = "/kernel"
+UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+)
+"""Options of LoraConfig that change what the adapter computes, and are off when empty or false."""
+PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
+"""Initialisations that leave the base weights as they are; PiSSA, OLoRA, CorDA and LoftQ change them."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank updates: kernel + scale · A·B."""
+
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    """Path of a linear layer, such as `language/layers/attention/q_proj`, to (A [L, in, r], B [L, r, out])."""
+    rank: int
+    alpha: float
+    rslora: bool = False
+    """Rank-stabilised: the scale is alpha / sqrt(rank)."""
+    dropout: float = 0.0
+    """Dropout it was trained with; of no effect afterwards."""
+    base: str = ""
+    """Name or path of the model it belongs to."""
+
+    @property
+    def scale(self) -> float:
+        """What A·B is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def merged(self, kernel: np.ndarray, path: str, layer: int | None, dtype: np.dtype) -> np.ndarray:
+        """A kernel [in, out] with its update, added in float32 and rounded once to `dtype`; others are only cast.
+
+        Args:
+            kernel: One layer of a stacked kernel, or a whole one.
+            path: The parameter's path, ending in `/kernel` for those with an update.
+            layer: The layer's index, None if unstacked.
+            dtype: Dtype of the result.
+        """
+        pair = self.pairs.get(path.removesuffix(KERNEL)) if path.endswith(KERNEL) else None
+        if pair is None:
+            return kernel.astype(dtype, copy=False)
+        a, b = (matrix if layer is None else matrix[layer] for matrix in pair)
+        b = b.astype(np.float32)
+        result = np.empty(kernel.shape, dtype)
+        for start, rows in row_blocks(kernel):
+            stop = start + len(rows)
+            result[start:stop] = rows.astype(np.float32) + np.float32(self.scale) * (a[start:stop].astype(np.float32) @ b)
+        return result
+
+
+def export_adapter(to: Path, adapter: Adapter, table: Table, abstract: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Writes `adapter_config.json` and `adapter_model.safetensors`, which PEFT loads on the transformers model.
+
+    Args:
+        to: The directory to make.
+        adapter: What to write, in its own dtypes.
+        table: The model's weight table.
+        abstract: The model's parameters, nested, anything with `.shape`.
+        overwrite: Whether an existing adapter may be replaced.
+
+    Raises:
+        UserError: The target exists, the disk is full, or an adapted layer is not a linear layer of the model.
+    """
+    layout = table.layouts[-1]
+    linears = _linears(table, abstract, layout)
+    unknown = sorted(set(adapter.pairs) - {path for path, _ in linears.values()})
+    if unknown:
+        raise UserError(f"{unknown[0]!r} is not a linear layer of this model, so that PEFT cannot hold its adapter")
+    tensors: dict[str, np.ndarray] = {}
+    for module, (path, entry) in linears.items():
+        if path in adapter.pairs:
+            a, b = (matrix if entry.layer is None else matrix[entry.layer] for matrix in adapter.pairs[path])
+            assert a.shape == (entry.hf_shape[1], adapter.rank) and b.shape == (adapter.rank, entry.hf_shape[0]), (module, a.shape, b.shape)
+            tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = a.T, b.T
+    planned = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    with staged_directory(to, needed_bytes=nbytes, overwrite=overwrite) as partial:
+        with CheckpointWriter(partial, planned, max_shard_bytes=nbytes + 1, single_name=TENSORS) as writer:
+            for name, tensor in tensors.items():
+                writer.write(name, tensor)
+        config = _peft_config(adapter, target_modules(adapter, table, layout))
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def import_adapter(directory: Path, table: Table, abstract: Mapping[str, Any]) -> Adapter:
+    """Reads an adapter that PEFT wrote, in either name layout; every tensor is used, every layer of a target is there.
+
+    Args:
+        directory: With `adapter_config.json` and `adapter_model.safetensors`.
+        table: The model's weight table.
+        abstract: The model's parameters, nested, anything with `.shape`.
+
+    Raises:
+        UserError: A file is missing or broken, a tensor is missing, unexpected or of the wrong shape, or the adapter
+            uses a feature that a plain low-rank update does not have.
+    """
+    config = _read_config(directory)
+    rank, file = config["r"], directory / TENSORS
+    infos = read_header(file)
+    modules = {name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in infos if name.startswith(PREFIX)}
+    linears = _linears(table, abstract, detect_layout(table, abstract, {f"{module}.weight" for module in modules}))
+    layers: dict[str, dict[int | None, tuple[np.ndarray, np.ndarray]]] = {}
+    used: set[str] = set()
+    for module, (path, entry) in linears.items():
+        names = [f"{PREFIX}{module}.lora_{matrix}.weight" for matrix in "AB"]
+        if not any(name in infos for name in names):
+            continue
+        shapes = [(rank, entry.hf_shape[1]), (entry.hf_shape[0], rank)]
+        a, b = (_read_matrix(infos, name, shape, file) for name, shape in zip(names, shapes, strict=True))
+        layers.setdefault(path, {})[entry.layer] = (a, b)
+        used.update(names)
+    extra = sorted(set(infos) - used)
+    if extra or not layers:
+        what = f"{len(extra)} tensors belong to no linear layer of this model, first {extra[0]!r}" if extra else "it holds no tensors"
+        raise UserError(f"{file}: {what}; was the adapter made for another model?")
+    counts = {path: sum(path == other for other, _ in linears.values()) for path in layers}
+    for path, found in layers.items():
+        if len(found) != counts[path]:
+            raise UserError(
+                f"{file}: {path} is adapted in {len(found)} of {counts[path]} layers; adapters of some layers only are not supported"
+            )
+    pairs = {path: _stacked(found) for path, found in layers.items()}
+    base = config.get("base_model_name_or_path") or ""
+    return Adapter(pairs, rank, float(config["lora_alpha"]), bool(config.get("use_rslora")), float(config.get("lora_dropout") or 0.0), base)
+
+
+def target_modules(adapter: Adapter, table: Table, layout: Layout) -> str:
+    """The adapted modules as a regular expression that PEFT matches in full: a bare `down_proj` would hit the vision tower too."""
+    modules = [
+        re.escape(layout.rename(rule.hf).removesuffix(".weight")).replace(re.escape("{layer}"), r"\d+")
+        for rule in table.rules
+        if rule.path is not None and rule.path.endswith(KERNEL) and rule.path.removesuffix(KERNEL) in adapter.pairs
+    ]
+    return "|".join(modules)
+
+
+def _linears(table: Table, abstract: Mapping[str, Any], layout: Layout) -> dict[str, tuple[str, Entry]]:
+    """Module name to (path of the linear layer, the entry of its weight)."""
+    entries = (entry for entry in expected(table, abstract, layout) if entry.path.endswith(KERNEL) and isinstance(entry.op, Transpose))
+    return {entry.hf.removesuffix(".weight"): (entry.path.removesuffix(KERNEL), entry) for entry in entries}
+
+
+def _stacked(layers: Mapping[int | None, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    if None in layers:
+        return layers[None]
+    ordered = [layers[index] for index in range(len(layers))]
+    return np.stack([a for a, _ in ordered]), np.stack([b for _, b in ordered])
+
+
+def _read_matrix(infos: Mapping[str, TensorInfo], name: str, shape: tuple[int, int], file: Path) -> np.ndarray:
+    if name not in infos:
+        raise UserError(f"{file}: {name!r} is missing; the adapter is incomplete")
+    if infos[name].shape != shape:
+        raise UserError(f"{file}: {name!r} is {list(infos[name].shape)}, the model and rank r need {list(shape)}")
+    return read_tensor(infos[name]).T
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    file = directory / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        rank, alpha, kind = config["r"], config["lora_alpha"], config.get("peft_type", "LORA")
+    except OSError as error:
+        raise UserError(f"cannot read {str(file)!r}: {error.strerror}; --adapter takes a directory that PEFT saved") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a LoRA adapter's config ({error!r})") from None
+    if kind != "LORA" or type(rank) is not int or rank < 1 or not isinstance(alpha, (int, float)):
+        raise UserError(f"{file}: peft_type {kind!r} with r={rank!r}, lora_alpha={alpha!r}; only LORA with numbers is supported")
+    refused = [f"{name}={config[name]!r}" for name in UNSUPPORTED if config.get(name)]
+    refused += [f"bias={config['bias']!r}"] if config.get("bias", "none") != "none" else []
+    init = config.get("init_lora_weights", True)
+    refused += [f"init_lora_weights={init!r}"] if init not in PLAIN_INITS else []
+    if refused:
+        raise UserError(f"{file}: {', '.join(refused)} not supported; only a plain LoRA adapter is (merge it with peft instead)")
+    if not (directory / TENSORS).exists():
+        raise UserError(f"no {TENSORS} in {str(directory)!r}; save the adapter as safetensors")
+    return config
+
+
+def _peft_config(adapter: Adapter, targets: str) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapter.base or None,
+        "inference_mode": True,
+        "r": adapter.rank,
+        "lora_alpha": int(adapter.alpha) if float(adapter.alpha).is_integer() else adapter.alpha,
+        "lora_dropout": adapter.dropout,
+        "use_rslora": adapter.rslora,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": targets,
+    }

@@ -1,0 +1,145 @@
+"""Moves every tensor between a Hugging Face checkpoint and `params/`, one slice in memory at a time.
+
+Peak memory is near twice the largest layer's tensor (once as read, once as written) whatever the model's size; unstacked
+tensors that keep their form, such as embeddings, move in 64 MB blocks of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+import ml_dtypes
+import numpy as np
+
+from mede2_jax.config import UserError
+from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter, rows_per_block
+from mede2_jax.weights.params import ContentDigest, ParamInfo, ParamReader, ParamWriter
+from mede2_jax.weights.peft import Adapter
+from mede2_jax.weights.table import Entry, Identity, Resolved, Shape
+
+DTYPES: Mapping[str, np.dtype | None] = {
+    "keep": None,
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+Advance = Callable[[int], None]
+
+
+def import_tensors(
+    reader: CheckpointReader,
+    resolved: Resolved,
+    shapes: Mapping[str, Shape],
+    writer: ParamWriter,
+    *,
+    dtype: np.dtype | None,
+    adapter: Adapter | None,
+    advance: Advance,
+) -> None:
+    """Streams a checkpoint into `params/`.
+
+    Args:
+        reader: The checkpoint.
+        resolved: The place of each of its tensors.
+        shapes: Shape of each parameter.
+        writer: Where to write.
+        dtype: Cast to this; None keeps each tensor's own.
+        adapter: Merged on the way.
+        advance: Called with the bytes read.
+
+    Raises:
+        UserError: Layers of one parameter have different dtypes, or a tensor that is not stored differs from its twin.
+    """
+    for name, twin in resolved.ignored:
+        if twin is not None:
+            _check_equal(reader, name, twin)
+    for path, group in groupby(resolved.entries, key=lambda entry: entry.path):
+        entries = list(group)
+        stored = dtype or _common_dtype(reader, entries)
+        writer.create(path, shapes[path], stored, stacked=entries[0].layer is not None)
+        for entry in entries:
+            for start, rows in _pieces(entry, stored):
+                tensor = reader.read(entry.hf, rows)
+                array = entry.op.to_flax(tensor)
+                array = adapter.merged(array, path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
+                writer.write(path, array, layer=entry.layer, start=start)
+                advance(tensor.nbytes)
+
+
+def export_tensors(
+    reader: ParamReader,
+    entries: Sequence[Entry],
+    writer: CheckpointWriter,
+    *,
+    adapter: Adapter | None,
+    advance: Advance,
+) -> str:
+    """Streams `params/` into a checkpoint whose dtypes the writer knows; returns the digest of what was read.
+
+    Args:
+        reader: The parameters.
+        entries: The place of each tensor; the layers of a parameter in order.
+        writer: Where to write.
+        adapter: Merged on the way.
+        advance: Called with the bytes read.
+    """
+    content = ContentDigest()
+    for path, info in reader.infos.items():
+        content.start(path, info)
+    for entry in entries:
+        stored = writer.tensors[entry.hf].dtype
+        for start, rows in _pieces(entry, reader.infos[entry.path].dtype):
+            array = reader.read(entry.path, layer=entry.layer, rows=rows)
+            content.update(entry.path, array)
+            advance(array.nbytes)
+            array = adapter.merged(array, entry.path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
+            writer.write(entry.hf, entry.op.to_hf(array), start=start)
+    return content.result()
+
+
+def planned_tensors(entries: Sequence[Entry], infos: Mapping[str, ParamInfo], dtype: np.dtype | None) -> list[tuple[str, np.dtype, Shape]]:
+    """(name, dtype, shape) of the tensors an export writes."""
+    return [(entry.hf, dtype or infos[entry.path].dtype, entry.hf_shape) for entry in entries]
+
+
+def in_layer_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries as a checkpoint's shards hold them: what precedes the layers, layer by layer, what follows."""
+    ordered: list[Entry] = []
+    for _, group in groupby(entries, key=lambda entry: (entry.layer is not None, entry.path.split("/")[0])):
+        ordered += sorted(group, key=lambda entry: entry.layer or 0)
+    return ordered
+
+
+def _pieces(entry: Entry, stored: np.dtype) -> Iterator[tuple[int, tuple[int, int] | None]]:
+    """(first row, rows to read): the parameter's own chunks, where rows of one form are rows of the other."""
+    if entry.layer is not None or not isinstance(entry.op, Identity) or not entry.hf_shape:
+        yield 0, None
+        return
+    step = rows_per_block(entry.hf_shape, stored)
+    for start in range(0, entry.hf_shape[0], step):
+        yield start, (start, min(start + step, entry.hf_shape[0]))
+
+
+def _common_dtype(reader: CheckpointReader, entries: Sequence[Entry]) -> np.dtype:
+    dtypes = {reader.tensors[entry.hf].dtype for entry in entries}
+    if len(dtypes) > 1:
+        names = ", ".join(sorted(dtype.name for dtype in dtypes))
+        raise UserError(f"layers of {entries[0].path} are stored as {names}; choose one with --dtype=float32 or --dtype=bfloat16")
+    return dtypes.pop()
+
+
+def _check_equal(reader: CheckpointReader, name: str, twin: str) -> None:
+    """A tied head that was trained apart would be lost without a word."""
+    one, other = reader.tensors[name], reader.tensors[twin]
+    same = (one.dtype, one.shape) == (other.dtype, other.shape)
+    step = rows_per_block(one.shape, one.dtype)
+    starts = range(0, one.shape[0], step) if same else ()
+    for start in starts:
+        rows = (start, min(start + step, one.shape[0]))
+        same = same and bool(np.array_equal(_bits(reader.read(name, rows)), _bits(reader.read(twin, rows))))
+    if not same:
+        raise UserError(f"{name} differs from {twin} although config.json ties them; set tie_word_embeddings to false to keep both")
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint32)
