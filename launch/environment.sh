@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Makes the Python environments of this repository; sourced by quickstart.sh and test.sh from the repository's root.
 #
 #   make_environment train    .venv       what training needs; no torch

@@ -183,8 +183,8 @@ def _read_flags(config_type: type[pydantic.BaseModel], arguments: list[str]) -> 
 def _option_name(written: str, known: dict[str, Any]) -> tuple[str, bool]:
     """The option that a flag means, and whether it switches it off (`--no-x`, `--section.no-x`)."""
     name = written.removeprefix("--").replace("-", "_")
-    if name in known:
-        return name, False
+    if name in known or name.rstrip("_") in known:  # a field `from_` with the alias `from`
+        return name if name in known else name.rstrip("_"), False
     section, dot, last = name.rpartition(".")
     positive = section + dot + last.removeprefix("no_")
     if last.startswith("no_") and _is_switch(known.get(positive)):
@@ -236,7 +236,15 @@ def _none_or(value: Any, annotation: Any) -> Any:
 def _show_help(config_type: type[ConfigT], values: dict[str, Any], program: str, description: str) -> typing.NoReturn:
     """Prints the options with their descriptions and the values they have now, and exits."""
     text = description + "\n\n--config=FILE.yaml reads any of these options from YAML; flags win over it."
-    tyro.cli(config_type, prog=program, description=text, args=["--help"], default=_partial(config_type, values), use_underscores=True)
+    tyro.cli(
+        config_type,
+        prog=program,
+        description=text,
+        args=["--help"],
+        default=_partial(config_type, values),
+        use_underscores=True,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
     raise SystemExit(0)
 
 
@@ -264,6 +272,8 @@ def _known_keys(config_type: type[pydantic.BaseModel], values: dict[str, Any], p
     fields = {field.alias or name: field.annotation for name, field in config_type.model_fields.items()}
     known: dict[str, Any] = {}
     for key, value in values.items():
+        if key not in fields and "." in str(key):
+            raise UserError(f"{path}: key {key!r} has a dot; in YAML write '{str(key).replace('.', ': {')}: …{'}' * str(key).count('.')}'")
         if key not in fields:
             nearest = _nearest(f"{prefix}{key}", [prefix + name for name in fields]) or _nearest(
                 str(key), dict(_options(config_type, prefix))

@@ -94,8 +94,9 @@ class ChatTokenizer:
         return ScoredTokens(np.concatenate(pieces), np.concatenate(scored))
 
     def _encode(self, text: str) -> Int32[np.ndarray, " T"]:
-        # The backend is free of the wrapper's padding state, which threads may not share.
-        return np.array(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        # The backend has no padding state that threads would share, and lets other threads run while it works on a batch.
+        (encoding,) = self.tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int32)
 
     def _prompt_text(self, messages: Sequence[Message]) -> str:
         return self._render(messages, add_generation_prompt=True)

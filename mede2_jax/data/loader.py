@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
+import absl.flags
 import grain
 import numpy as np
 from jaxtyping import Float32
@@ -143,6 +144,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=self._buffer)
         prepared = places.map(self._build).to_iter_dataset(read)
         if self._workers:
+            if not absl.flags.FLAGS.is_parsed():
+                # grain asks absl for its flags before it starts a worker; our commands parse their own.
+                absl.flags.FLAGS.mark_as_parsed()
             prepared = grain.experimental.WithOptionsIterDataset(
                 prepared, grain.experimental.DatasetOptions(min_shm_size=self._shared_memory_from())
             )
@@ -191,9 +195,6 @@ def make_loader(
         workers: Processes that prepare rows; 0 uses threads.
         buffer: Rows prepared ahead, per worker.
         reference: Reference log-probabilities of chosen and rejected by dataset index.
-
-    Raises:
-        UserError: The rows cannot be shared by the processes.
     """
     assert shape.union(dataset.shape) == shape, "shape must hold the dataset's rows"
     assert reference is None or reference.shape == (len(dataset), 2)
@@ -213,7 +214,10 @@ def make_loader(
 
 def stack_rows(rows: Sequence[Row], accumulation: int) -> dict[str, np.ndarray]:
     """Stacks A·B rows into arrays [A, B, …]."""
-    return {name: np.stack([row[name] for row in rows]).reshape(accumulation, -1, *rows[0][name].shape) for name in rows[0]}
+    return {
+        name: np.stack([row[name] for row in rows]).reshape(accumulation, len(rows) // accumulation, *rows[0][name].shape)
+        for name in rows[0]
+    }
 
 
 def _build_row(row: int, *, dataset: Dataset, shape: BatchShape, reference: np.ndarray | None) -> Row:

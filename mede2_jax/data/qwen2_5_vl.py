@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,10 @@ class Qwen2_5VLProcessor:
         Raises:
             UserError: A file is missing or unreadable, or the pixel limits contradict each other.
         """
+        # transformers warns that there is no PyTorch; there is not meant to be.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        # Our own threads and processes tokenise in parallel; the tokenizer's pool would only get in their way.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import AutoTokenizer
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 

@@ -45,6 +45,7 @@ class Linear(nnx.Module):
         self.bias = param(lambda: jnp.zeros((*shape[:-2], d_out), dtype), axes[1:], stack) if bias else None
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        """The product, in the dtype of x."""
         y = x @ self.kernel[...].astype(x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -58,6 +59,7 @@ class Embedding(nnx.Module):
         )
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Rows of the table, in its dtype."""
         return jnp.take(self.embedding[...], tokens, axis=0)
 
 
@@ -69,6 +71,7 @@ class RMSNorm(nnx.Module):
         self.scale = param(lambda: jnp.ones((width,) if stack is None else (stack, width), dtype), (None,), stack)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The normalised x, in its dtype."""
         x32 = x.astype(jnp.float32)
         normal = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
         # The original rounds to the compute dtype before it scales; so do we, for equal results in bfloat16.
@@ -84,6 +87,7 @@ class SwiGLU(nnx.Module):
         self.down_proj = Linear(inner, width, ("mlp", "embed"), bias=bias, dtype=dtype, rngs=rngs, stack=stack)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The transformed x, in its dtype."""
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 

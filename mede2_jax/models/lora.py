@@ -32,11 +32,11 @@ ALL_LINEAR = "all-linear"
 class LoRAConfig(Config):
     """Low-rank adapters, for every part whose mode is `lora`."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     """Rank r of each update."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
     """The update is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input, in training only."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rank-stabilised, Kalajdzievski 2023)."""
@@ -69,6 +69,7 @@ class LoRALinear(nnx.Module):
             self.dropout_key = DropoutKey(jnp.zeros((*stack, 2), jnp.uint32))
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        """The base layer's output and the scaled update, in the dtype of x."""
         kept = x
         if self.dropout:
             keep = jax.random.bernoulli(jax.random.wrap_key_data(self.dropout_key[...]), 1 - self.dropout, x.shape)
@@ -157,7 +158,7 @@ def take_adapters(params: Params) -> Adapters:
     return {path: (flat[f"{path}/lora_a"], flat[f"{path}/lora_b"]) for path in paths}
 
 
-def put_adapters(params: Params, adapters: Adapters) -> Params:
+def put_adapters(params: Params, adapters: Mapping[str, tuple[Any, Any]]) -> Params:
     """`params` with the adapters' A and B, on the same devices as those they replace.
 
     Raises:

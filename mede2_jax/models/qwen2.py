@@ -79,6 +79,7 @@ class DecoderLayer(nnx.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=False, dtype=dtype, rngs=rngs, stack=stack)
 
     def __call__(self, x: jax.Array, angles: jax.Array, key_start: jax.Array, key_end: jax.Array) -> jax.Array:
+        """One layer's output [B, T, D]."""
         x = x + self.attention(self.input_norm(x), angles, key_start, key_end)
         return x + self.mlp(self.post_attention_norm(x))
 
@@ -95,6 +96,7 @@ class SelfAttention(nnx.Module):
         self.o_proj = Linear(q_width, width, ("heads", "embed"), bias=False, dtype=dtype, rngs=rngs, stack=stack)
 
     def __call__(self, x: Float[Array, "B T D"], angles: Float[Array, "B T F"], key_start: jax.Array, key_end: jax.Array) -> jax.Array:
+        """Attention over key ranges, projected back to [B, T, D]."""
         q, k, v = (_heads(project(x), self.config.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         out = attention(rotate(q, angles), rotate(k, angles), v, key_start, key_end)
         return self.o_proj(out.reshape(*x.shape[:2], -1))

@@ -181,6 +181,7 @@ class VisionBlock(nnx.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=True, dtype=dtype, rngs=rngs, stack=stack)
 
     def __call__(self, x: jax.Array, angles: jax.Array, key_start: jax.Array, key_end: jax.Array) -> jax.Array:
+        """One block's output [B, P, C]."""
         x = x + self.attention(self.norm1(x), angles, key_start, key_end)
         return x + self.mlp(self.norm2(x))
 
@@ -195,6 +196,7 @@ class VisionAttention(nnx.Module):
         self.proj = Linear(width, width, ("heads", "embed"), bias=True, dtype=dtype, rngs=rngs, stack=stack)
 
     def __call__(self, x: Float[Array, "B P C"], angles: Float[Array, "B P F"], key_start: jax.Array, key_end: jax.Array) -> jax.Array:
+        """Attention over key ranges, projected back to [B, P, C]."""
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, -1), 2, 0)
         out = attention(rotate(q, angles), rotate(k, angles), v, key_start, key_end)
         return self.proj(out.reshape(x.shape))
@@ -210,6 +212,7 @@ class PatchMerger(nnx.Module):
         self.down = Linear(self.width, config.out_hidden_size, ("mlp", "embed"), bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B P C"]) -> Float[Array, "B P//M D"]:
+        """One embedding for each merge² consecutive patches."""
         merged = self.norm(x).reshape(x.shape[0], -1, self.width)
         return self.down(jax.nn.gelu(self.up(merged), approximate=False))
 

@@ -19,8 +19,8 @@ DESCRIPTION = """Train a vision-language model by SFT on demonstrations (stage I
 
 Without --model and --config it trains a tiny random model on the sample data, on a CPU, in minutes.
 
-  stage I    python -m mede2_jax.train --config=configs/sft_qwen2_5_vl_7b_lora.yaml --model=M0 --data.path=demonstrations.jsonl --output=runs/sft
-  stage II   python -m mede2_jax.train --config=configs/dpo_qwen2_5_vl_7b_full.yaml --model=runs/sft/model --data.path=pairs.jsonl --output=runs/dpo
+  stage I    python -m mede2_jax.train --config=configs/sft_qwen2_5_vl_7b_lora.yaml --model=M0 --data.path=demos.jsonl --output=runs/sft
+  stage II   python -m mede2_jax.train --config=configs/dpo_qwen2_5_vl_7b_full.yaml --model=runs/sft/model --data.path=pairs.jsonl
   go on      the same command with --resume
 """
 

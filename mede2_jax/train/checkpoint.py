@@ -6,6 +6,8 @@ A step has three items: `state` (trained parameters, optimizer state, step, rng)
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mede2_jax.config import UserError
 from mede2_jax.train.config import CheckpointConfig
 from mede2_jax.train.state import TrainState
+from mede2_jax.weights.params import reason
 
 SAVED = ("trainable", "optimizer_state", "step", "rng")
 
@@ -44,7 +48,8 @@ class Checkpoints:
             data=ocp.args.JsonSave(data),
             config=ocp.args.JsonSave(config),
         )
-        self._manager.save(step, args=items, metrics=None if eval_loss is None else {"eval_loss": eval_loss}, force=True)
+        with self._users_errors():
+            self._manager.save(step, args=items, metrics=None if eval_loss is None else {"eval_loss": eval_loss}, force=True)
 
     @property
     def latest(self) -> int | None:
@@ -61,12 +66,23 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until what was started is on disk, and raises what went wrong there."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._users_errors():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def close(self) -> None:
         """Waits, and stops the manager's threads."""
         self._manager.close()
+
+
+    @contextlib.contextmanager
+    def _users_errors(self) -> Iterator[None]:
+        """A full disk is the user's to mend; the checkpoints before it are whole."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            kept = f"the checkpoint of step {self.latest} is kept" if self.latest is not None else "none had been saved before"
+            raise UserError(f"cannot save a checkpoint in {self._manager.directory}: {reason(error)}; {kept}") from None
 
 
 def abstract_state(state: TrainState) -> TrainState:

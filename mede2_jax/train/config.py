@@ -51,11 +51,11 @@ class PartsConfig(Config):
 class CheckpointConfig(Config):
     """When the run's state is saved, and which saves are kept. A run also saves on SIGTERM and at its end."""
 
-    every: int = Field(200, ge=1)
+    every: int = Field(default=200, ge=1)
     """Steps between saves."""
-    keep_last: int = Field(2, ge=1)
+    keep_last: int = Field(default=2, ge=1)
     """How many of the latest to keep."""
-    keep_best: int = Field(1, ge=0)
+    keep_best: int = Field(default=1, ge=0)
     """How many of the best by evaluation loss to keep besides (with evaluation only)."""
 
 
@@ -93,17 +93,17 @@ class TrainConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(default=3, ge=1)
     """Passes over the training data."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps; the learning rate's schedule is laid out over them."""
-    rows_per_step: int = Field(8, ge=1)
+    rows_per_step: int = Field(default=8, ge=1)
     """Packed rows of one micro-batch, over all devices."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Micro-batches whose gradients make one optimizer step."""
-    eval_every: int = Field(100, ge=1)
+    eval_every: int = Field(default=100, ge=1)
     """Steps between evaluations, when data.eval_path or data.eval_fraction gives something to evaluate on."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between console lines; metrics.jsonl has every step."""
     seed: int = 0
     """Of the adapters' start, of dropout and of the order of rows."""
@@ -113,7 +113,7 @@ class TrainConfig(Config):
     """Of frozen parameters; trained ones are float32 always."""
     remat: RematPolicy = "full"
     """What the backward pass recomputes: none, full, dots, dots_no_batch, offload."""
-    logprob_chunk: int = Field(256, ge=8)
+    logprob_chunk: int = Field(default=256, ge=8)
     """Scored tokens a row whose logits exist at a time."""
 
     @model_validator(mode="after")

@@ -27,13 +27,13 @@ Metrics = dict[str, jax.Array]
 class DPOConfig(Config):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
-    beta: float = Field(0.1, gt=0)
+    beta: float = Field(default=0.1, gt=0)
     """Strength of the tie to the reference; rewards are beta · log(policy / reference)."""
     loss: LossType = "sigmoid"
     """sigmoid (DPO), hinge (SLiC, Zhao et al. 2023) or ipo (Azar et al. 2023; per-token mean log-ratios, as in TRL)."""
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Assumed share of swapped labels (conservative DPO, Mitchell 2023); sigmoid loss only."""
-    sft_weight: float = Field(0.0, ge=0)
+    sft_weight: float = Field(default=0.0, ge=0)
     """Weight of a negative log-likelihood term on the chosen responses, per token."""
 
 

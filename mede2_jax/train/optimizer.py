@@ -17,29 +17,29 @@ NO_DECAY = ("bias", "scale")
 class OptimizerConfig(Config):
     """AdamW (Loshchilov & Hutter 2019). Defaults are those of transformers' Trainer, as the original ran on it."""
 
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate; by default the paper's: 1e-4 for sft, 1e-6 for dpo."""
-    vision_learning_rate: float | None = Field(None, gt=0)
+    vision_learning_rate: float | None = Field(default=None, gt=0)
     """Of the vision tower, when it differs."""
-    projector_learning_rate: float | None = Field(None, gt=0)
+    projector_learning_rate: float | None = Field(default=None, gt=0)
     """Of the projector, when it differs."""
-    language_learning_rate: float | None = Field(None, gt=0)
+    language_learning_rate: float | None = Field(default=None, gt=0)
     """Of the language model, when it differs."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """After warm-up: decay to final_ratio of the peak over the rest of the run, or none."""
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises from 0."""
-    final_ratio: float = Field(0.0, ge=0, le=1)
+    final_ratio: float = Field(default=0.0, ge=0, le=1)
     """Where the decay ends, as a share of the peak."""
-    beta1: float = Field(0.9, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the gradient's running mean."""
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the squared gradient's running mean."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of matrices (never of biases and norm scales)."""
-    max_grad_norm: float | None = Field(1.0, gt=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm; null turns clipping off."""
 
 

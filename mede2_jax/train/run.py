@@ -102,9 +102,9 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
             _export(setup, state, console)
 
 
-def open_setup(config: TrainConfig, model_dir: Path) -> Setup:
-    """Opens and checks model, data and mesh; writes nothing."""
-    mesh = make_mesh(config.mesh)
+def open_setup(config: TrainConfig, model_dir: Path, devices: list[jax.Device] | None = None) -> Setup:
+    """Opens and checks model, data and mesh (of all devices, or of `devices`); writes nothing."""
+    mesh = make_mesh(config.mesh, devices)
     if config.rows_per_step % (pieces := mesh.shape["data"] * mesh.shape["fsdp"]):
         raise UserError(f"rows_per_step={config.rows_per_step} is not a multiple of data × fsdp = {pieces}; choose one that is")
     if config.remat == "offload" and "pinned_host" not in {memory.kind for memory in jax.devices()[0].addressable_memories()}:
@@ -151,9 +151,8 @@ def show_setup(setup: Setup, console: Console) -> None:
             continue
         stats = data.statistics()
         fill = f"{stats.token_fill:.1%} full" + (f", patches {stats.patch_fill:.1%}" if setup.shape.patches else "")
-        console.print(
-            f"{name}: {stats.examples} examples of {data.source.file.path} ({data.source.format}) in {stats.rows} rows of {setup.shape.tokens} tokens, {fill}"
-        )
+        source = f"{data.source.file.path} ({data.source.format})"
+        console.print(f"{name}: {stats.examples} examples of {source} in {stats.rows} rows of {setup.shape.tokens} tokens, {fill}")
         for reason, count in stats.skipped.items():
             console.print(f"[yellow]skipped {count} example(s): {reason}[/]")
         skipped[name] = data.skipped
@@ -232,7 +231,7 @@ def _train(
     loader = _loader(setup, setup.train, references.get("train"), epochs=config.epochs, accumulation=config.accumulation, shuffle=True)
     if config.resume and checkpoints.latest is not None:
         saved, position = checkpoints.restore(abstract_state(state))
-        state = state.replace(**saved)
+        state = dataclasses.replace(state, **saved)
         loader.set_state(position)
         console.print(f"resumed from the checkpoint of step {checkpoints.latest}")
     held_out = setup.held_out

@@ -7,14 +7,14 @@ dropout) over one parameter tree, and every parameter's logical axes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx, struct
+from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -35,16 +35,17 @@ from mede2_jax.parallel.rules import Axes, named_sharding
 from mede2_jax.weights.model_directory import load_params
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything a step changes, and the frozen parameters it reads."""
 
     frozen: Params
     trainable: Params
     optimizer_state: Any
-    step: jax.Array
+    step: Any
     """Optimizer steps done."""
-    rng: jax.Array
+    rng: Any
     """Key data; dropout folds the step into it."""
 
 
@@ -103,7 +104,7 @@ def make_policy(
     abstract_model = nnx.eval_shape(lambda: build(0.0))
     eval_graph, variables = nnx.split(abstract_model)
     leaves = flatten_dict(nnx.to_pure_dict(variables), sep="/")
-    marked = flatten_dict(jax.tree.map(lambda v: v.axes, variables, is_leaf=lambda v: isinstance(v, nnx.Variable)).to_pure_dict(), sep="/")
+    marked = {"/".join(path): variable.axes for path, variable in nnx.to_flat_state(variables)}
     # Trained parameters are float32 masters; the optimizer's small steps would be lost in bfloat16.
     abstract = {
         path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_trainable(path, parts) else param_dtype) for path, leaf in leaves.items()
@@ -170,12 +171,11 @@ def _init_adapters(policy: Policy, shardings: Mapping[str, NamedSharding], seed:
     out: dict[str, jax.Array] = {}
     for index, path in enumerate(paths):
         leaf = policy.abstract[path]
-        make: Callable[[jax.Array], jax.Array]
-        if path.endswith("/lora_a"):
-            bound = leaf.shape[-2] ** -0.5
-            make = lambda key, leaf=leaf, bound=bound: jax.random.uniform(key, leaf.shape, leaf.dtype, -bound, bound)  # noqa: E731
-        else:
-            make = lambda _, leaf=leaf: jnp.zeros(leaf.shape, leaf.dtype)  # noqa: E731
-        key = jax.random.fold_in(jax.random.key(seed), index)
-        out[path] = jax.jit(make, out_shardings=shardings[path])(key)
+        bound = leaf.shape[-2] ** -0.5 if path.endswith("/lora_a") else 0.0
+        make = jax.jit(_uniform, static_argnums=(1, 2, 3), out_shardings=shardings[path])
+        out[path] = make(jax.random.fold_in(jax.random.key(seed), index), leaf.shape, leaf.dtype, bound)
     return out
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, bound: float) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound) if bound else jnp.zeros(shape, dtype)

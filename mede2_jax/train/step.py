@@ -6,6 +6,7 @@ Axes: A micro-batches, B rows, S scored tokens, R responses.
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,8 +58,8 @@ def train_step(
         (gradients, metrics), _ = jax.lax.scan(accumulate, zeros, (dict(batch), jnp.arange(pieces)))
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    metrics = {**metrics, "grad_norm": optax.global_norm(gradients)}
-    return state.replace(trainable=trainable, optimizer_state=optimizer_state, step=state.step + 1), metrics
+    metrics = {**metrics, "grad_norm": optax.tree.norm(gradients)}
+    return dataclasses.replace(state, trainable=trainable, optimizer_state=optimizer_state, step=state.step + 1), metrics
 
 
 def eval_step(params: Params, batch: Batch, *, policy: Policy, loss: Loss, chunk: int) -> tuple[Metrics, jax.Array]:

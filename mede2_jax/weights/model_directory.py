@@ -6,14 +6,12 @@ Trainer, sampler and exporter open the same directory. It appears whole or not a
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import pydantic
 from jax.experimental import multihost_utils
@@ -125,7 +123,8 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
     Raises:
         UserError: The disk is full or the directory cannot be written.
     """
-    arguments = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=_chunk_bytes(leaf), shard_axes=(0,)), params)
+    # Three axes are a stacked kernel, later read layer by layer: split along axis 0, a layer to a chunk.
+    arguments = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=COMMIT_BYTES, shard_axes=(0,) if leaf.ndim == 3 else ()), params)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(directory.resolve(), params, save_args=arguments)
@@ -190,13 +189,6 @@ def _finish(partial: Path, family: str, source: Path, parents: Sequence[str], di
     info = ModelInfo(family=family, digest=digest, parents=tuple(parents), dtype=dtype)
     (partial / INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
-
-
-def _chunk_bytes(leaf: jax.Array) -> int:
-    """A stacked kernel is later read layer by layer: one layer of a shard to a chunk."""
-    shard = leaf.sharding.shard_shape(leaf.shape)
-    layer = math.prod(shard[1:]) * np.dtype(leaf.dtype).itemsize
-    return max(1, min(layer, COMMIT_BYTES)) if leaf.ndim == 3 else COMMIT_BYTES
 
 
 def _barrier(name: str) -> None:

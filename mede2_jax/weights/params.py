@@ -23,7 +23,7 @@ import numpy as np
 import tensorstore as ts
 
 from mede2_jax.config import UserError
-from mede2_jax.weights.hf import row_blocks, rows_per_block
+from mede2_jax.weights.hf import contiguous, row_blocks, rows_per_block
 
 TREE_METADATA = "_METADATA"
 CHECKPOINT_METADATA = "_CHECKPOINT_METADATA"
@@ -94,6 +94,7 @@ class ParamWriter:
         self._context = _context()
         self._pending = 0
         self._transaction: ts.Transaction | None = None
+        self._committing: ts.Future | None = None
         directory.mkdir(parents=True)
 
     def __enter__(self) -> ParamWriter:
@@ -101,12 +102,16 @@ class ParamWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
+            # Nothing may still be writing when the directory is removed.
+            with contextlib.suppress(UserError):
+                self._await_commit()
             self._transaction = None
             return
         incomplete = [path for path, info in self.infos.items() if self._written[path] != info.nbytes]
         if incomplete:
             raise AssertionError(f"{len(incomplete)} parameters were not written completely, first {incomplete[0]!r}")
         self._commit()
+        self._await_commit()
         self._write_metadata()
         self.digest = self._content.result()
 
@@ -139,7 +144,7 @@ class ParamWriter:
             where = () if layer is None else (layer,)
             if array.ndim:
                 where = (*where, slice(start + row, start + row + block.shape[0]))
-            self._stage(path, where, np.ascontiguousarray(block))
+            self._stage(path, where, contiguous(block))
         self._written[path] += array.nbytes
 
     def _stage(self, path: str, where: tuple[Any, ...], block: np.ndarray) -> None:
@@ -154,10 +159,17 @@ class ParamWriter:
             self._commit()
 
     def _commit(self) -> None:
+        """Starts the commit once the one before is done: two blocks in memory, and the disk is busy meanwhile."""
+        self._await_commit()
         if self._transaction is not None:
-            with _users_errors("write", self.directory):
-                self._transaction.commit_sync()
+            self._committing = self._transaction.commit_async()
         self._transaction, self._pending = None, 0
+
+    def _await_commit(self) -> None:
+        if self._committing is not None:
+            with _users_errors("write", self.directory):
+                self._committing.result()
+        self._committing = None
 
     def _write_metadata(self) -> None:
         """The two files in which Orbax looks for the tree and for how to read it."""

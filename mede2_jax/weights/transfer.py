@@ -1,12 +1,14 @@
 """Moves every tensor between a Hugging Face checkpoint and `params/`, one slice in memory at a time.
 
-Peak memory is near twice the largest layer's tensor (once as read, once as written) whatever the model's size; unstacked
+Peak memory is near twice the largest layer's tensor (one at work, the next being read) whatever the model's size; unstacked
 tensors that keep their form, such as embeddings, move in 64 MB blocks of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
 import ml_dtypes
@@ -24,6 +26,8 @@ DTYPES: Mapping[str, np.dtype | None] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 Advance = Callable[[int], None]
+Piece = tuple[Entry, int, tuple[int, int] | None]
+"""A tensor's entry, the first row of a piece of it, and the rows to read (None: all)."""
 
 
 def import_tensors(
@@ -57,13 +61,12 @@ def import_tensors(
         entries = list(group)
         stored = dtype or _common_dtype(reader, entries)
         writer.create(path, shapes[path], stored, stacked=entries[0].layer is not None)
-        for entry in entries:
-            for start, rows in _pieces(entry, stored):
-                tensor = reader.read(entry.hf, rows)
-                array = entry.op.to_flax(tensor)
-                array = adapter.merged(array, path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
-                writer.write(path, array, layer=entry.layer, start=start)
-                advance(tensor.nbytes)
+        pieces = ((entry, start, rows) for entry in entries for start, rows in _pieces(entry, stored))
+        for (entry, start, _), tensor in _read_ahead(pieces, lambda piece: reader.read(piece[0].hf, piece[2])):
+            array = entry.op.to_flax(tensor)
+            array = adapter.merged(array, path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
+            writer.write(path, array, layer=entry.layer, start=start)
+            advance(tensor.nbytes)
 
 
 def export_tensors(
@@ -86,14 +89,13 @@ def export_tensors(
     content = ContentDigest()
     for path, info in reader.infos.items():
         content.start(path, info)
-    for entry in entries:
+    pieces = ((entry, start, rows) for entry in entries for start, rows in _pieces(entry, reader.infos[entry.path].dtype))
+    for (entry, start, _), array in _read_ahead(pieces, lambda piece: reader.read(piece[0].path, layer=piece[0].layer, rows=piece[2])):
         stored = writer.tensors[entry.hf].dtype
-        for start, rows in _pieces(entry, reader.infos[entry.path].dtype):
-            array = reader.read(entry.path, layer=entry.layer, rows=rows)
-            content.update(entry.path, array)
-            advance(array.nbytes)
-            array = adapter.merged(array, entry.path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
-            writer.write(entry.hf, entry.op.to_hf(array), start=start)
+        content.update(entry.path, array)
+        advance(array.nbytes)
+        array = adapter.merged(array, entry.path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
+        writer.write(entry.hf, entry.op.to_hf(array), start=start)
     return content.result()
 
 
@@ -118,6 +120,20 @@ def _pieces(entry: Entry, stored: np.dtype) -> Iterator[tuple[int, tuple[int, in
     step = rows_per_block(entry.hf_shape, stored)
     for start in range(0, entry.hf_shape[0], step):
         yield start, (start, min(start + step, entry.hf_shape[0]))
+
+
+def _read_ahead(pieces: Iterable[Piece], read: Callable[[Piece], np.ndarray]) -> Iterator[tuple[Piece, np.ndarray]]:
+    """Each piece with what `read` gives for it; the next is read, in a thread, while this one is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting: deque[tuple[Piece, Future[np.ndarray]]] = deque()
+        for piece in pieces:
+            waiting.append((piece, pool.submit(read, piece)))
+            if len(waiting) > 1:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+                del future  # it holds the tensor
+        for ready, future in waiting:
+            yield ready, future.result()
 
 
 def _common_dtype(reader: CheckpointReader, entries: Sequence[Entry]) -> np.dtype:

@@ -97,7 +97,8 @@ def test_split_follows_the_id_alone(processor, tmp_path):
 
 
 def test_open_splits(processor, tmp_path):
-    path, other = pairs(tmp_path, 12, with_images=False), pairs(tmp_path / "images", 4, with_images=False)
+    (tmp_path / "held_out").mkdir()
+    path, other = pairs(tmp_path, 12, with_images=False), pairs(tmp_path / "held_out", 4, with_images=False)
     train, held_out = open_splits(DataConfig(path=path, eval_fraction=0.25), "dpo", processor, show_progress=False)
     assert len(train) + len(held_out) == 12
     train, held_out = open_splits(DataConfig(path=path, eval_path=other), "dpo", processor, show_progress=False)

@@ -12,6 +12,9 @@ from mede2_jax.data.images import decode_image, image_size, read_image_bytes, re
 
 LIMIT = 1_000_000
 
+# Pillow warns about damaged TIFF tags before it gives up.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()

@@ -84,19 +84,17 @@ def test_state_is_json_and_resumes_exactly(dataset):
             assert len(rest) == len(expected) - stop and all(map(same, rest, expected[stop:]))
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_batches_and_resume(dataset):
     with loader(dataset) as steps:
         expected = list(steps)
     with loader(dataset, workers=2, buffer=2) as parallel:
-        got = [{name: np.array(value) for name, value in next(parallel).items()} for _ in range(3)]
-        assert all(map(same, got, expected[:3]))
+        assert all(map(same, (next(parallel) for _ in range(3)), expected))
         state = parallel.get_state()
         assert json.loads(json.dumps(state)) == state
-        parallel.set_state(state | {"step": 1})
-        assert same(next(parallel), expected[1])
-    with loader(dataset, workers=2) as resumed:
-        resumed.set_state(state)
-        rest = list(resumed)
+        next(parallel)
+        parallel.set_state(state)
+        rest = list(parallel)
     assert len(rest) == len(expected) - 3 and all(map(same, rest, expected[3:]))
     with loader(dataset) as threads:
         threads.set_state(state)
@@ -141,6 +139,7 @@ def test_a_larger_shape_and_the_reference(dataset):
     assert np.array_equal(element["response_reference"][real], np.where(role == 0, pair, -pair)[real])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_fault_inside_a_worker_is_the_same_one_line(processor, tmp_path, workers):
     path = pairs(tmp_path, 4)

@@ -154,7 +154,7 @@ class TestModules:
     def test_text_rotary_angles(self, setting):
         raw, model, _, _, batch = setting
         positions = torch.tensor(np.asarray(batch["positions"]).transpose(1, 0, 2).astype(np.int64))
-        cos, sin = model.model.language_model.rotary_emb(torch.zeros(1), positions)
+        cos, _ = model.model.language_model.rotary_emb(torch.zeros(1), positions)
         angles = rotary_angles(config_from_hf(raw).language, batch["positions"])
         half = angles.shape[-1]
         ours, theirs = np.asarray(jnp.cos(angles)), cos.numpy()

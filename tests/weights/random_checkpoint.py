@@ -1,10 +1,12 @@
 """Random checkpoints of any config, written tensor by tensor; also a command: `python random_checkpoint.py CONFIG_JSON DIR`.
 
-To repeat the measurement of a full-size conversion (7.5 GB, takes some minutes and 30 GB of disk):
+To repeat the measurement of a full-size conversion (7.5 GB a directory, some minutes):
 
     python tests/weights/random_checkpoint.py ../shared/models/qwen2.5-vl-3b.config.json /tmp/3b
-    python -m mede2_jax.convert --from=/tmp/3b --to=/tmp/3b-model      # prints seconds, MB/s, peak memory
-    python -m mede2_jax.convert --from=/tmp/3b-model --to=/tmp/3b-back && cmp /tmp/3b/model-00001-of-00002.safetensors ...
+    python -m mede2_jax.convert --from=/tmp/3b --to=/tmp/3b-model      # prints seconds, MB/s, peak memory, digest
+    python -m mede2_jax.convert --from=/tmp/3b-model --to=/tmp/3b-back
+
+or, asserting that memory stays under 3 GB: `MEDE2_TEST_3B=1 pytest tests/weights/test_memory.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ CHUNK = 2**24
 def tiny_config(*, tied: bool = False, **text: int) -> dict[str, Any]:
     """A released-style (flat) config.json with every kind of tensor; no two sizes equal, so that no axis can be confused."""
     vision = dict(depth=3, hidden_size=32, intermediate_size=44, num_heads=2, in_chans=3, out_hidden_size=48, patch_size=14)
-    vision |= dict(spatial_merge_size=2, window_size=112, fullatt_block_indexes=[1], tokens_per_second=2, temporal_patch_size=2, hidden_act="silu")
+    vision |= dict(
+        spatial_merge_size=2, window_size=112, fullatt_block_indexes=[1], tokens_per_second=2, temporal_patch_size=2, hidden_act="silu"
+    )
     sizes = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, vocab_size=100)
     tokens = dict(vision_start_token_id=90, vision_end_token_id=91, image_token_id=92, video_token_id=93)
     other = dict(rms_norm_eps=1e-6, rope_theta=1e6, rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]}, tie_word_embeddings=tied)

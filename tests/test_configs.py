@@ -1,0 +1,52 @@
+"""The experiment configs load, say where their values come from, and hold the paper's values."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mede2_jax.config import parse
+from mede2_jax.train.config import TrainConfig
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+NAMES = {
+    "sft_qwen2_5_vl_7b_lora",
+    "sft_qwen2_5_vl_32b_lora",
+    "sft_qwen2_5_vl_72b_lora",
+    "dpo_qwen2_5_vl_7b_full",
+    "dpo_qwen2_5_vl_32b_lora",
+    "dpo_qwen2_5_vl_72b_lora",
+}
+
+
+def load(path, *flags):
+    return parse(TrainConfig, [f"--config={path}", *flags], program="train", description="")
+
+
+def test_all_experiments_are_there():
+    assert {path.stem for path in CONFIGS} >= NAMES
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_is_the_papers_recipe(path):
+    config = load(path, "--model=m", "--data.path=d.jsonl")
+    stage, part = path.stem.split("_")[0], path.stem.split("_")[-1]
+    assert config.stage == stage
+    assert config.parts.model_dump() == {"vision": "frozen", "projector": "frozen", "language": part}
+    assert config.learning_rate == {"sft": 1e-4, "dpo": 1e-6}[stage]
+    assert config.optimizer.schedule == "cosine"
+    assert config.rows_per_step * config.accumulation == 64
+    assert config.rows_per_step % (config.mesh.data * config.mesh.fsdp) == 0
+    assert (config.lora.rank, config.lora.alpha) == (8, 16)
+    assert (config.dpo.beta, config.dpo.loss) == (0.1, "sigmoid")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_opens_with_its_command_and_marks_every_value(path):
+    lines = path.read_text("utf-8").splitlines()
+    values = [line for line in lines if re.match(r" *\w+: *[^# ]", line)]
+    assert values
+    assert [line for line in values if not re.search(r"# \[(paper|framework|ours)\]", line)] == []
+    header = "\n".join(lines[:15])
+    assert f"python -m mede2_jax.train --config=configs/{path.name} --model=" in header
+    assert "H100" in header
