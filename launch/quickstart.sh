@@ -9,5 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
 make_environment train
-say "python -m mede2_jax.train --stage=dpo $*"
-exec "$ENV_PYTHON" -m mede2_jax.train --stage=dpo "$@"
+# A second call starts the demonstration over, unless told to resume it or to write elsewhere.
+run=(--stage=dpo)
+case " $* " in *" --resume"* | *" --output"*) ;; *) run+=(--overwrite) ;; esac
+say "python -m mede2_jax.train ${run[*]} $*"
+exec "$ENV_PYTHON" -m mede2_jax.train "${run[@]}" "$@"

@@ -175,18 +175,25 @@ def _declare_dtype(file: Path, dtypes: set[str]) -> None:
 def _summary(console: Console, config: ConvertConfig, outcome: Outcome, seconds: float) -> None:
     table = RichTable("", "", title=f"{config.from_} → {config.to}", show_header=False)
     table.columns[1].overflow = "fold"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     rows = {
         "tensors": f"{outcome.tensors:,}",
         "parameters": f"{outcome.parameters:,}",
         "size": f"{outcome.nbytes / 1e9:.3f} GB",
         "time": f"{seconds:.1f} s, {outcome.nbytes / 1e6 / max(seconds, 1e-9):.0f} MB/s",
-        "peak memory": f"{peak / 1e9:.2f} GB",
+        "peak memory": f"{peak_memory() / 1e9:.2f} GB",
         "digest": outcome.digest,
     }
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def peak_memory() -> int:
+    """This process's largest resident size in bytes; on Linux not from getrusage, which starts from the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -28,3 +28,9 @@ def tiny_model(tmp_path_factory) -> Path:
     from mede2_jax import tiny
 
     return tiny.model_directory(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory) -> Path:
+    """Where the processes of this session keep compiled programs."""
+    return tmp_path_factory.mktemp("compilation-cache")

@@ -102,4 +102,5 @@ def _unique(entry: Entry, given: bool, seen: dict[str, int], source: Source) -> 
 
 def _progress(shown: bool) -> rich.progress.Progress:
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    return rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), transient=True, disable=not shown)
+    console = rich.console.Console(stderr=True)
+    return rich.progress.Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))

@@ -27,6 +27,8 @@ Adapters = dict[str, tuple[Any, Any]]
 """The path of an adapted linear layer, such as `language/layers/attention/q_proj`, to its (A, B)."""
 
 ALL_LINEAR = "all-linear"
+NEVER = ("patch_embed",)
+"""A convolution in every other implementation, so that PEFT could not hold its adapter."""
 
 
 class LoRAConfig(Config):
@@ -41,7 +43,7 @@ class LoRAConfig(Config):
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rank-stabilised, Kalajdzievski 2023)."""
     targets: tuple[str, ...] = (ALL_LINEAR,)
-    """Linear layers to adapt by name, such as q_proj v_proj; all-linear adapts every one (never the vocabulary head)."""
+    """Linear layers to adapt by name, such as q_proj v_proj; all-linear: every one but vocabulary head and patch embedding."""
 
     @property
     def scale(self) -> float:
@@ -90,6 +92,8 @@ def apply_lora(model: nnx.Module, config: LoRAConfig, parts: Mapping[str, Mode],
         if mode != "lora":
             continue
         for parent, name in list(_linears(getattr(model, part))):
+            if name in NEVER:
+                continue
             known.add(name)
             if ALL_LINEAR in config.targets or name in config.targets:
                 unused.discard(name)

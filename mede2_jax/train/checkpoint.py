@@ -74,7 +74,6 @@ class Checkpoints:
         """Waits, and stops the manager's threads."""
         self._manager.close()
 
-
     @contextlib.contextmanager
     def _users_errors(self) -> Iterator[None]:
         """A full disk is the user's to mend; the checkpoints before it are whole."""

@@ -17,6 +17,18 @@ from mede2_jax.config import UserError
 from mede2_jax.train.config import TrackingConfig
 
 SHOWN = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected", "grad_norm", "learning_rate", "tokens_per_second", "padding")
+SUMMARY = (
+    "loss",
+    "margin",
+    "accuracy",
+    "reward_chosen",
+    "reward_rejected",
+    "logprob_chosen",
+    "logprob_rejected",
+    "grad_norm",
+    "tokens_per_second",
+    "padding",
+)
 PANELS = (
     ("loss", ("loss", "eval_loss")),
     ("reward margin", ("margin", "eval_margin")),
@@ -67,7 +79,8 @@ class Tracker:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=console, transient=True)
+        # Where output is not a terminal the lines are enough.
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("training", total=total_steps, completed=start_step, loss="")
 
     def __enter__(self) -> Self:
@@ -106,18 +119,19 @@ class Tracker:
 
 
 def closing_table(history: Sequence[dict[str, Any]]) -> Table:
-    """First and last of every number, each averaged over a few steps."""
+    """First and last of what matters in a run, averaged over a few steps at each end."""
     table = Table(title="run summary", title_justify="left")
     train = [record for record in history if "loss" in record]
     evals = [record for record in history if "eval_loss" in record]
     edge = max(1, min(EDGE, len(train) // 4))
-    table.add_column("metric")
-    table.add_column(f"first {edge} step(s)", justify="right")
-    table.add_column(f"last {edge} step(s)", justify="right")
-    rows = [(name, _mean(train[:edge], name), _mean(train[-edge:], name)) for name in _names(train)]
-    rows += [(name, evals[0][name], evals[-1][name]) for name in _names(evals) if name.startswith("eval_")]
-    for name, first, last in rows:
-        table.add_row(name, _number(first), _number(last))
+    for heading in ("metric", f"first {edge} step(s)", f"last {edge} step(s)"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name in SUMMARY:
+        if train and name in train[0]:
+            table.add_row(name, _number(_mean(train[:edge], name)), _number(_mean(train[-edge:], name)))
+    for name in (f"eval_{name}" for name in SUMMARY):
+        if evals and name in evals[0]:
+            table.add_row(name, _number(evals[0][name]), _number(evals[-1][name]))
     return table
 
 
@@ -171,11 +185,6 @@ def _wandb(project: str | None, run_dir: Path, config: dict[str, Any]) -> Any:
     except ImportError:
         raise UserError("tracking.wandb_project is set but wandb is not installed; pip install 'mede2_jax[wandb]'") from None
     return wandb.init(project=project, dir=str(run_dir), config=config, name=run_dir.name, resume="allow")
-
-
-def _names(records: Sequence[dict[str, Any]]) -> list[str]:
-    skipped = {"step", "epoch", "time", "learning_rate"}
-    return [name for name in records[0] if name not in skipped] if records else []
 
 
 def _mean(records: Sequence[dict[str, Any]], name: str) -> float:

@@ -1,7 +1,7 @@
 """A run from config to model: opens model and data, computes the reference, trains, and writes what comes out.
 
-A run directory holds config.yaml, metrics.jsonl, tensorboard/, checkpoints/, reference.safetensors (DPO), skipped.json, and
-at the end curves.png, model/ (merged) and adapter/ (PEFT, with LoRA).
+A run directory holds config.yaml, manifest.json (what went in, and what was left out and why), metrics.jsonl, tensorboard/,
+checkpoints/, reference.safetensors (DPO), and at the end curves.png, model/ (merged) and adapter/ (PEFT, with LoRA).
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import yaml
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import track
 
+from mede2_jax import __version__
 from mede2_jax.config import UserError, to_yaml
 from mede2_jax.data.dataset import Dataset, open_splits
 from mede2_jax.data.loader import Loader, make_loader
 from mede2_jax.data.rows import BatchShape
 from mede2_jax.families import Family, model_config
-from mede2_jax.models.lora import is_trainable, merge_lora, put_adapters, take_adapters
+from mede2_jax.models.lora import base_path, is_trainable, merge_lora, put_adapters, take_adapters
 from mede2_jax.parallel.mesh import make_mesh
 from mede2_jax.train.checkpoint import Checkpoints, abstract_state
 from mede2_jax.train.config import TrainConfig
@@ -87,6 +89,7 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
     """
     setup = open_setup(config, model_dir)
     prepare_run_directory(config)
+    write_manifest(setup)
     show_setup(setup, console)
     params = init_params(setup.policy, model_dir, setup.mesh, config.seed)
     if config.adapter is not None:
@@ -137,15 +140,39 @@ def prepare_run_directory(config: TrainConfig) -> None:
     (config.output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 
+def write_manifest(setup: Setup) -> None:
+    """manifest.json: the run's inputs by digest, and every record that was left out, by reason."""
+    config = setup.config
+    sources = {
+        name: {
+            "path": str(data.source.file.path),
+            "format": data.source.format,
+            "digest": data.digest,
+            "examples": len(data),
+            "rows": len(data.rows),
+            "skipped": data.skipped,
+        }
+        for name, data in (("train", setup.train), ("eval", setup.held_out))
+        if data is not None
+    }
+    manifest = {
+        "version": __version__,
+        "config": config.model_dump(mode="json"),
+        "model": {"path": str(setup.model_dir), "digest": read_info(setup.model_dir).digest},
+        "data": sources,
+    }
+    (config.output / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def show_setup(setup: Setup, console: Console) -> None:
     """What will be trained on what, before the waiting begins."""
     config, policy = setup.config, setup.policy
     counts = {path: int(np.prod(leaf.shape)) for path, leaf in policy.abstract.items()}
     trained = sum(count for path, count in counts.items() if is_trainable(path, policy.parts))
     console.print(
-        f"[bold]{config.stage}[/] of {setup.family.name}: {sum(counts.values()):,} parameters, {trained:,} trained; {_mesh_text(setup.mesh)}"
+        f"[bold]{config.stage}[/] of {setup.family.name}: {sum(counts.values()):,} parameters, {trained:,} trained; "
+        f"{_mesh_text(setup.mesh)}"
     )
-    skipped = {}
     for name, data in (("train", setup.train), ("eval", setup.held_out)):
         if data is None:
             continue
@@ -155,8 +182,6 @@ def show_setup(setup: Setup, console: Console) -> None:
         console.print(f"{name}: {stats.examples} examples of {source} in {stats.rows} rows of {setup.shape.tokens} tokens, {fill}")
         for reason, count in stats.skipped.items():
             console.print(f"[yellow]skipped {count} example(s): {reason}[/]")
-        skipped[name] = data.skipped
-    (config.output / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_run_directory(config: TrainConfig) -> None:
@@ -214,7 +239,12 @@ def _references(setup: Setup, steps: Steps, params: Any, console: Console) -> Re
     for name, dataset in data.items():
         with _pass(setup, dataset, None) as loader:
             batches = track(
-                _unstacked(loader), f"reference log-probabilities, {name}", total=loader.total_steps, console=console, transient=True
+                _unstacked(loader),
+                f"reference log-probabilities, {name}",
+                total=loader.total_steps,
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
             )
             tables[name] = compute_reference(batches, logprobs, len(dataset))
     tables = {name: _gathered(table) for name, table in tables.items()}
@@ -277,8 +307,11 @@ def _export(setup: Setup, state: TrainState, console: Console) -> None:
         adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout, base=str(setup.model_dir))
         if jax.process_index() == 0:
             export_adapter(config.output / "adapter", adapter, *_tables(setup), overwrite=True)
-    stored = _stored_dtypes(setup)
-    merged = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.astype(stored), merge_lora(tree, config.lora.scale)))(params)
+    shardings = flatten_dict(policy.shardings(setup.mesh), sep="/")
+    plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
+    merge = functools.partial(_merged, scale=config.lora.scale, dtype=_stored_dtype(setup))
+    # The run is over: the merged kernels may take the place of the frozen ones.
+    merged = jax.jit(merge, out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)(params)
     write_model_directory(
         config.output / "model",
         family=setup.family.name,
@@ -310,7 +343,11 @@ def _tables(setup: Setup) -> tuple[Any, Any]:
     return setup.family.weight_rules(sizes), setup.family.abstract_params(sizes)
 
 
-def _stored_dtypes(setup: Setup) -> Any:
+def _merged(params: Any, scale: float, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), merge_lora(params, scale))
+
+
+def _stored_dtype(setup: Setup) -> Any:
     """A run ends in the dtype its model directory came in."""
     dtype = read_info(setup.model_dir).dtype
     return jnp.float32 if dtype == "mixed" else jnp.dtype(dtype)

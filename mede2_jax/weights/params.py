@@ -148,6 +148,8 @@ class ParamWriter:
         self._written[path] += array.nbytes
 
     def _stage(self, path: str, where: tuple[Any, ...], block: np.ndarray) -> None:
+        if self._pending + block.nbytes > COMMIT_BYTES:
+            self._commit()
         if self._transaction is None:
             self._transaction = ts.Transaction()
         target = self._arrays[path].with_transaction(self._transaction)
@@ -155,8 +157,6 @@ class ParamWriter:
             (target[where] if where else target).write(block).result()
         self._content.update(path, block)
         self._pending += block.nbytes
-        if self._pending >= COMMIT_BYTES:
-            self._commit()
 
     def _commit(self) -> None:
         """Starts the commit once the one before is done: two blocks in memory, and the disk is busy meanwhile."""

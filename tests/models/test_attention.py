@@ -45,9 +45,9 @@ def agree(case, **options):
     ours = jax.grad(loss(lambda *a: attention(*a, **options)), argnums=(0, 1, 2))(*case[:3])
     # The reference's softmax over nothing is not differentiable; its gradient there is zero by definition.
     filled = (np.where(empty, 0, case[3]), np.where(empty, 1, case[4]))
-    theirs = jax.grad(
-        lambda q, k, v: (jnp.where(empty[:, :, None, None], 0.0, plain(q, k, v, *filled)) * weight).sum(), argnums=(0, 1, 2)
-    )(*case[:3])
+    theirs = jax.grad(lambda q, k, v: (jnp.where(empty[:, :, None, None], 0.0, plain(q, k, v, *filled)) * weight).sum(), argnums=(0, 1, 2))(
+        *case[:3]
+    )
     for name, a, b in zip("qkv", ours, theirs, strict=True):
         assert np.abs(np.asarray(a - b)).max() <= 2e-5, name
 
@@ -104,5 +104,7 @@ def test_on_a_mesh(mesh, heads, kv_heads):
 
 def test_no_array_of_length_by_length():
     case = random_case(8, batch=1, length=1024, heads=2, kv_heads=1)
-    compiled = jax.jit(jax.grad(lambda q, k, v: attention(q, k, v, *case[3:], block=128).sum(), argnums=(0, 1, 2))).lower(*case[:3]).compile()
+    compiled = (
+        jax.jit(jax.grad(lambda q, k, v: attention(q, k, v, *case[3:], block=128).sum(), argnums=(0, 1, 2))).lower(*case[:3]).compile()
+    )
     assert "1024,1024" not in compiled.as_text()

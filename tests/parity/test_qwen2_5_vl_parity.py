@@ -91,7 +91,7 @@ def test_logits_padded_and_packed():
 @pytest.mark.parametrize(
     ("name", "remat"),
     [(name, "none") for name in ("three images", "three images, tied", "windows of 4 patches", "7 heads a kv head")]
-    + [("three images", remat) for remat in ("full", "dots", "dots_no_batch")],
+    + [("three images", remat) for remat in ("full", "dots", "dots_no_batch", "offload")],
 )
 def test_gradients(name, remat):
     raw, parts = PATTERNS[name]

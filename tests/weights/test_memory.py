@@ -9,12 +9,15 @@ import pytest
 from random_checkpoint import released_config, tiny_config, write_checkpoint
 
 CODE = """
-import json, resource, sys
+import json, sys
 from rich.console import Console
-from mede2_jax.convert import ConvertConfig, run
+from mede2_jax.convert import ConvertConfig, peak_memory, run
 outcome = run(ConvertConfig.model_validate({"from": sys.argv[1], "to": sys.argv[2]}), Console(quiet=True))
-print(json.dumps({"bytes": outcome.nbytes, "digest": outcome.digest, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+print(json.dumps({"bytes": outcome.nbytes, "digest": outcome.digest, "peak": peak_memory()}))
 """
+
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="elsewhere a child's peak includes its parent's")
 
 
 def convert(source, to):
@@ -28,18 +31,18 @@ def both_ways(directory, config, shard_bytes):
     size = sum(file.stat().st_size for file in directory.glob("hf/*.safetensors"))
     results = [convert(directory / "hf", directory / "model"), convert(directory / "model", directory / "back")]
     assert results[0]["bytes"] == results[1]["bytes"] == pytest.approx(size, rel=0.01)
-    assert results[0]["digest"] == results[1]["digest"] == convert(directory / "back", directory / "again")["digest"]
+    assert results[0]["digest"] == results[1]["digest"]
     return size, [result["peak"] for result in results]
 
 
 @pytest.mark.slow
-def test_one_gigabyte_converts_in_much_less_memory(tmp_path):
-    """Imports alone are about 250 MB; a layer's largest tensor is 16 MB, the embedding 164 MB."""
-    config = tiny_config(hidden_size=1024, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=128, vocab_size=80000)
+def test_a_checkpoint_converts_in_much_less_memory(tmp_path):
+    """Imports are 250 MB, blocks in flight 250 MB, and the allocator keeps some; a model in memory would be 1.5 GB more."""
+    config = tiny_config(hidden_size=1024, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=128, vocab_size=80000)
     config["vision_config"]["out_hidden_size"] = 1024
     size, peaks = both_ways(tmp_path, config, shard_bytes=3 * 10**8)
-    assert size > 1.0e9
-    assert max(peaks) < 0.6e9, peaks
+    assert size > 1.5e9
+    assert max(peaks) < 0.9e9, peaks
 
 
 @pytest.mark.slow

@@ -62,10 +62,10 @@ def torch_adapter(directory, **options):
 
 
 def kernels_of(model):
-    """Hugging Face weights of a torch model in our orientation, by (path, layer)."""
+    """Copies of a torch model's weights in our orientation, by (path, layer)."""
     state = model.state_dict()
     return {
-        (entry.path, entry.layer): entry.op.to_flax(state[entry.hf].float().numpy())
+        (entry.path, entry.layer): entry.op.to_flax(state[entry.hf].float().numpy().copy())
         for entry in expected(TABLE, ABSTRACT, TABLE.layout("new"))
     }
 
@@ -94,7 +94,7 @@ def test_peft_loads_what_is_exported(tmp_path, paths, rslora):
     assert_merged(adapter, plain, kernels_of(model.merge_and_unload()))
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", ["qkv", "proj", "up_proj", "mlp.0"]])
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", ["qkv", "attn.proj", "up_proj", "mlp.0"]])
 def test_what_peft_made_is_imported(tmp_path, targets):
     if targets == "all-linear":
         targets = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv|proj|merger\.mlp\.[02])"

@@ -1,0 +1,100 @@
+"""Killed anywhere and resumed, a run ends in the bits of one that was never touched."""
+
+import random
+import signal
+import time
+
+import pytest
+from trainer_process import metrics, outcome, start, train, training_metrics
+
+KILLS = 5
+
+
+@pytest.fixture(scope="module")
+def arguments(sample, tiny_model):
+    """Some 28 short steps with dropout, accumulation, evaluation and a save every other step."""
+    return [
+        f"--model={tiny_model}",
+        f"--data.path={sample / 'preferences.jsonl'}",
+        "--data.row_tokens=640",
+        "--data.eval_fraction=0.1",
+        "--rows_per_step=1",
+        "--accumulation=2",
+        "--epochs=2",
+        "--eval_every=7",
+        "--checkpoint.every=2",
+        "--checkpoint.keep_last=2",
+        "--lora.dropout=0.1",
+        "--optimizer.learning_rate=0.003",
+        "--compute_dtype=float32",
+        "--param_dtype=float32",
+        "--log_every=1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def unbroken(arguments, compilation_cache, tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    status, output = train([*arguments, f"--output={run}"], compilation_cache)
+    assert status == 0, output
+    return run
+
+
+def lines(run):
+    path = run / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed(unbroken, arguments, compilation_cache, tmp_path):
+    run, moments = tmp_path / "run", random.Random()
+    seed = moments.randrange(10**6)
+    moments.seed(seed)
+    died_at = []
+    for _ in range(KILLS):
+        process = start([*arguments, f"--output={run}", "--resume"], compilation_cache)
+        # At the latest a few steps after it got going, at the earliest while it starts or saves.
+        target, delay, begin = lines(run) + moments.randrange(0, 7), moments.uniform(0, 1.0), time.monotonic()
+        while process.poll() is None and lines(run) < target and time.monotonic() - begin < 120:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        died_at.append(lines(run))
+    status, output = train([*arguments, f"--output={run}", "--resume"], compilation_cache)
+    assert status == 0, f"seed {seed}, killed at lines {died_at}: {output}"
+    assert "resumed from the checkpoint of step" in output
+    assert outcome(run) == outcome(unbroken), f"seed {seed}, killed at lines {died_at}"
+    steps = [record["step"] for record in training_metrics(unbroken)]
+    assert len(steps) > 20
+    assert [record["step"] for record in training_metrics(run)] == steps, "no step is logged twice or lost"
+    for ours, theirs in zip(training_metrics(run), training_metrics(unbroken), strict=True):
+        assert (ours["loss"], ours["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])
+
+
+def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, compilation_cache, tmp_path):
+    run = tmp_path / "run"
+    process = start([*arguments, f"--output={run}", "--checkpoint.every=1000"], compilation_cache)
+    while process.poll() is None and lines(run) < 5:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "state saved; go on with --resume" in output
+    last = metrics(run)[-1]["step"]
+    assert (run / "checkpoints" / str(last)).is_dir()
+    assert not (run / "model").exists()
+    status, output = train([*arguments, f"--output={run}", "--resume", "--checkpoint.every=1000"], compilation_cache)
+    assert status == 0 and f"resumed from the checkpoint of step {last}" in output
+    assert outcome(run) == outcome(unbroken)
+
+
+def test_a_changed_config_on_resume_shows_the_difference(unbroken, arguments, compilation_cache, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text((unbroken / "config.yaml").read_text())
+    changed = [argument for argument in arguments if not argument.startswith("--lora.dropout")]
+    status, output = train([*changed, f"--output={run}", "--resume", "--dpo.beta=0.2", "--log_every=5"], compilation_cache)
+    assert status == 2 and output.count("\n") == 1
+    assert "dpo.beta: 0.1 then, 0.2 now" in output and "lora.dropout: 0.1 then, 0.0 now" in output
+    assert "log_every" not in output, "what does not change the numbers may differ"

@@ -1,0 +1,45 @@
+"""Runs `python -m mede2_jax.train` as a user does: a process of its own with one CPU device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(cache):
+    """The user's environment, with compiled programs shared between the processes of a test session."""
+    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    cached = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    return {**inherited, **cached, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+
+
+def start(arguments, cache, **options):
+    command = [sys.executable, "-m", "mede2_jax.train", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def train(arguments, cache):
+    """(exit status, output)."""
+    process = start(arguments, cache)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+def metrics(run):
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def training_metrics(run):
+    return [record for record in metrics(run) if "loss" in record]
+
+
+def outcome(run):
+    """What a run ends in, to the last bit."""
+    adapter = Path(run) / "adapter" / "adapter_model.safetensors"
+    digest = json.loads((Path(run) / "model" / "model.json").read_text())["digest"]
+    return digest, adapter.read_bytes() if adapter.exists() else b""
