@@ -23,17 +23,17 @@ PAPER_LEARNING_RATE: dict[Stage, float] = {"sft": 1e-4, "dpo": 1e-6}
 SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 EMBEDDED: dict[str, Any] = {
-    "data": {"row_tokens": 1024, "eval_fraction": 0.15},
+    "data": {"row_tokens": 2048, "eval_fraction": 0.15},
     "compute_dtype": "float32",
     "param_dtype": "float32",
-    "rows_per_step": 2,
+    "rows_per_step": 1,
     "log_every": 1,
 }
 """With no --model and no --config: a tiny random model on the sample data, on a CPU, in minutes."""
 
 EMBEDDED_STAGE: dict[Stage, dict[str, Any]] = {
     "sft": {"epochs": 8, "optimizer": {"learning_rate": 5e-3}, "data": {"path": "demonstrations.jsonl"}, "output": "runs/sft"},
-    "dpo": {"epochs": 8, "optimizer": {"learning_rate": 2e-3}, "data": {"path": "preferences.jsonl"}, "output": "runs/dpo"},
+    "dpo": {"epochs": 6, "optimizer": {"learning_rate": 5e-4}, "data": {"path": "preferences.jsonl"}, "output": "runs/dpo"},
 }
 
 

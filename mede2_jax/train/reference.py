@@ -69,3 +69,13 @@ def load_reference(path: Path, digest: str) -> dict[str, Float32[np.ndarray, "E 
 def reference_digest(*parts: str) -> str:
     """One digest for all that the numbers depend on: model, data and how they are computed."""
     return "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def pairs_digest(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """A digest of an adapter that is put on the model before the reference is computed."""
+    content = hashlib.sha256()
+    for path in sorted(pairs):
+        content.update(path.encode())
+        for matrix in pairs[path]:
+            content.update(np.ascontiguousarray(matrix).tobytes())
+    return content.hexdigest()

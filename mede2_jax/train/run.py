@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,63 +16,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import yaml
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import track
 
-from mede2_jax import __version__
-from mede2_jax.config import UserError, to_yaml
-from mede2_jax.data.dataset import Dataset, open_splits
+from mede2_jax.data.dataset import Dataset
 from mede2_jax.data.loader import Loader, make_loader
-from mede2_jax.data.rows import BatchShape
-from mede2_jax.families import Family, model_config
-from mede2_jax.models.lora import base_path, is_trainable, merge_lora, put_adapters, take_adapters
-from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.models.lora import base_path, merge_lora, put_adapters, take_adapters
 from mede2_jax.train.checkpoint import Checkpoints, abstract_state
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.loop import Loop
-from mede2_jax.train.losses import DPOLoss, Loss, SFTLoss
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
 from mede2_jax.train.optimizer import make_optimizer, make_schedule
-from mede2_jax.train.reference import compute_reference, load_reference, reference_digest, save_reference
-from mede2_jax.train.state import Policy, TrainState, all_params, init_params, init_state, make_policy
+from mede2_jax.train.reference import compute_reference, load_reference, pairs_digest, reference_digest, save_reference
+from mede2_jax.train.setup import Setup, open_setup, prepare_run_directory, show_setup, write_manifest
+from mede2_jax.train.state import TrainState, all_params, init_params, init_state
 from mede2_jax.train.step import Steps
-from mede2_jax.weights.model_directory import read_info, write_model_directory
-from mede2_jax.weights.peft import Adapter, export_adapter, import_adapter
-
-FREE_TO_CHANGE = (
-    "output",
-    "resume",
-    "overwrite",
-    "tracking",
-    "log_every",
-    "checkpoint",
-    "mesh",
-    "data.workers",
-    "data.buffer",
-    "data.verify_images",
-)
-"""Options that may differ when a run is resumed: they do not change its numbers (a mesh does so by rounding only)."""
+from mede2_jax.weights.model_directory import copy_files, read_info, write_model_directory
+from mede2_jax.weights.peft import Adapter, export_adapter
 
 References = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What is known before anything is written or computed."""
-
-    config: TrainConfig
-    model_dir: Path
-    family: Family
-    processor: Any
-    train: Dataset
-    held_out: Dataset | None
-    shape: BatchShape
-    mesh: Mesh
-    policy: Policy
-    loss: Loss
 
 
 def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
@@ -92,8 +54,8 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
     write_manifest(setup)
     show_setup(setup, console)
     params = init_params(setup.policy, model_dir, setup.mesh, config.seed)
-    if config.adapter is not None:
-        params = put_adapters(params, _given_adapter(setup, config.adapter).pairs)
+    if setup.adapter is not None:
+        params = put_adapters(params, setup.adapter.pairs)
     total_steps = _total_steps(setup)
     optimizer = make_optimizer(config.optimizer, config.learning_rate, total_steps)
     steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, config.logprob_chunk)
@@ -103,113 +65,6 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
         finished, state = _train(setup, steps, state, references, total_steps, console)
         if finished:
             _export(setup, state, console)
-
-
-def open_setup(config: TrainConfig, model_dir: Path, devices: list[jax.Device] | None = None) -> Setup:
-    """Opens and checks model, data and mesh (of all devices, or of `devices`); writes nothing."""
-    mesh = make_mesh(config.mesh, devices)
-    if config.rows_per_step % (pieces := mesh.shape["data"] * mesh.shape["fsdp"]):
-        raise UserError(f"rows_per_step={config.rows_per_step} is not a multiple of data × fsdp = {pieces}; choose one that is")
-    if config.remat == "offload" and "pinned_host" not in {memory.kind for memory in jax.devices()[0].addressable_memories()}:
-        raise UserError("remat=offload needs an accelerator with pinned host memory; use dots_no_batch or full here")
-    _check_run_directory(config)
-    read_info(model_dir)
-    family, sizes = model_config(model_dir)
-    policy = make_policy(
-        family,
-        sizes,
-        parts=config.parts.model_dump(),
-        lora=config.lora,
-        compute_dtype=jnp.dtype(config.compute_dtype),
-        param_dtype=jnp.dtype(config.param_dtype),
-        remat=config.remat,
-    )
-    processor = family.load_processor(model_dir, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels)
-    train, held_out = open_splits(config.data, config.stage, processor)
-    # One shape for training, evaluation and the reference pass, so that each function compiles once.
-    shape = train.shape.union(held_out.shape) if held_out else train.shape
-    loss: Loss = DPOLoss(config.dpo) if config.stage == "dpo" else SFTLoss()
-    return Setup(config, model_dir, family, processor, train, held_out, shape, mesh, policy, loss)
-
-
-def prepare_run_directory(config: TrainConfig) -> None:
-    """Makes the run directory and writes the resolved config; with `overwrite`, removes what was there."""
-    if config.overwrite and config.output.exists():
-        shutil.rmtree(config.output)
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-
-
-def write_manifest(setup: Setup) -> None:
-    """manifest.json: the run's inputs by digest, and every record that was left out, by reason."""
-    config = setup.config
-    sources = {
-        name: {
-            "path": str(data.source.file.path),
-            "format": data.source.format,
-            "digest": data.digest,
-            "examples": len(data),
-            "rows": len(data.rows),
-            "skipped": data.skipped,
-        }
-        for name, data in (("train", setup.train), ("eval", setup.held_out))
-        if data is not None
-    }
-    manifest = {
-        "version": __version__,
-        "config": config.model_dump(mode="json"),
-        "model": {"path": str(setup.model_dir), "digest": read_info(setup.model_dir).digest},
-        "data": sources,
-    }
-    (config.output / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def show_setup(setup: Setup, console: Console) -> None:
-    """What will be trained on what, before the waiting begins."""
-    config, policy = setup.config, setup.policy
-    counts = {path: int(np.prod(leaf.shape)) for path, leaf in policy.abstract.items()}
-    trained = sum(count for path, count in counts.items() if is_trainable(path, policy.parts))
-    console.print(
-        f"[bold]{config.stage}[/] of {setup.family.name}: {sum(counts.values()):,} parameters, {trained:,} trained; "
-        f"{_mesh_text(setup.mesh)}"
-    )
-    for name, data in (("train", setup.train), ("eval", setup.held_out)):
-        if data is None:
-            continue
-        stats = data.statistics()
-        fill = f"{stats.token_fill:.1%} full" + (f", patches {stats.patch_fill:.1%}" if setup.shape.patches else "")
-        source = f"{data.source.file.path} ({data.source.format})"
-        console.print(f"{name}: {stats.examples} examples of {source} in {stats.rows} rows of {setup.shape.tokens} tokens, {fill}")
-        for reason, count in stats.skipped.items():
-            console.print(f"[yellow]skipped {count} example(s): {reason}[/]")
-
-
-def _check_run_directory(config: TrainConfig) -> None:
-    """Refuses to touch a run unless told to resume it with the same config, or to overwrite it."""
-    saved = config.output / "config.yaml"
-    if not config.output.exists() or not any(config.output.iterdir()):
-        return
-    if config.overwrite:
-        if not saved.exists():
-            raise UserError(f"{config.output} is not a run directory (no config.yaml), and is not deleted; choose another output")
-        return
-    if not config.resume:
-        raise UserError(f"{config.output} already exists; use --resume to continue it, --overwrite to start over, or another --output")
-    if not saved.exists():
-        raise UserError(f"{config.output} is not a run directory (no config.yaml); choose another output")
-    if (config.output / "model").exists():
-        raise UserError(f"{config.output} is finished (it has model/); use --overwrite to start over, or another --output")
-    before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    now = _flat(config.model_dump(mode="json"))
-    differing = [
-        f"{name}: {before.get(name)} then, {now.get(name)} now"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not _free(name)
-    ]
-    if differing:
-        raise UserError(
-            f"cannot resume {config.output} with another config ({'; '.join(differing)}); resume with the same one, or use another --output"
-        )
 
 
 def _total_steps(setup: Setup) -> int:
@@ -224,9 +79,7 @@ def _references(setup: Setup, steps: Steps, params: Any, console: Console) -> Re
     if setup.config.stage != "dpo":
         return {}
     config, path = setup.config, setup.config.output / "reference.safetensors"
-    adapter = (
-        "" if config.adapter is None else reference_digest(*(f"{p.name}:{p.stat().st_size}" for p in sorted(config.adapter.iterdir())))
-    )
+    adapter = "" if setup.adapter is None else pairs_digest(setup.adapter.pairs)
     data = {name: dataset for name, dataset in (("train", setup.train), ("eval", setup.held_out)) if dataset is not None}
     digest = reference_digest(read_info(setup.model_dir).digest, adapter, config.compute_dtype, *(d.digest for d in data.values()))
     if path.exists():
@@ -306,41 +159,24 @@ def _export(setup: Setup, state: TrainState, console: Console) -> None:
         lora = config.lora
         adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout, base=str(setup.model_dir))
         if jax.process_index() == 0:
-            export_adapter(config.output / "adapter", adapter, *_tables(setup), overwrite=True)
+            table, abstract = setup.family.weight_rules(setup.sizes), setup.family.abstract_params(setup.sizes)
+            export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
     shardings = flatten_dict(policy.shardings(setup.mesh), sep="/")
     plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
     merge = functools.partial(_merged, scale=config.lora.scale, dtype=_stored_dtype(setup))
     # The run is over: the merged kernels may take the place of the frozen ones.
     merged = jax.jit(merge, out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)(params)
-    write_model_directory(
-        config.output / "model",
-        family=setup.family.name,
-        source=setup.model_dir,
-        params=merged,
-        parents=(read_info(setup.model_dir).digest,),
-    )
-    setup.processor.save(config.output / "model")
+    with tempfile.TemporaryDirectory() as folder:
+        # The processor as it was used, pixel limits included, so that inference sees images as training did.
+        files = Path(folder)
+        copy_files(setup.model_dir, files)
+        setup.processor.save(files)
+        parents = (read_info(setup.model_dir).digest,)
+        write_model_directory(config.output / "model", family=setup.family.name, source=files, params=merged, parents=parents)
     rows = [("model (merged)", "model"), ("PEFT adapter", "adapter"), ("curves", "curves.png"), ("metrics", "metrics.jsonl")]
     for name, file in rows:
         if (config.output / file).exists():
             console.print(f"{name + ':':16} {config.output / file}", soft_wrap=True)
-
-
-def _given_adapter(setup: Setup, directory: Path) -> Adapter:
-    """An adapter to continue from; it must scale as this run does."""
-    adapter, lora = import_adapter(directory, *_tables(setup)), setup.config.lora
-    if (adapter.rank, adapter.scale) != (lora.rank, lora.scale):
-        raise UserError(
-            f"{directory} has rank {adapter.rank} and scale {adapter.scale:g}, this run rank {lora.rank} and scale {lora.scale:g}; "
-            f"set lora.rank={adapter.rank} lora.alpha={adapter.alpha:g} lora.rslora={str(adapter.rslora).lower()}"
-        )
-    return adapter
-
-
-def _tables(setup: Setup) -> tuple[Any, Any]:
-    """The weight table and the abstract parameters that names are checked against."""
-    sizes = model_config(setup.model_dir)[1]
-    return setup.family.weight_rules(sizes), setup.family.abstract_params(sizes)
 
 
 def _merged(params: Any, scale: float, dtype: Any) -> Any:
@@ -386,10 +222,6 @@ def _unstacked(loader: Loader) -> Iterator[dict[str, np.ndarray]]:
         yield {name: value[0] for name, value in batch.items()}
 
 
-def _mesh_text(mesh: Mesh) -> str:
-    return f"{mesh.size} {jax.devices()[0].platform} device(s): " + " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
-
-
 def _local_rows(sums: jax.Array) -> np.ndarray:
     """This process's rows of a replicated [B, R] array."""
     whole = np.asarray(jax.device_get(sums))
@@ -410,14 +242,3 @@ def _to_host(array: jax.Array) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(array, tiled=True) if jax.process_count() > 1 else array)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def _free(name: str) -> bool:
-    return any(name == free or name.startswith(free + ".") for free in FREE_TO_CHANGE)

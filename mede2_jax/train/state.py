@@ -104,7 +104,7 @@ def make_policy(
     abstract_model = nnx.eval_shape(lambda: build(0.0))
     eval_graph, variables = nnx.split(abstract_model)
     leaves = flatten_dict(nnx.to_pure_dict(variables), sep="/")
-    marked = {"/".join(path): variable.axes for path, variable in nnx.to_flat_state(variables)}
+    marked = {"/".join(map(str, path)): variable.axes for path, variable in nnx.to_flat_state(variables)}
     # Trained parameters are float32 masters; the optimizer's small steps would be lost in bfloat16.
     abstract = {
         path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_trainable(path, parts) else param_dtype) for path, leaf in leaves.items()

@@ -16,7 +16,7 @@ from training import (
 
 from mede2_jax.data.loader import make_loader
 from mede2_jax.train.optimizer import make_optimizer
-from mede2_jax.train.run import open_setup
+from mede2_jax.train.setup import open_setup
 from mede2_jax.train.state import init_state
 from mede2_jax.train.step import Steps
 

@@ -11,7 +11,7 @@ from mede2_jax.models.logprobs import token_logprobs
 from mede2_jax.models.lora import join_params, split_params
 from mede2_jax.parallel import rules
 from mede2_jax.train.config import TrainConfig
-from mede2_jax.train.run import open_setup
+from mede2_jax.train.setup import open_setup
 from mede2_jax.train.state import init_params
 
 
