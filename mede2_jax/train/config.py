@@ -27,6 +27,7 @@ EMBEDDED: dict[str, Any] = {
     "compute_dtype": "float32",
     "param_dtype": "float32",
     "rows_per_step": 1,
+    "eval_every": 16,
     "log_every": 1,
 }
 """With no --model and no --config: a tiny random model on the sample data, on a CPU, in minutes."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import signal
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
@@ -45,7 +47,8 @@ class Loop:
             UserError: A number is not finite (names the step; the last good checkpoint stays), or the data cannot be read.
         """
         step = int(self.state.step)
-        self._clock = (time.perf_counter(), step)
+        self._clock = time.perf_counter()
+        self._recent: collections.deque[float] = collections.deque(maxlen=20)
         pending: _Pending | None = None
         with _StopRequest() as stop:
             while step < self.total_steps and not stop.requested:
@@ -89,11 +92,13 @@ class Loop:
                 "or look at the data of this step; --resume goes on from the checkpoint"
             )
         now = time.perf_counter()
-        elapsed = now - self._clock[0]
-        self._clock = (now, done.step)
+        elapsed, self._clock = now - self._clock, now
+        self._recent.append(elapsed)
+        # The first step compiles, so it says nothing about the others.
+        usual = statistics.median(self._recent) if len(self._recent) > 1 else None
         record: dict[str, Any] = {
             "step": done.step,
-            "epoch": round((done.step) / self.loader.steps_per_epoch, 4),
+            "epoch": round(done.step / self.loader.steps_per_epoch, 4),
             **numbers,
             "learning_rate": float(self.learning_rate(done.step - 1)),
             "tokens_per_second": done.tokens / elapsed,
@@ -102,7 +107,7 @@ class Loop:
             "compilations": self.steps.compilations,
             "time": time.time(),
         }
-        self.tracker.log(record, eta_seconds=elapsed * (self.total_steps - done.step))
+        self.tracker.log(record, eta_seconds=None if usual is None else usual * (self.total_steps - done.step))
 
     def _evaluate(self, step: int) -> float:
         """Averages every metric over the evaluation data, each batch weighted by what it holds."""
@@ -117,7 +122,7 @@ class Loop:
                 sums[name] = sums.get(name, 0.0) + float(value) * float(batch_weight)
         averages = {f"eval_{name}": value / weight for name, value in sums.items()}
         self.tracker.log({"step": step, **averages, "time": time.time()})
-        self._clock = (time.perf_counter(), step)
+        self._clock = time.perf_counter()
         return averages["eval_loss"]
 
 

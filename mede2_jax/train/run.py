@@ -22,7 +22,7 @@ from rich.progress import track
 
 from mede2_jax.data.dataset import Dataset
 from mede2_jax.data.loader import Loader, make_loader
-from mede2_jax.models.lora import base_path, merge_lora, put_adapters, take_adapters
+from mede2_jax.models.lora import base_path, join_params, merge_lora, put_adapters, take_adapters
 from mede2_jax.train.checkpoint import Checkpoints, abstract_state
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.loop import Loop
@@ -30,7 +30,7 @@ from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
 from mede2_jax.train.optimizer import make_optimizer, make_schedule
 from mede2_jax.train.reference import compute_reference, load_reference, pairs_digest, reference_digest, save_reference
 from mede2_jax.train.setup import Setup, open_setup, prepare_run_directory, show_setup, write_manifest
-from mede2_jax.train.state import TrainState, all_params, init_params, init_state
+from mede2_jax.train.state import TrainState, init_params, init_state
 from mede2_jax.train.step import Steps
 from mede2_jax.weights.model_directory import copy_files, read_info, write_model_directory
 from mede2_jax.weights.peft import Adapter, export_adapter
@@ -153,9 +153,8 @@ def _train(
 def _export(setup: Setup, state: TrainState, console: Console) -> None:
     """The merged model directory, and the adapters in PEFT's format."""
     config, policy = setup.config, setup.policy
-    params = all_params(state)
     if policy.has_adapters:
-        pairs = {path: (_to_host(a), _to_host(b)) for path, (a, b) in take_adapters(params).items()}
+        pairs = {path: (_to_host(a), _to_host(b)) for path, (a, b) in take_adapters(state.trainable).items()}
         lora = config.lora
         adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout, base=str(setup.model_dir))
         if jax.process_index() == 0:
@@ -165,7 +164,7 @@ def _export(setup: Setup, state: TrainState, console: Console) -> None:
     plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
     merge = functools.partial(_merged, scale=config.lora.scale, dtype=_stored_dtype(setup))
     # The run is over: the merged kernels may take the place of the frozen ones.
-    merged = jax.jit(merge, out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)(params)
+    merged = jax.jit(merge, out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)(state.frozen, state.trainable)
     with tempfile.TemporaryDirectory() as folder:
         # The processor as it was used, pixel limits included, so that inference sees images as training did.
         files = Path(folder)
@@ -179,8 +178,8 @@ def _export(setup: Setup, state: TrainState, console: Console) -> None:
             console.print(f"{name + ':':16} {config.output / file}", soft_wrap=True)
 
 
-def _merged(params: Any, scale: float, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), merge_lora(params, scale))
+def _merged(frozen: Any, trainable: Any, scale: float, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), merge_lora(join_params(frozen, trainable), scale))
 
 
 def _stored_dtype(setup: Setup) -> Any:
