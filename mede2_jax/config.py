@@ -10,9 +10,11 @@ from __future__ import annotations
 import difflib
 import errno
 import itertools
+import logging
 import os
 import re
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -73,6 +75,8 @@ def read_yaml(config_type: type[Config], path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read config {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     try:
         values = yaml.load(text, _UniqueKeyLoader) or {}
     except yaml.YAMLError as error:
@@ -99,14 +103,29 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
 
     `MEDE2_TRACEBACK=1` shows the full traceback instead.
     """
+    if argv is None and os.environ.get("MEDE2_TRACEBACK") != "1":
+        _silence_background()
     try:
         main(sys.argv[1:] if argv is None else argv)
     except (UserError, OSError) as error:
         if os.environ.get("MEDE2_TRACEBACK") == "1" or not _is_users(error):
             raise
-        text = str(error) if isinstance(error, UserError) else f"{error.strerror}: {error.filename or 'while writing'}"
+        text = (
+            str(error) if isinstance(error, UserError) else f"{error.strerror}: {error.filename or 'while writing'}; choose another place"
+        )
         print(f"error: {_one_line(text)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _silence_background() -> None:
+    """What fails in a library's threads, or while it closes files on a full disk, also fails in the call that waits for it.
+
+    That call's error is the one line the user gets; without this, pages of tracebacks come before and after it.
+    """
+    for name in ("absl", "asyncio", "concurrent.futures"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
 
 
 def _is_users(error: Exception) -> bool:

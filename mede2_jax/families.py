@@ -54,11 +54,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = Path(directory) / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"no config.json in {str(directory)!r}; give a checkpoint or model directory") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected an object, found {type(found).__name__}")
+    return found
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

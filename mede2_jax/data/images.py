@@ -13,6 +13,11 @@ from mede2_jax.config import UserError
 MAX_ASPECT_RATIO = 200
 """Qwen's resizing refuses images that are longer than this many times their width, or the other way round."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+"""What is decoded. Pillow knows more, some by calling other programs (EPS), which data from strangers must not reach."""
+MAX_FILE_BYTES = 1 << 29
+"""A larger file is refused before it is read."""
+
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -39,6 +44,8 @@ def read_image_bytes(root: Path, name: str) -> bytes:
     """The bytes of an image file under `root`."""
     path = resolve_image(root, name)
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"image {name!r} is a file of {path.stat().st_size:,} bytes, more than {MAX_FILE_BYTES:,}; make it smaller")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"image {name!r} cannot be read: {error.strerror}") from None
@@ -52,7 +59,7 @@ def image_size(data: bytes, name: str, max_image_pixels: int) -> tuple[int, int]
     """
     # Pillow's plugins raise whatever their parsers meet (OSError, SyntaxError, struct.error, …): all mean a broken file.
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return _checked_size(image, name, max_image_pixels)
     except UserError:
         raise
@@ -70,7 +77,7 @@ def decode_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
         UserError: As `image_size`, and for a truncated or damaged file.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _checked_size(image, name, max_image_pixels)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))

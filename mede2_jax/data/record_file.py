@@ -62,6 +62,8 @@ class RecordFile:
             raise UserError(f"{self.where(index)}: not UTF-8 text (byte {error.start})") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{self.where(index)}: not valid JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise UserError(f"{self.where(index)}: JSON nested too deeply") from None
         if not isinstance(value, dict):
             raise UserError(f"{self.where(index)}: expected a JSON object, found {type(value).__name__}")
         return value

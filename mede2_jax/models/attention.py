@@ -59,9 +59,7 @@ def attention(
 def _split_evenly(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Repeats key heads when a mesh splits the query heads further than there are key heads."""
     pieces, heads = rules.axis_size("heads"), k.shape[2]
-    if pieces == 1 or heads % pieces == 0 or q.shape[2] % pieces:
-        if pieces > 1 and q.shape[2] % pieces and heads % pieces == 0:
-            raise ValueError(f"{heads} key heads split over {pieces} devices, but {q.shape[2]} query heads do not")
+    if heads % pieces == 0 or q.shape[2] % pieces:
         return k, v
     repeats = pieces // math.gcd(heads, pieces)
     return jnp.repeat(k, repeats, axis=2), jnp.repeat(v, repeats, axis=2)

@@ -130,12 +130,14 @@ def remat_policy(name: RematPolicy) -> Callable[..., Any] | None:
     """What to keep of each layer for the backward pass.
 
     `full` keeps the layer's input only; `dots` all matrix products; `dots_no_batch` those with weights; `offload` the
-    same ones in host memory. All but `full` keep attention's output and normaliser, so that it runs once forward.
+    same ones in host memory. All but `full` also keep attention's output and normaliser, so that it runs once forward.
     """
     policies = jax.checkpoint_policies
     if name == "full":
         return policies.nothing_saveable
-    if name == "offload":
-        return policies.offload_dot_with_no_batch_dims("device", "pinned_host")
-    products = {"dots": policies.dots_saveable, "dots_no_batch": policies.dots_with_no_batch_dims_saveable}[name]
+    products = {
+        "dots": policies.dots_saveable,
+        "dots_no_batch": policies.dots_with_no_batch_dims_saveable,
+        "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    }[name]
     return policies.save_from_both_policies(products, policies.save_only_these_names(SAVED))

@@ -144,10 +144,18 @@ def merge_lora(params: Params, scale: float) -> Params:
         plain = base_path(path)
         linear = plain.removesuffix("/kernel")
         if plain.endswith("/kernel") and f"{linear}/lora_a" in flat:
-            update = flat[f"{linear}/lora_a"] @ flat[f"{linear}/lora_b"]
-            leaf = (leaf.astype(jnp.float32) + scale * update).astype(leaf.dtype)
+            leaf = _merged_kernel(leaf, flat[f"{linear}/lora_a"], flat[f"{linear}/lora_b"], scale)
         merged[plain] = leaf
     return unflatten_dict(merged, sep="/")
+
+
+def _merged_kernel(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    def one(layer: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        update = jnp.matmul(layer[1], layer[2], precision=jax.lax.Precision.HIGHEST)
+        return (layer[0].astype(jnp.float32) + scale * update).astype(kernel.dtype)
+
+    # A layer at a time: the float32 update of a whole stack would be larger than the model's own kernels.
+    return jax.lax.map(one, (kernel, a, b)) if kernel.ndim == 3 else one((kernel, a, b))
 
 
 def base_path(path: str) -> str:

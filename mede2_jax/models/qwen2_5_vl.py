@@ -69,7 +69,12 @@ def config_from_hf(raw: Mapping[str, Any]) -> Qwen2_5VLConfig:
     for name, supported in UNSUPPORTED.items():
         if text.get(name, supported) != supported:
             raise ValueError(f"config.json: {name}={text[name]!r} is not supported, only {supported!r}")
+    if vision.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"config.json: vision hidden_act={vision['hidden_act']!r} is not supported, only 'silu'")
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kinds = {rope[name] for name in ("type", "rope_type") if name in rope}
+    if kinds - {"mrope", "default"}:
+        raise ValueError(f"config.json: rope type {sorted(kinds)} is not supported, only mrope without scaling; remove the scaling")
     width, heads = _get(text, "hidden_size"), _get(text, "num_attention_heads")
     language = Qwen2Config(
         hidden_size=width,

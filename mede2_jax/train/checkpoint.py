@@ -38,17 +38,27 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
 
-    def save(self, state: TrainState, data: dict[str, Any], config: dict[str, Any], eval_loss: float | None) -> None:
-        """Starts saving; returns once the state is copied and training may go on."""
+    def save(self, state: TrainState, data: dict[str, Any], inputs: dict[str, Any], eval_loss: float | None) -> None:
+        """Starts saving; returns once the state is copied and training may go on.
+
+        Args:
+            state: Its trained parameters, optimizer state, step and rng are saved.
+            data: The position in the data.
+            inputs: The config, and digests of the model that the frozen parameters come from.
+            eval_loss: Of an evaluation at this step, by which the best are kept.
+
+        Raises:
+            UserError: The disk is full; the checkpoints before stay.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(
             state=ocp.args.StandardSave({name: getattr(state, name) for name in SAVED}),
             data=ocp.args.JsonSave(data),
-            config=ocp.args.JsonSave(config),
+            config=ocp.args.JsonSave(inputs),
         )
-        with self._users_errors():
+        with self._users_errors("save"):
             self._manager.save(step, args=items, metrics=None if eval_loss is None else {"eval_loss": eval_loss}, force=True)
 
     @property
@@ -56,17 +66,24 @@ class Checkpoints:
         """The last completed step, or None."""
         return self._manager.latest_step()
 
-    def restore(self, abstract: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The latest step: the saved fields of the state, laid out as in `abstract`, and the data's position."""
+    def restore(self, abstract: TrainState) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The latest step: the saved fields of the state, laid out as in `abstract`, the data's position, and the inputs.
+
+        Raises:
+            UserError: The checkpoint is damaged.
+        """
         items = ocp.args.Composite(
-            state=ocp.args.StandardRestore({name: getattr(abstract, name) for name in SAVED}), data=ocp.args.JsonRestore()
+            state=ocp.args.StandardRestore({name: getattr(abstract, name) for name in SAVED}),
+            data=ocp.args.JsonRestore(),
+            config=ocp.args.JsonRestore(),
         )
-        restored = self._manager.restore(self.latest, args=items)
-        return restored["state"], restored["data"]
+        with self._users_errors("read"):
+            restored = self._manager.restore(self.latest, args=items)
+        return restored["state"], restored["data"], restored["config"]
 
     def wait(self) -> None:
         """Blocks until what was started is on disk, and raises what went wrong there."""
-        with self._users_errors():
+        with self._users_errors("save"):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -75,13 +92,13 @@ class Checkpoints:
         self._manager.close()
 
     @contextlib.contextmanager
-    def _users_errors(self) -> Iterator[None]:
-        """A full disk is the user's to mend; the checkpoints before it are whole."""
+    def _users_errors(self, verb: str) -> Iterator[None]:
+        """A full disk or a damaged file is the user's to mend."""
         try:
             yield
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, KeyError) as error:
             kept = f"the checkpoint of step {self.latest} is kept" if self.latest is not None else "none had been saved before"
-            raise UserError(f"cannot save a checkpoint in {self._manager.directory}: {reason(error)}; {kept}") from None
+            raise UserError(f"cannot {verb} a checkpoint in {self._manager.directory}: {reason(error)}; {kept}") from None
 
 
 def abstract_state(state: TrainState) -> TrainState:

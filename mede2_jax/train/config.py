@@ -25,7 +25,6 @@ SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
 EMBEDDED: dict[str, Any] = {
     "data": {"row_tokens": 2048, "eval_fraction": 0.15},
     "compute_dtype": "float32",
-    "param_dtype": "float32",
     "rows_per_step": 1,
     "eval_every": 16,
     "log_every": 1,
@@ -110,8 +109,8 @@ class TrainConfig(Config):
     """Of the adapters' start, of dropout and of the order of rows."""
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of activations and matrix products; norms, softmax and loss are float32 always."""
-    param_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of frozen parameters; trained ones are float32 always."""
+    param_dtype: Literal["bfloat16", "float32"] | None = None
+    """Of frozen parameters, by default as they are stored in the model directory; trained ones are float32 always."""
     remat: RematPolicy = "full"
     """What the backward pass recomputes: none, full, dots, dots_no_batch, offload."""
     logprob_chunk: int = Field(default=256, ge=8)
@@ -125,6 +124,10 @@ class TrainConfig(Config):
             raise ValueError(
                 "parts: everything is frozen, so there is nothing to train; set one of vision, projector, language to lora or full"
             )
+        for part, mode in self.parts.model_dump().items():
+            rate = getattr(self.optimizer, f"{part}_learning_rate")
+            if mode == "frozen" and rate is not None:
+                raise ValueError(f"optimizer.{part}_learning_rate={rate:g} has no effect: parts.{part} is frozen")
         if self.adapter is not None and "lora" not in self.parts.model_dump().values():
             raise ValueError("adapter needs a part whose mode is lora")
         return self

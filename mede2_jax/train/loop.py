@@ -36,9 +36,15 @@ class Loop:
     """Starts one pass over the evaluation data."""
     checkpoints: Checkpoints
     tracker: Tracker
-    learning_rate: Callable[[Any], Any]
-    total_steps: int
-    saved_config: dict[str, Any]
+    learning_rates: np.ndarray
+    """Of each step of the run. On the host: reading it from a device would wait for the step that runs there."""
+    inputs: dict[str, Any]
+    """What the run was made from, kept in every checkpoint."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.learning_rates)
 
     def run(self) -> bool:
         """Trains to the end, or until SIGTERM or Ctrl-C; saves either way. True when the end was reached.
@@ -49,48 +55,63 @@ class Loop:
         step = int(self.state.step)
         self._clock = time.perf_counter()
         self._recent: collections.deque[float] = collections.deque(maxlen=20)
+        self._best = min((record["eval_loss"] for record in self.tracker.history if "eval_loss" in record), default=math.inf)
         pending: _Pending | None = None
+        batch: Mapping[str, np.ndarray] = {}
         with _StopRequest() as stop:
             while step < self.total_steps and not stop.requested:
                 batch = next(self.loader)
-                placed = self.steps.place(batch, micro=True)
-                self.state, metrics = self.steps.train(self.state, placed)
+                self.state, metrics = self.steps.train(self.state, self.steps.place(batch, micro=True))
                 step += 1
                 if pending:
                     self._report(pending)
                 pending = _Pending(step, metrics, _contents(batch))
-                evaluate = self.eval_batches is not None and (step % self.config.eval_every == 0 or step == self.total_steps)
-                save = step % self.config.checkpoint.every == 0 or step == self.total_steps
-                if evaluate or save or stop.requested:
-                    # A state is kept only once its numbers are known to be finite.
+                last = step == self.total_steps
+                evaluate = self.eval_batches is not None and (step % self.config.eval_every == 0 or last)
+                if evaluate or last or step % self.config.checkpoint.every == 0:
                     self._report(pending)
                     pending = None
-                eval_loss = self._evaluate(step) if evaluate else None
-                if save:
-                    self._save(eval_loss)
+                    eval_loss = self._evaluate(step, stop) if evaluate else None
+                    self._save(step, batch, eval_loss, last)
             if pending:
                 self._report(pending)
-            if stop.requested:
-                self._save(None)
+            if stop.requested and batch:
+                self._check_finite(step, batch)
+                self.checkpoints.save(self.state, self.loader.get_state(), self.inputs, None)
             self.checkpoints.wait()
         return step >= self.total_steps
 
-    def _save(self, eval_loss: float | None) -> None:
-        self.checkpoints.save(self.state, self.loader.get_state(), self.saved_config, eval_loss)
+    def _save(self, step: int, batch: Mapping[str, np.ndarray], eval_loss: float | None, last: bool) -> None:
+        """Saves when it is time to, and when an evaluation was better than all before it."""
+        better = eval_loss is not None and eval_loss < self._best and self.config.checkpoint.keep_best > 0
+        if better or last or step % self.config.checkpoint.every == 0:
+            self._best = min(self._best, math.inf if eval_loss is None else eval_loss)
+            self._check_finite(step, batch)
+            self.checkpoints.save(self.state, self.loader.get_state(), self.inputs, eval_loss)
+
+    def _check_finite(self, step: int, batch: Mapping[str, np.ndarray]) -> None:
+        """A step's numbers are those before its update; a state is kept only if it gives finite numbers itself."""
+        micro = {name: value[0] for name, value in batch.items()}
+        sums, totals = self.steps.eval(all_params(self.state), self.steps.place(micro, micro=False))
+        self._refuse_broken(step, jax.device_get(self.steps.loss.report(sums, totals)))
+
+    def _refuse_broken(self, step: int, numbers: Mapping[str, Any]) -> None:
+        broken = {name: float(value) for name, value in numbers.items() if not math.isfinite(value)}
+        if not broken:
+            return
+        self.checkpoints.wait()
+        kept = self.checkpoints.latest
+        name, value = next(iter(broken.items()))
+        raise UserError(
+            f"step {step}: {name} is {value}; "
+            + (f"the checkpoint of step {kept} is kept" if kept else "no checkpoint had been saved yet")
+            + ". Look at the data of this step, or start again in another --output with a lower optimizer.learning_rate"
+        )
 
     def _report(self, done: _Pending) -> None:
         """Reads a step's numbers back, which waits for it, and logs them."""
         numbers = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
-        broken = {name: value for name, value in numbers.items() if not math.isfinite(value)}
-        if broken:
-            self.checkpoints.wait()
-            kept = self.checkpoints.latest
-            saved = f"the checkpoint of step {kept} is kept" if kept else "no checkpoint had been saved yet"
-            name, value = next(iter(broken.items()))
-            raise UserError(
-                f"step {done.step}: {name} is {value}; {saved}. Lower optimizer.learning_rate or optimizer.max_grad_norm, "
-                "or look at the data of this step; --resume goes on from the checkpoint"
-            )
+        self._refuse_broken(done.step, numbers)
         now = time.perf_counter()
         elapsed, self._clock = now - self._clock, now
         self._recent.append(elapsed)
@@ -100,7 +121,7 @@ class Loop:
             "step": done.step,
             "epoch": round(done.step / self.loader.steps_per_epoch, 4),
             **numbers,
-            "learning_rate": float(self.learning_rate(done.step - 1)),
+            "learning_rate": float(self.learning_rates[done.step - 1]),
             "tokens_per_second": done.tokens / elapsed,
             "padding": 1 - done.tokens / done.room,
             "examples": done.examples,
@@ -109,21 +130,30 @@ class Loop:
         }
         self.tracker.log(record, eta_seconds=None if usual is None else usual * (self.total_steps - done.step))
 
-    def _evaluate(self, step: int) -> float:
-        """Averages every metric over the evaluation data, each batch weighted by what it holds."""
+    def _evaluate(self, step: int, stop: _StopRequest) -> float | None:
+        """Every metric over all of the evaluation data; None when asked to stop meanwhile."""
         assert self.eval_batches is not None
         params = all_params(self.state)
-        sums: dict[str, float] = {}
-        weight = 0.0
+        running: Any = None
+        summed: Any = None
         for batch in self.eval_batches():
-            metrics, batch_weight = jax.device_get(self.steps.eval(params, self.steps.place(batch, micro=False)))
-            weight += float(batch_weight)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * float(batch_weight)
-        averages = {f"eval_{name}": value / weight for name, value in sums.items()}
+            if stop.requested:
+                return None
+            started = self.steps.eval(params, self.steps.place(batch, micro=False))
+            if running is not None:  # read while the next batch is computed
+                summed = _added(summed, running)
+            running = started
+        metrics = jax.device_get(self.steps.loss.report(*_added(summed, running)))
+        averages = {f"eval_{name}": float(value) for name, value in metrics.items()}
+        self._refuse_broken(step, averages)
         self.tracker.log({"step": step, **averages, "time": time.time()})
         self._clock = time.perf_counter()
         return averages["eval_loss"]
+
+
+def _added(summed: Any, sums: Any) -> Any:
+    on_host = jax.device_get(sums)
+    return on_host if summed is None else jax.tree.map(np.add, summed, on_host)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +178,10 @@ class _Pending:
 
 
 def _contents(batch: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
-    """(real tokens, all tokens, examples) of a step over all processes, taking the others to hold as much as this one."""
-    processes = jax.process_count()
+    """(real tokens, all tokens, examples) of a step."""
     real = int((batch["key_end"] > batch["key_start"]).sum())
     pairs = batch["response_pair"]
-    return real * processes, batch["tokens"].size * processes, len(np.unique(pairs[pairs >= 0])) * processes
+    return real, batch["tokens"].size, len(np.unique(pairs[pairs >= 0]))
 
 
 class _StopRequest:

@@ -1,7 +1,7 @@
 """SFT and DPO losses: from log-probabilities of scored tokens to a number, and what to report beside it.
 
-A loss sums over what a micro-batch holds and divides by totals of the whole step, so that the gradient does not depend on
-how a step is cut into rows and micro-batches.
+A loss sums over what a micro-batch holds and divides by totals of the whole step, so that neither the gradient nor a reported
+number depends on how a step (or an evaluation) is cut into rows and batches.
 Axes: A micro-batches, B rows, S scored tokens, R responses (slots 2i, 2i+1: chosen and rejected of one pair).
 """
 
@@ -14,13 +14,14 @@ from typing import Literal, Protocol
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mede2_jax.config import Config
 from mede2_jax.models.logprobs import response_sums
 
 LossType = Literal["sigmoid", "hinge", "ipo"]
 Totals = dict[str, jax.Array]
+Sums = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
@@ -36,15 +37,24 @@ class DPOConfig(Config):
     sft_weight: float = Field(default=0.0, ge=0)
     """Weight of a negative log-likelihood term on the chosen responses, per token."""
 
+    @model_validator(mode="after")
+    def _smoothing_has_an_effect(self) -> DPOConfig:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(f"label_smoothing={self.label_smoothing} has no effect with loss={self.loss}; use loss=sigmoid")
+        return self
+
 
 class Loss(Protocol):
     """A stage's loss."""
 
     def totals(self, batch: Mapping[str, jax.Array]) -> Totals:
-        """What the whole step's sums are divided by, from fields with any leading axes."""
+        """What sums are divided by, from fields with any leading axes; adds up over batches."""
 
-    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Metrics]:
-        """This micro-batch's share of the loss, and of each metric."""
+    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
+        """This micro-batch's share of the loss, and sums that add up over micro-batches."""
+
+    def report(self, sums: Sums, totals: Totals) -> Metrics:
+        """The metrics, the loss among them, of everything that was summed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +65,14 @@ class SFTLoss:
         """Scored tokens."""
         return {"tokens": _count(batch["scored_response"] >= 0)}
 
-    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Metrics]:
+    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
         """Padding has log-probability 0 and is not in the total."""
-        loss = -jnp.sum(logprobs) / totals["tokens"]
-        return loss, {"loss": loss}
+        sums = {"loss": -jnp.sum(logprobs)}
+        return self.report(sums, totals)["loss"], sums
+
+    def report(self, sums: Sums, totals: Totals) -> Metrics:
+        """The mean over tokens."""
+        return {"loss": sums["loss"] / jnp.maximum(totals["tokens"], 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,38 +84,34 @@ class DPOLoss:
     def totals(self, batch: Mapping[str, jax.Array]) -> Totals:
         """Pairs, and tokens of the chosen responses."""
         chosen_slot = (batch["scored_response"] >= 0) & (batch["scored_response"] % 2 == 0)
-        return {"pairs": jnp.maximum(jnp.sum(batch["response_weight"]) / 2, 1.0), "chosen_tokens": _count(chosen_slot)}
+        return {"pairs": jnp.sum(batch["response_weight"]) / 2, "chosen_tokens": _count(chosen_slot)}
 
-    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Metrics]:
+    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
         """Pairs of weight 0 (padding) add nothing."""
         responses = batch["response_weight"].shape[-1]
-        sums = response_sums(logprobs, batch["scored_response"], responses)
+        logprob = response_sums(logprobs, batch["scored_response"], responses)
         lengths = response_sums(jnp.ones_like(logprobs), batch["scored_response"], responses)
-        weight = batch["response_weight"][..., ::2]
-        chosen, rejected = sums[..., ::2], sums[..., 1::2]
-        reference = batch["response_reference"]
-        chosen_ratio, rejected_ratio = chosen - reference[..., ::2], rejected - reference[..., 1::2]
-        per_pair = preference_loss(self.config, chosen_ratio, rejected_ratio, lengths[..., ::2], lengths[..., 1::2])
-
-        def mean(values: jax.Array) -> jax.Array:
-            return jnp.sum(values * weight) / totals["pairs"]
-
+        ratio = logprob - batch["response_reference"]
+        chosen, rejected = ratio[..., ::2], ratio[..., 1::2]
         beta = self.config.beta
-        preference = mean(per_pair)
-        nll = -jnp.sum(chosen * weight) / totals["chosen_tokens"]
-        loss = preference + self.config.sft_weight * nll
-        metrics = {
-            "loss": loss,
-            "preference_loss": preference,
-            "chosen_nll": nll,
-            "reward_chosen": mean(beta * chosen_ratio),
-            "reward_rejected": mean(beta * rejected_ratio),
-            "margin": mean(beta * (chosen_ratio - rejected_ratio)),
-            "accuracy": mean((chosen_ratio > rejected_ratio).astype(jnp.float32)),
-            "logprob_chosen": mean(chosen),
-            "logprob_rejected": mean(rejected),
+        per_pair = {
+            "preference_loss": preference_loss(self.config, chosen, rejected, lengths[..., ::2], lengths[..., 1::2]),
+            "chosen_nll": -logprob[..., ::2],
+            "reward_chosen": beta * chosen,
+            "reward_rejected": beta * rejected,
+            "margin": beta * (chosen - rejected),
+            "accuracy": (chosen > rejected).astype(jnp.float32),
+            "logprob_chosen": logprob[..., ::2],
+            "logprob_rejected": logprob[..., 1::2],
         }
-        return loss, metrics
+        sums = {name: jnp.sum(values * batch["response_weight"][..., ::2]) for name, values in per_pair.items()}
+        return self.report(sums, totals)["loss"], sums
+
+    def report(self, sums: Sums, totals: Totals) -> Metrics:
+        """Means over pairs; `chosen_nll` is a mean over the tokens of the chosen responses."""
+        over = {name: totals["chosen_tokens" if name == "chosen_nll" else "pairs"] for name in sums}
+        means = {name: value / jnp.maximum(over[name], 1) for name, value in sums.items()}
+        return {"loss": means["preference_loss"] + self.config.sft_weight * means["chosen_nll"], **means}
 
 
 def preference_loss(
@@ -131,4 +141,4 @@ def preference_loss(
 
 
 def _count(mask: jax.Array) -> jax.Array:
-    return jnp.maximum(jnp.sum(mask), 1).astype(jnp.float32)
+    return jnp.sum(mask).astype(jnp.float32)

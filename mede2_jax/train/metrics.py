@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -13,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mede2_jax.config import UserError
 from mede2_jax.train.config import TrackingConfig
+from mede2_jax.train.run_directory import write_whole
 
 SHOWN = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected", "grad_norm", "learning_rate", "tokens_per_second", "padding")
 SUMMARY = (
@@ -91,7 +93,8 @@ class Tracker:
         self._progress.stop()
         self._file.close()
         if self._board:
-            self._board.close()
+            with contextlib.suppress(OSError):  # on a full disk: what ended the run has been said
+                self._board.close()
         if self._wandb:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
@@ -168,7 +171,7 @@ def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
             break  # torn by a kill in mid-write; nothing after it can be whole
         if record["step"] <= step:
             kept.append(record)
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 
@@ -180,11 +183,11 @@ def _tensorboard(run_dir: Path, start_step: int) -> Any:
 
 
 def _wandb(project: str | None, run_dir: Path, config: dict[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("tracking.wandb_project is set but wandb is not installed; pip install 'mede2_jax[wandb]'") from None
-    return wandb.init(project=project, dir=str(run_dir), config=config, name=run_dir.name, resume="allow")
+    import wandb
+
+    # The same id for the same directory: a resumed run goes on in the same place.
+    identity = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(project=project, dir=str(run_dir), config=config, name=run_dir.name, id=identity, resume="allow")
 
 
 def _mean(records: Sequence[dict[str, Any]], name: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -21,28 +22,46 @@ UNSET = np.float32(np.nan)
 
 
 def compute_reference(
-    batches: Iterable[Mapping[str, np.ndarray]], logprobs: Callable[[Mapping[str, np.ndarray]], np.ndarray], examples: int
+    batches: Iterable[Mapping[str, np.ndarray]], logprobs: Callable[[Mapping[str, np.ndarray]], Any], examples: int
 ) -> Float32[np.ndarray, "E 2"]:
     """Log-probability of the chosen and of the rejected response of every pair; NaN where a pair is in no row.
 
     Args:
         batches: All rows once; `response_pair` and `response_role` [B, R] say whose each response is.
-        logprobs: From a batch to the summed log-probability of each response, [B, R].
+        logprobs: From a batch to the summed log-probability of each response, [B, R]; may return before it is computed.
         examples: Records in the data, E.
+
+    Raises:
+        UserError: A log-probability is not finite.
     """
     table = np.full((examples, 2), UNSET, np.float32)
+    running: tuple[Mapping[str, np.ndarray], Any] | None = None
     for batch in batches:
-        sums = logprobs(batch)
-        pair, role = batch["response_pair"], batch["response_role"]
-        real = pair >= 0
-        table[pair[real], role[real]] = sums[real]
+        started = (batch, logprobs(batch))
+        if running:  # read while the next batch is computed
+            _fill(table, *running)
+        running = started
+    if running:
+        _fill(table, *running)
     return table
+
+
+def _fill(table: np.ndarray, batch: Mapping[str, np.ndarray], logprobs: Any) -> None:
+    sums = np.asarray(logprobs)
+    pair, role = batch["response_pair"], batch["response_role"]
+    real = pair >= 0
+    if not np.isfinite(sums[real]).all():
+        raise UserError("the model gives reference log-probabilities that are not finite; is it whole, and was it trained with care?")
+    table[pair[real], role[real]] = sums[real]
 
 
 def save_reference(path: Path, tables: Mapping[str, Float32[np.ndarray, "E 2"]], digest: str) -> None:
     """Writes the tables ("train", "eval") in one atomic step."""
     partial = path.with_suffix(".partial")
-    save_file(dict(tables), partial, metadata={"digest": digest})
+    try:
+        save_file(dict(tables), partial, metadata={"digest": digest})
+    except SafetensorError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error}") from None
     partial.replace(path)
 
 

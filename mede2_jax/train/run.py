@@ -14,25 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.console import Console
 from rich.progress import track
 
+from mede2_jax.config import UserError
 from mede2_jax.data.dataset import Dataset
 from mede2_jax.data.loader import Loader, make_loader
-from mede2_jax.models.lora import base_path, join_params, merge_lora, put_adapters, take_adapters
+from mede2_jax.models.lora import Params, base_path, join_params, merge_lora, put_adapters, take_adapters
 from mede2_jax.train.checkpoint import Checkpoints, abstract_state
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.loop import Loop
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
 from mede2_jax.train.optimizer import make_optimizer, make_schedule
-from mede2_jax.train.reference import compute_reference, load_reference, pairs_digest, reference_digest, save_reference
-from mede2_jax.train.setup import Setup, open_setup, prepare_run_directory, show_setup, write_manifest
+from mede2_jax.train.reference import compute_reference, load_reference, reference_digest, save_reference
+from mede2_jax.train.run_directory import MODEL, prepare_run_directory
+from mede2_jax.train.setup import Setup, manifest, open_setup, show_setup
 from mede2_jax.train.state import TrainState, init_params, init_state
 from mede2_jax.train.step import Steps
-from mede2_jax.weights.model_directory import copy_files, read_info, write_model_directory
+from mede2_jax.weights.model_directory import copy_files, write_model_directory
 from mede2_jax.weights.peft import Adapter, export_adapter
 
 References = dict[str, np.ndarray]
@@ -50,21 +51,21 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
         UserError: Something the user gave cannot be used; a run directory that existed is as it was.
     """
     setup = open_setup(config, model_dir)
-    prepare_run_directory(config)
-    write_manifest(setup)
+    prepare_run_directory(config, manifest(setup))
     show_setup(setup, console)
-    params = init_params(setup.policy, model_dir, setup.mesh, config.seed)
-    if setup.adapter is not None:
-        params = put_adapters(params, setup.adapter.pairs)
-    total_steps = _total_steps(setup)
-    optimizer = make_optimizer(config.optimizer, config.learning_rate, total_steps)
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, _total_steps(setup))
     steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, config.logprob_chunk)
     with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
+        params = init_params(setup.policy, model_dir, setup.mesh, config.seed)
+        if setup.adapter is not None:
+            params = put_adapters(params, setup.adapter.pairs)
         references = _references(setup, steps, params, console)
         state = init_state(setup.policy, params, optimizer, setup.mesh, config.seed)
-        finished, state = _train(setup, steps, state, references, total_steps, console)
-        if finished:
-            _export(setup, state, console)
+        del params  # the state owns them now: a second reference would keep them alive beside what training makes of them
+        loop = _loop(setup, steps, state, references, console)
+        del state
+        if _train(setup, loop, console):
+            _export(setup, loop.state, console)
 
 
 def _total_steps(setup: Setup) -> int:
@@ -74,20 +75,15 @@ def _total_steps(setup: Setup) -> int:
     return min(everything, config.max_steps) if config.max_steps else everything
 
 
-def _references(setup: Setup, steps: Steps, params: Any, console: Console) -> References:
+def _references(setup: Setup, steps: Steps, params: Params, console: Console) -> References:
     """DPO's reference log-probabilities of the training and evaluation data, from the run's file or computed now."""
     if setup.config.stage != "dpo":
         return {}
-    config, path = setup.config, setup.config.output / "reference.safetensors"
-    adapter = "" if setup.adapter is None else pairs_digest(setup.adapter.pairs)
+    path = setup.config.output / "reference.safetensors"
     data = {name: dataset for name, dataset in (("train", setup.train), ("eval", setup.held_out)) if dataset is not None}
-    digest = reference_digest(read_info(setup.model_dir).digest, adapter, config.compute_dtype, *(d.digest for d in data.values()))
+    digest = reference_digest(*setup.digests, setup.config.compute_dtype, *(dataset.digest for dataset in data.values()))
     if path.exists():
         return load_reference(path, digest)
-
-    def logprobs(batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        return _local_rows(steps.reference(params, steps.place(batch, micro=False)))
-
     tables = {}
     for name, dataset in data.items():
         with _pass(setup, dataset, None) as loader:
@@ -99,35 +95,39 @@ def _references(setup: Setup, steps: Steps, params: Any, console: Console) -> Re
                 transient=True,
                 disable=not console.is_terminal,
             )
+            logprobs = lambda batch: steps.reference(params, steps.place(batch, micro=False))  # noqa: E731
             tables[name] = compute_reference(batches, logprobs, len(dataset))
-    tables = {name: _gathered(table) for name, table in tables.items()}
-    if jax.process_index() == 0:
-        save_reference(path, tables, digest)
+    save_reference(path, tables, digest)
     return tables
 
 
-def _train(
-    setup: Setup, steps: Steps, state: TrainState, references: References, total_steps: int, console: Console
-) -> tuple[bool, TrainState]:
-    config = setup.config
+def _loop(setup: Setup, steps: Steps, state: TrainState, references: References, console: Console) -> Loop:
+    """The loop at the run's start, or at its last checkpoint."""
+    config, total_steps = setup.config, _total_steps(setup)
     checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoint)
     loader = _loader(setup, setup.train, references.get("train"), epochs=config.epochs, accumulation=config.accumulation, shuffle=True)
+    inputs: dict[str, Any] = {"digests": list(setup.digests), "config": config.model_dump(mode="json")}
     if config.resume and checkpoints.latest is not None:
-        saved, position = checkpoints.restore(abstract_state(state))
+        saved, position, before = checkpoints.restore(abstract_state(state))
+        if before["digests"] != inputs["digests"]:
+            raise UserError(
+                f"the checkpoint of step {checkpoints.latest} was trained from another model or adapter ({', '.join(before['digests'])}) "
+                f"than what is in {setup.model_dir} now ({', '.join(setup.digests)}); bring that one back, or start a new --output"
+            )
         state = dataclasses.replace(state, **saved)
         loader.set_state(position)
         console.print(f"resumed from the checkpoint of step {checkpoints.latest}")
-    held_out = setup.held_out
     tracker = Tracker(
         config.output,
         config.tracking,
-        config=config.model_dump(mode="json"),
+        config=inputs["config"],
         total_steps=total_steps,
         start_step=int(state.step),
         log_every=config.log_every,
         console=console,
     )
-    loop = Loop(
+    held_out = setup.held_out
+    return Loop(
         config=config,
         state=state,
         steps=steps,
@@ -135,72 +135,71 @@ def _train(
         eval_batches=None if held_out is None else functools.partial(_eval_batches, setup, held_out, references.get("eval")),
         checkpoints=checkpoints,
         tracker=tracker,
-        learning_rate=make_schedule(config.optimizer, config.learning_rate, total_steps),
-        total_steps=total_steps,
-        saved_config=config.model_dump(mode="json"),
+        learning_rates=np.asarray(make_schedule(config.optimizer, config.learning_rate, total_steps)(np.arange(total_steps))),
+        inputs=inputs,
     )
-    with tracker, loader:
+
+
+def _train(setup: Setup, loop: Loop, console: Console) -> bool:
+    """Whether the end was reached."""
+    output = setup.config.output
+    with loop.tracker, loop.loader:
         finished = loop.run()
-    checkpoints.close()
-    if not finished:
-        console.print(f"stopped at step {int(loop.state.step)} of {total_steps}, state saved; go on with --resume --output={config.output}")
-    elif tracker.history:
-        console.print(closing_table(tracker.history))
-        plot_curves(tracker.history, config.output / "curves.png")
-    return finished, loop.state
+    loop.checkpoints.close()
+    if finished:
+        console.print(closing_table(loop.tracker.history))
+        plot_curves(loop.tracker.history, output / "curves.png")
+    else:
+        step = int(loop.state.step)
+        console.print(f"stopped at step {step} of {loop.total_steps}, state saved; go on with --resume --output={output}")
+    return finished
 
 
 def _export(setup: Setup, state: TrainState, console: Console) -> None:
     """The merged model directory, and the adapters in PEFT's format."""
     config, policy = setup.config, setup.policy
     if policy.has_adapters:
-        pairs = {path: (_to_host(a), _to_host(b)) for path, (a, b) in take_adapters(state.trainable).items()}
+        pairs = jax.device_get(take_adapters(state.trainable))
         lora = config.lora
         adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout, base=str(setup.model_dir))
-        if jax.process_index() == 0:
-            table, abstract = setup.family.weight_rules(setup.sizes), setup.family.abstract_params(setup.sizes)
-            export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
+        table, abstract = setup.family.weight_rules(setup.sizes), setup.family.abstract_params(setup.sizes)
+        export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
     shardings = flatten_dict(policy.shardings(setup.mesh), sep="/")
     plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
-    merge = functools.partial(_merged, scale=config.lora.scale, dtype=_stored_dtype(setup))
+    merge = jax.jit(functools.partial(_merged, setup), out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)
     # The run is over: the merged kernels may take the place of the frozen ones.
-    merged = jax.jit(merge, out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)(state.frozen, state.trainable)
+    merged = merge(state.frozen, state.trainable)
     with tempfile.TemporaryDirectory() as folder:
         # The processor as it was used, pixel limits included, so that inference sees images as training did.
         files = Path(folder)
         copy_files(setup.model_dir, files)
         setup.processor.save(files)
-        parents = (read_info(setup.model_dir).digest,)
-        write_model_directory(config.output / "model", family=setup.family.name, source=files, params=merged, parents=parents)
-    rows = [("model (merged)", "model"), ("PEFT adapter", "adapter"), ("curves", "curves.png"), ("metrics", "metrics.jsonl")]
+        write_model_directory(config.output / MODEL, family=setup.family.name, source=files, params=merged, parents=setup.digests)
+    rows = [("model (merged)", MODEL), ("PEFT adapter", "adapter"), ("curves", "curves.png"), ("metrics", "metrics.jsonl")]
     for name, file in rows:
         if (config.output / file).exists():
             console.print(f"{name + ':':16} {config.output / file}", soft_wrap=True)
 
 
-def _merged(frozen: Any, trainable: Any, scale: float, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), merge_lora(join_params(frozen, trainable), scale))
-
-
-def _stored_dtype(setup: Setup) -> Any:
-    """A run ends in the dtype its model directory came in."""
-    dtype = read_info(setup.model_dir).dtype
-    return jnp.float32 if dtype == "mixed" else jnp.dtype(dtype)
+def _merged(setup: Setup, frozen: Params, trainable: Params) -> Params:
+    """Plain parameters, each in the dtype that the model directory came in."""
+    flat = flatten_dict(merge_lora(join_params(frozen, trainable), setup.config.lora.scale), sep="/")
+    return unflatten_dict({path: leaf.astype(setup.stored[path]) for path, leaf in flat.items()}, sep="/")
 
 
 def _loader(setup: Setup, dataset: Dataset, reference: np.ndarray | None, *, epochs: int, accumulation: int, shuffle: bool) -> Loader:
+    config = setup.config
     return make_loader(
         dataset,
         setup.shape,
-        rows_per_step=setup.config.rows_per_step,
+        rows_per_step=config.rows_per_step,
         accumulation=accumulation,
         epochs=epochs,
-        seed=setup.config.seed,
+        seed=config.seed,
         shuffle=shuffle,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=setup.config.data.workers,
-        buffer=setup.config.data.buffer,
+        workers=config.data.workers,
+        # The next step's rows are made while this one runs.
+        buffer=max(config.data.buffer, config.rows_per_step * accumulation),
         reference=reference,
     )
 
@@ -219,25 +218,3 @@ def _unstacked(loader: Loader) -> Iterator[dict[str, np.ndarray]]:
     """[1, B, …] to [B, …]."""
     for batch in loader:
         yield {name: value[0] for name, value in batch.items()}
-
-
-def _local_rows(sums: jax.Array) -> np.ndarray:
-    """This process's rows of a replicated [B, R] array."""
-    whole = np.asarray(jax.device_get(sums))
-    rows = len(whole) // jax.process_count()
-    return whole[jax.process_index() * rows : (jax.process_index() + 1) * rows]
-
-
-def _gathered(table: np.ndarray) -> np.ndarray:
-    """Every process has filled its own rows of the table; put them together."""
-    if jax.process_count() == 1:
-        return table
-    from jax.experimental import multihost_utils
-
-    return np.nanmax(np.asarray(multihost_utils.process_allgather(table)), axis=0)
-
-
-def _to_host(array: jax.Array) -> np.ndarray:
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if jax.process_count() > 1 else array)

@@ -1,9 +1,10 @@
-"""What a run is made of, opened and checked before anything is written: model, data, mesh, and the run directory."""
+"""What a run is made of, opened and checked before anything is written: model, data and mesh."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import importlib.util
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import yaml
 from jax.sharding import Mesh
 from rich.console import Console
 
 from mede2_jax import __version__
-from mede2_jax.config import UserError, to_yaml
+from mede2_jax.config import UserError
 from mede2_jax.data.dataset import Dataset, open_splits
 from mede2_jax.data.rows import BatchShape
 from mede2_jax.families import Family, model_config
@@ -25,24 +25,15 @@ from mede2_jax.models.lora import is_trainable
 from mede2_jax.parallel.mesh import make_mesh
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.losses import DPOLoss, Loss, SFTLoss
+from mede2_jax.train.reference import pairs_digest
+from mede2_jax.train.run_directory import check_run_directory
 from mede2_jax.train.state import Policy, make_policy
 from mede2_jax.weights.model_directory import PARAMS, check_params, read_info
 from mede2_jax.weights.params import ParamReader
 from mede2_jax.weights.peft import Adapter, import_adapter
 
-FREE_TO_CHANGE = (
-    "output",
-    "resume",
-    "overwrite",
-    "tracking",
-    "log_every",
-    "checkpoint",
-    "mesh",
-    "data.workers",
-    "data.buffer",
-    "data.verify_images",
-)
-"""Options that may differ when a run is resumed: they do not change its numbers (a mesh does so by rounding only)."""
+STATE_BYTES = 12
+"""Of each trained number in a checkpoint: itself and two moments, float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +45,10 @@ class Setup:
     family: Family
     sizes: Any
     """The family's model config."""
+    stored: Mapping[str, np.dtype]
+    """Dtype of each parameter in the model directory; the run's own model keeps them."""
+    digests: tuple[str, ...]
+    """Of the model, and of the adapter if there is one: what the run starts from."""
     processor: Any
     adapter: Adapter | None
     """What `config.adapter` holds."""
@@ -66,45 +61,55 @@ class Setup:
 
 
 def open_setup(config: TrainConfig, model_dir: Path, devices: list[jax.Device] | None = None) -> Setup:
-    """Opens and checks model, data and mesh (of all devices, or of `devices`); writes nothing."""
+    """Opens and checks model, data and mesh (of all devices, or of `devices`); writes nothing.
+
+    Raises:
+        UserError: Something the user gave cannot be used.
+    """
     mesh = make_mesh(config.mesh, devices)
-    if config.rows_per_step % (pieces := mesh.shape["data"] * mesh.shape["fsdp"]):
-        raise UserError(f"rows_per_step={config.rows_per_step} is not a multiple of data × fsdp = {pieces}; choose one that is")
-    if config.remat == "offload" and "pinned_host" not in {memory.kind for memory in jax.devices()[0].addressable_memories()}:
-        raise UserError("remat=offload needs an accelerator with pinned host memory; use dots_no_batch or full here")
-    _check_run_directory(config)
-    read_info(model_dir)
+    _check_machine(config, mesh)
+    check_run_directory(config, model_dir)
+    info = read_info(model_dir)
     family, sizes = model_config(model_dir)
+    infos = ParamReader(model_dir / PARAMS).infos
+    abstract = family.abstract_params(sizes)
+    check_params(model_dir, abstract, infos)
+    stored = {path: entry.dtype for path, entry in infos.items()}
     policy = make_policy(
         family,
         sizes,
         parts=config.parts.model_dump(),
         lora=config.lora,
         compute_dtype=jnp.dtype(config.compute_dtype),
-        param_dtype=jnp.dtype(config.param_dtype),
+        param_dtype=_frozen_dtypes(config, stored),
         remat=config.remat,
     )
-    check_params(model_dir, family.abstract_params(sizes), ParamReader(model_dir / PARAMS).infos)
+    _check_disk(config, policy, stored)
     adapter = None if config.adapter is None else _given_adapter(config, family, sizes)
     processor = family.load_processor(model_dir, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels)
+    _check_vocabulary(model_dir, processor, sizes, abstract)
     train, held_out = open_splits(config.data, config.stage, processor)
-    # One shape for training, evaluation and the reference pass, so that each function compiles once.
-    shape = train.shape.union(held_out.shape) if held_out else train.shape
-    loss: Loss = DPOLoss(config.dpo) if config.stage == "dpo" else SFTLoss()
-    return Setup(config, model_dir, family, sizes, processor, adapter, train, held_out, shape, mesh, policy, loss)
+    return Setup(
+        config=config,
+        model_dir=model_dir,
+        family=family,
+        sizes=sizes,
+        stored=stored,
+        digests=(info.digest,) if adapter is None else (info.digest, pairs_digest(adapter.pairs)),
+        processor=processor,
+        adapter=adapter,
+        train=train,
+        held_out=held_out,
+        # One shape for training, evaluation and the reference pass, so that each function compiles once.
+        shape=train.shape.union(held_out.shape) if held_out else train.shape,
+        mesh=mesh,
+        policy=policy,
+        loss=DPOLoss(config.dpo) if config.stage == "dpo" else SFTLoss(),
+    )
 
 
-def prepare_run_directory(config: TrainConfig) -> None:
-    """Makes the run directory and writes the resolved config; with `overwrite`, removes what was there."""
-    if config.overwrite and config.output.exists():
-        shutil.rmtree(config.output)
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-
-
-def write_manifest(setup: Setup) -> None:
-    """manifest.json: the run's inputs by digest, and every record that was left out, by reason."""
-    config = setup.config
+def manifest(setup: Setup) -> dict[str, Any]:
+    """The run's inputs by digest, and every record that was left out, by reason."""
     sources = {
         name: {
             "path": str(data.source.file.path),
@@ -117,23 +122,24 @@ def write_manifest(setup: Setup) -> None:
         for name, data in (("train", setup.train), ("eval", setup.held_out))
         if data is not None
     }
-    manifest = {
+    return {
         "version": __version__,
-        "config": config.model_dump(mode="json"),
-        "model": {"path": str(setup.model_dir), "digest": read_info(setup.model_dir).digest},
+        "config": setup.config.model_dump(mode="json"),
+        "model": str(setup.model_dir),
+        "digests": list(setup.digests),
         "data": sources,
     }
-    (config.output / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def show_setup(setup: Setup, console: Console) -> None:
     """What will be trained on what, before the waiting begins."""
-    config, policy = setup.config, setup.policy
-    counts = {path: int(np.prod(leaf.shape)) for path, leaf in policy.abstract.items()}
-    trained = sum(count for path, count in counts.items() if is_trainable(path, policy.parts))
+    config, policy, mesh = setup.config, setup.policy, setup.mesh
+    sizes = {path: math.prod(leaf.shape) for path, leaf in policy.abstract.items()}
+    trained = sum(size for path, size in sizes.items() if is_trainable(path, policy.parts))
+    axes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
     console.print(
-        f"[bold]{config.stage}[/] of {setup.family.name}: {sum(counts.values()):,} parameters, {trained:,} trained; "
-        f"{_mesh_text(setup.mesh)}"
+        f"[bold]{config.stage}[/] of {setup.family.name}: {sum(sizes.values()):,} parameters, {trained:,} trained; "
+        f"{mesh.size} {mesh.devices.flat[0].platform} device(s): {axes}"
     )
     for name, data in (("train", setup.train), ("eval", setup.held_out)):
         if data is None:
@@ -146,32 +152,53 @@ def show_setup(setup: Setup, console: Console) -> None:
             console.print(f"[yellow]skipped {count} example(s): {reason}[/]")
 
 
-def _check_run_directory(config: TrainConfig) -> None:
-    """Refuses to touch a run unless told to resume it with the same config, or to overwrite it."""
-    saved = config.output / "config.yaml"
-    if not config.output.exists() or not any(config.output.iterdir()):
-        return
-    if config.overwrite:
-        if not saved.exists():
-            raise UserError(f"{config.output} is not a run directory (no config.yaml), and is not deleted; choose another output")
-        return
-    if not config.resume:
-        raise UserError(f"{config.output} already exists; use --resume to continue it, --overwrite to start over, or another --output")
-    if not saved.exists():
-        raise UserError(f"{config.output} is not a run directory (no config.yaml); choose another output")
-    if (config.output / "model").exists():
-        raise UserError(f"{config.output} is finished (it has model/); use --overwrite to start over, or another --output")
-    before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    now = _flat(config.model_dump(mode="json"))
-    differing = [
-        f"{name}: {before.get(name)} then, {now.get(name)} now"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not _free(name)
-    ]
-    if differing:
+def _check_machine(config: TrainConfig, mesh: Mesh) -> None:
+    if jax.process_count() > 1:
+        raise UserError(f"{jax.process_count()} processes are not supported yet; train with the devices of one process")
+    if config.rows_per_step % (pieces := mesh.shape["data"] * mesh.shape["fsdp"]):
+        raise UserError(f"rows_per_step={config.rows_per_step} is not a multiple of data × fsdp = {pieces}; choose one that is")
+    if config.remat == "offload" and "pinned_host" not in {memory.kind for memory in jax.devices()[0].addressable_memories()}:
+        raise UserError("remat=offload needs a device with pinned host memory; use dots_no_batch or full here")
+    if config.tracking.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise UserError("tracking.wandb_project is set but wandb is not installed; pip install 'mede2_jax[wandb]'")
+
+
+def _frozen_dtypes(config: TrainConfig, stored: Mapping[str, np.dtype]) -> Mapping[str, Any]:
+    """Dtype of each parameter while it is frozen; never narrower than stored, so that it comes out as it went in."""
+    if config.param_dtype is None:
+        return stored
+    asked = jnp.dtype(config.param_dtype)
+    narrowed = [path for path, dtype in stored.items() if dtype.itemsize > asked.itemsize]
+    if narrowed:
         raise UserError(
-            f"cannot resume {config.output} with another config ({'; '.join(differing)}); resume with the same one, or use another --output"
+            f"param_dtype={config.param_dtype} would round {len(narrowed)} parameters stored as {stored[narrowed[0]]}; "
+            f"leave it out, or convert the model with --dtype={config.param_dtype}"
         )
+    return dict.fromkeys(stored, asked)
+
+
+def _check_disk(config: TrainConfig, policy: Policy, stored: Mapping[str, np.dtype]) -> None:
+    """The checkpoints that may lie side by side, and the model at the end."""
+    trained = sum(math.prod(leaf.shape) for path, leaf in policy.abstract.items() if is_trainable(path, policy.parts))
+    model = sum(math.prod(leaf.shape) * stored[path].itemsize for path, leaf in policy.plain.items())
+    kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
+    needed = trained * STATE_BYTES * kept + model
+    folder = next(parent for parent in (config.output.resolve(), *config.output.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"output {str(config.output)!r} needs up to {needed / 1e9:.3g} GB ({kept} checkpoints and the model), and the disk has "
+            f"{free / 1e9:.3g} GB free; no space left for that: free some, lower checkpoint.keep_last, or choose another disk"
+        )
+
+
+def _check_vocabulary(model_dir: Path, processor: Any, sizes: Any, abstract: Mapping[str, Any]) -> None:
+    rows = abstract["language"]["embed"]["embedding"].shape[0]
+    tokens = len(processor.chat.tokenizer)
+    if tokens > rows:
+        raise UserError(f"{model_dir}: the tokenizer has {tokens} tokens, the model's embedding {rows}; use the model's own tokenizer")
+    if processor.image_token_id != sizes.image_token_id:
+        raise UserError(f"{model_dir}: config.json has image_token_id {sizes.image_token_id}, the tokenizer {processor.image_token_id}")
 
 
 def _given_adapter(config: TrainConfig, family: Family, sizes: Any) -> Adapter:
@@ -184,18 +211,3 @@ def _given_adapter(config: TrainConfig, family: Family, sizes: Any) -> Adapter:
             f"set lora.rank={adapter.rank} lora.alpha={adapter.alpha:g} lora.rslora={str(adapter.rslora).lower()}"
         )
     return adapter
-
-
-def _mesh_text(mesh: Mesh) -> str:
-    return f"{mesh.size} {jax.devices()[0].platform} device(s): " + " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def _free(name: str) -> bool:
-    return any(name == free or name.startswith(free + ".") for free in FREE_TO_CHANGE)

@@ -6,6 +6,7 @@ dropout) over one parameter tree, and every parameter's logical axes.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,11 @@ class Policy:
         return nnx.merge(self.train_graph, with_dropout_keys(params, dropout_key))
 
     @property
+    def plain(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The parameters without adapters, by the path they have in a model directory."""
+        return {base_path(path): leaf for path, leaf in self.abstract.items() if not path.endswith(("/lora_a", "/lora_b"))}
+
+    @property
     def trains_vocabulary(self) -> bool:
         """Whether the vocabulary projection is among the trained parameters."""
         return self.parts["language"] == "full"
@@ -92,12 +98,21 @@ def make_policy(
 ) -> Policy:
     """The graphs, shapes and logical axes of a model, without allocating a parameter.
 
+    Args:
+        family: The model's family.
+        model_config: Its sizes.
+        parts: What is trained.
+        lora: How the parts in mode `lora` are adapted.
+        compute_dtype: Of activations.
+        param_dtype: Of frozen parameters: one dtype, or one for each path of a model directory.
+        remat: What the backward pass recomputes.
+
     Raises:
         UserError: A LoRA target names no layer.
     """
 
     def build(dropout: float) -> nnx.Module:
-        model = family.build(model_config, rngs=nnx.Rngs(0), param_dtype=param_dtype, compute_dtype=compute_dtype, remat=remat)
+        model = family.build(model_config, rngs=nnx.Rngs(0), compute_dtype=compute_dtype, remat=remat)
         apply_lora(model, lora.model_copy(update={"dropout": dropout}), parts, rngs=nnx.Rngs(0))
         return model
 
@@ -105,9 +120,11 @@ def make_policy(
     eval_graph, variables = nnx.split(abstract_model)
     leaves = flatten_dict(nnx.to_pure_dict(variables), sep="/")
     marked = {"/".join(map(str, path)): variable.axes for path, variable in nnx.to_flat_state(variables)}
+    narrow = param_dtype if isinstance(param_dtype, Mapping) else collections.defaultdict(lambda: param_dtype)
     # Trained parameters are float32 masters; the optimizer's small steps would be lost in bfloat16.
     abstract = {
-        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_trainable(path, parts) else param_dtype) for path, leaf in leaves.items()
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_trainable(path, parts) else narrow[base_path(path)])
+        for path, leaf in leaves.items()
     }
     return Policy(
         train_graph=nnx.graphdef(nnx.eval_shape(lambda: build(lora.dropout))) if lora.dropout else eval_graph,

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mede2_jax.models.logprobs import response_sums, token_logprobs
 from mede2_jax.models.lora import Params, join_params
 from mede2_jax.parallel import rules
-from mede2_jax.train.losses import Loss, Metrics
+from mede2_jax.train.losses import Loss, Metrics, Sums, Totals
 from mede2_jax.train.state import Policy, TrainState, train_state_shardings
 
 Batch = Mapping[str, jax.Array]
@@ -40,7 +40,7 @@ def train_step(
     totals = loss.totals(batch)
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
-    def micro_loss(trainable: Params, micro: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
+    def micro_loss(trainable: Params, micro: Batch, index: jax.Array) -> tuple[jax.Array, Sums]:
         model = policy.model(join_params(state.frozen, trainable), jax.random.fold_in(step_key, index))
         return loss(token_logprobs(model, micro, train_vocabulary=policy.trains_vocabulary, chunk=chunk), micro, totals)
 
@@ -51,23 +51,22 @@ def train_step(
 
     pieces = batch["tokens"].shape[0]
     if pieces == 1:
-        gradients, metrics = gradient(state.trainable, jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
+        gradients, sums = gradient(state.trainable, jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
     else:
         first = jax.eval_shape(gradient, state.trainable, jax.tree.map(lambda x: x[0], batch), jnp.int32(0))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
-        (gradients, metrics), _ = jax.lax.scan(accumulate, zeros, (dict(batch), jnp.arange(pieces)))
+        (gradients, sums), _ = jax.lax.scan(accumulate, zeros, (dict(batch), jnp.arange(pieces)))
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    metrics = {**metrics, "grad_norm": optax.tree.norm(gradients)}
+    metrics = {**loss.report(sums, totals), "grad_norm": optax.tree.norm(gradients)}
     return dataclasses.replace(state, trainable=trainable, optimizer_state=optimizer_state, step=state.step + 1), metrics
 
 
-def eval_step(params: Params, batch: Batch, *, policy: Policy, loss: Loss, chunk: int) -> tuple[Metrics, jax.Array]:
-    """Metrics of one batch [B, …] without dropout, and the weight to average them with."""
+def eval_step(params: Params, batch: Batch, *, policy: Policy, loss: Loss, chunk: int) -> tuple[Sums, Totals]:
+    """Sums and totals of one batch [B, …] without dropout; both add up over batches."""
     totals = loss.totals(batch)
     logprobs = token_logprobs(policy.model(params), batch, train_vocabulary=False, chunk=chunk)
-    _, metrics = loss(logprobs, batch, totals)
-    return metrics, next(iter(totals.values()))
+    return loss(logprobs, batch, totals)[1], totals
 
 
 def response_logprobs(params: Params, batch: Batch, *, policy: Policy, chunk: int) -> jax.Array:
@@ -85,7 +84,7 @@ class Steps:
         rows = NamedSharding(mesh, rules.partition_spec(("rows",), (mesh.size,), mesh))
         micro_rows = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
         replicated = NamedSharding(mesh, PartitionSpec())
-        self.mesh, self.rows, self.micro_rows = mesh, rows, micro_rows
+        self.loss, self.rows, self.micro_rows = loss, rows, micro_rows
         self._traces: collections.Counter[str] = collections.Counter()
 
         def traced(function: Any, **fixed: Any) -> Any:

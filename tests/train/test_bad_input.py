@@ -1,15 +1,17 @@
 """Data, images and weights that cannot be used: one line, exit status 2, and no run directory."""
 
+import contextlib
 import io
 import json
 import shutil
 import struct
 import subprocess
+import time
 import zlib
 
 import pytest
 from PIL import Image
-from trainer_process import train
+from trainer_process import start, train
 
 from mede2_jax.config import run_command
 from mede2_jax.train.__main__ import main
@@ -127,20 +129,42 @@ def test_no_model_names_the_command_that_makes_one(tmp_path, sample, capsys):
     assert "mede2_jax.convert" in refused(capsys, [f"--config={config}", f"--data.path={sample / 'preferences.jsonl'}"])
 
 
-def test_a_full_disk_leaves_no_half_written_model(tmp_path, sample, tiny_model, compilation_cache):
-    """A file system of 4 MB holds the checkpoints, but not the merged model."""
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("cannot mount a small file system here (needs root)")
-    try:
-        arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={disk / 'run'}"]
-        arguments += ["--data.row_tokens=640", "--rows_per_step=2", "--max_steps=2", "--compute_dtype=float32", "--param_dtype=float32"]
-        status, output = train(arguments, compilation_cache)
-        assert status == 2
-        last = output.strip().splitlines()[-1]
-        assert last.startswith("error: ") and "space" in last, output
-        assert not list((disk / "run").glob("*model*")), "no model, and no part of one"
-        assert (disk / "run" / "checkpoints" / "2").is_dir(), "what was saved before stays"
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+DISK = ["--data.row_tokens=640", "--rows_per_step=1", "--compute_dtype=float32", "--checkpoint.every=2", "--log_every=1"]
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_written(small_disk, arguments, capsys):
+    (small_disk / "filler").write_bytes(bytes(20_000_000))
+    message = refused(capsys, [*arguments[:2], f"--output={small_disk / 'run'}"])
+    assert "no space left" in message and "GB" in message
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_no_half_model(small_disk, sample, tiny_model, compilation_cache):
+    arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={small_disk / 'run'}", "--max_steps=40"]
+    process = start([*arguments, *DISK], compilation_cache)
+    metrics = small_disk / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
+        time.sleep(0.02)
+    with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1 << 16))
+            filler.flush()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    errors = [line for line in output.splitlines() if not line.startswith(("step", "dpo of", "train:", "skipped"))]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and "space" in errors[0].lower(), output
+    assert not list((small_disk / "run").glob("*model*"))
+    (small_disk / "filler").unlink()
+    status, output = train([*arguments, *DISK, "--resume"], compilation_cache)
+    assert status == 0 and "resumed from the checkpoint of step" in output, output

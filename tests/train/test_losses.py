@@ -87,8 +87,8 @@ def our_loss(numbers, config):
     def total(logprobs):
         return loss(logprobs.reshape(1, -1), batch, loss.totals(batch))
 
-    (value, metrics), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(numbers[0]))
-    return float(value), np.asarray(gradient) * numbers[1], metrics
+    (value, sums), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(numbers[0]))
+    return float(value), np.asarray(gradient) * numbers[1], loss.report(sums, loss.totals(batch))
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
@@ -138,7 +138,8 @@ def test_padding_pairs_add_nothing(numbers):
         "response_reference": jnp.pad(batch["response_reference"], ((0, 1), (0, 2))),
         "response_weight": jnp.pad(batch["response_weight"], ((0, 1), (0, 2))),
     }
-    again, metrics_again = loss(jnp.pad(jnp.asarray(numbers[0]).reshape(1, -1), ((0, 1), (0, 3))), padded, loss.totals(padded))
+    again, sums = loss(jnp.pad(jnp.asarray(numbers[0]).reshape(1, -1), ((0, 1), (0, 3))), padded, loss.totals(padded))
+    metrics_again = loss.report(sums, loss.totals(padded))
     assert float(again) == pytest.approx(value, abs=1e-6)
     assert {k: float(v) for k, v in metrics_again.items()} == pytest.approx({k: float(v) for k, v in metrics.items()}, abs=1e-5)
 
@@ -149,6 +150,11 @@ def test_sft_loss_is_the_mean_over_scored_tokens(numbers):
     loss = SFTLoss()
     value, _ = loss(jnp.asarray(logprobs), batch, loss.totals(batch))
     assert float(value) == pytest.approx(-logprobs[mask].mean(), abs=1e-5)
+
+
+def test_smoothing_without_effect_is_an_error():
+    with pytest.raises(ValueError, match="no effect"):
+        DPOConfig(loss="hinge", label_smoothing=0.1)
 
 
 def test_the_sum_over_micro_batches_is_the_loss_of_the_whole(numbers):

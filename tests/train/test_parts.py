@@ -1,15 +1,17 @@
 """Frozen parts stay as they are and cost no optimizer state; every part can train, also without an image in the data."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from training import make_config, one_device_setup, short_pairs
 
 from mede2_jax.data.loader import make_loader
-from mede2_jax.models.lora import base_path
+from mede2_jax.families import model_config
+from mede2_jax.models.lora import LoRAConfig, base_path
 from mede2_jax.train.optimizer import make_optimizer
-from mede2_jax.train.state import all_params, init_params, init_state
+from mede2_jax.train.state import all_params, init_params, init_state, make_policy
 from mede2_jax.train.step import Steps
 
 
@@ -72,8 +74,9 @@ def test_a_text_only_batch_trains_with_vision_unfrozen(vision, sample, tiny_mode
 
 
 def test_trained_parameters_are_float32_and_frozen_ones_as_asked(sample, tiny_model):
-    config = make_config(sample / "preferences.jsonl", sample, param_dtype="bfloat16", parts={"projector": "full"})
-    policy = one_device_setup(config, tiny_model).policy
+    family, sizes = model_config(tiny_model)
+    parts = {"vision": "frozen", "projector": "full", "language": "lora"}
+    policy = make_policy(family, sizes, parts=parts, lora=LoRAConfig(), compute_dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, remat="none")
     dtypes = {path: leaf.dtype.name for path, leaf in policy.abstract.items()}
     assert {dtypes[path] for path in dtypes if path.startswith("projector") or "lora_" in path} == {"float32"}
     assert {dtypes[path] for path in dtypes if path.startswith("vision") or "/base/" in path} == {"bfloat16"}

@@ -92,7 +92,8 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, compilation_cache,
 def test_a_changed_config_on_resume_shows_the_difference(unbroken, arguments, compilation_cache, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text((unbroken / "config.yaml").read_text())
+    for name in ("config.yaml", "manifest.json"):
+        (run / name).write_text((unbroken / name).read_text())
     changed = [argument for argument in arguments if not argument.startswith("--lora.dropout")]
     status, output = train([*changed, f"--output={run}", "--resume", "--dpo.beta=0.2", "--log_every=5"], compilation_cache)
     assert status == 2 and output.count("\n") == 1

@@ -1,13 +1,21 @@
 """Whole runs in processes of their own: what they log, write and refuse."""
 
+import dataclasses
 import json
+import re
+import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from trainer_process import ROOT, metrics, outcome, train, training_metrics
 
-from mede2_jax.config import read_yaml
+from mede2_jax.config import UserError, read_yaml
+from mede2_jax.train import run as trainer
 from mede2_jax.train.config import TrainConfig
+from mede2_jax.train.step import Steps
 from mede2_jax.weights.params import ParamReader
 
 SMALL = ["--data.row_tokens=1024", "--rows_per_step=2", "--log_every=1", "--compute_dtype=float32", "--param_dtype=float32"]
@@ -118,6 +126,49 @@ def test_a_run_is_not_touched_without_being_told(finished, compilation_cache):
     assert outcome(folder / "dpo") == before
 
 
+def test_overwrite_does_not_delete_what_the_run_reads(finished, compilation_cache):
+    folder, _, _ = finished
+    before = outcome(folder / "sft")
+    arguments = [
+        f"--model={folder / 'sft' / 'model'}",
+        f"--data.path={folder / 'pairs.jsonl'}",
+        f"--output={folder / 'sft'}",
+        "--overwrite",
+    ]
+    status, output = train(arguments, compilation_cache)
+    assert status == 2 and "would delete model=" in output
+    assert outcome(folder / "sft") == before
+
+
+def test_resume_from_another_model_in_the_same_place_is_refused(finished, tiny_model, compilation_cache, tmp_path):
+    folder, _, _ = finished
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(tiny_model, model)
+    arguments = [
+        *SMALL,
+        "--stage=sft",
+        f"--model={model}",
+        f"--data.path={folder / 'demonstrations.jsonl'}",
+        f"--output={run}",
+        "--epochs=1",
+    ]
+    status, output = train([*arguments, "--checkpoint.every=1"], compilation_cache)
+    assert status == 0, output
+    shutil.rmtree(run / "model")
+    shutil.rmtree(model)
+    shutil.copytree(folder / "sft" / "model", model)
+    status, output = train([*arguments, "--checkpoint.every=1", "--resume"], compilation_cache)
+    assert status == 2 and "was trained from another model" in output
+    assert not (run / "model").exists()
+
+
+def test_a_narrower_param_dtype_is_refused(tmp_path, sample, tiny_model, compilation_cache):
+    """The frozen parts would not come out as they went in."""
+    arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={tmp_path / 'run'}"]
+    status, output = train([*arguments, "--param_dtype=bfloat16"], compilation_cache)
+    assert status == 2 and "--dtype=bfloat16" in output and "would round" in output
+
+
 def test_overwrite_spares_what_is_not_a_run(tmp_path, sample, tiny_model, compilation_cache):
     (tmp_path / "thesis.txt").write_text("precious")
     arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={tmp_path}", "--overwrite"]
@@ -132,10 +183,35 @@ def test_not_a_number_stops_the_run_and_names_the_step(tmp_path, sample, tiny_mo
     arguments += ["--epochs=6", "--checkpoint.every=1", "--optimizer.learning_rate=1e30", "--optimizer.warmup_ratio=0"]
     status, output = train(arguments, compilation_cache)
     assert status == 2
-    assert "error: step 2: " in output and " is nan" in output and "checkpoint of step 1 is kept" in output
+    assert re.search(r"error: step 1: \w+ is (nan|inf); no checkpoint had been saved yet", output), output
     assert not (tmp_path / "run" / "model").exists()
-    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
-    assert not (tmp_path / "run" / "checkpoints" / "2").exists(), "a broken state must not be saved"
+    assert not (tmp_path / "run" / "checkpoints" / "1").exists(), "the state after step 1 is broken, although step 1's loss was not"
+
+
+def test_not_a_number_keeps_the_last_good_checkpoint(tmp_path, sample, tiny_model, monkeypatch):
+    """The update of step 3 is broken on purpose: its own loss is fine, but the state it leaves must not be saved."""
+
+    class Broken(Steps):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            sound = self.train
+
+            def train(state, batch):
+                state, metrics = sound(state, batch)
+                if int(state.step) == 3:
+                    state = dataclasses.replace(state, trainable=jax.tree.map(lambda x: x * jnp.nan, state.trainable))
+                return state, metrics
+
+            self.train = train
+
+    monkeypatch.setattr(trainer, "Steps", Broken)
+    pairs = few(sample, tmp_path / "pairs.jsonl", "preferences.jsonl", 14)
+    values = {"data": {"path": pairs, "image_root": sample, "row_tokens": 1024, "packing": False}, "output": tmp_path / "run"}
+    values |= {"rows_per_step": 8, "epochs": 3, "checkpoint": {"every": 1}, "compute_dtype": "float32"}
+    with pytest.raises(UserError, match=r"step 3: \w+ is nan; the checkpoint of step 2 is kept"):
+        trainer.run(TrainConfig.model_validate(values), tiny_model, Console(quiet=True))
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +245,7 @@ def test_reference_of_another_model_is_refused(finished, compilation_cache, tiny
     run.mkdir()
     (run / "reference.safetensors").write_bytes((folder / "dpo" / "reference.safetensors").read_bytes())
     changed = [a for a in arguments if not a.startswith(("--model", "--output"))] + [f"--model={tiny_model}", f"--output={run}"]
+    (run / "manifest.json").write_bytes((folder / "dpo" / "manifest.json").read_bytes())
     (run / "config.yaml").write_text((folder / "dpo" / "config.yaml").read_text().replace(str(folder / "sft" / "model"), str(tiny_model)))
     status, output = train([*changed, "--resume"], compilation_cache)
     assert status == 2 and "another model or other data" in output
