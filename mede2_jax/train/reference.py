@@ -97,4 +97,4 @@ def pairs_digest(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
         content.update(path.encode())
         for matrix in pairs[path]:
             content.update(np.ascontiguousarray(matrix).tobytes())
-    return content.hexdigest()
+    return "sha256:" + content.hexdigest()

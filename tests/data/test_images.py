@@ -127,3 +127,10 @@ def test_enormous_and_extreme_images_are_refused_by_their_header():
     with pytest.raises(UserError, match="longer than 200 times"):
         image_size(encoded(Image.new("L", (2010, 10))), "a", LIMIT)
     image_size(encoded(Image.new("L", (2000, 10))), "a", LIMIT)
+
+
+def test_formats_that_call_other_programs_are_refused():
+    """Pillow hands EPS to Ghostscript; data from strangers must not reach it."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(UserError, match=r"a\.eps"):
+        image_size(eps, "a.eps", 1000)
