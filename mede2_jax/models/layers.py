@@ -140,4 +140,9 @@ def remat_policy(name: RematPolicy) -> Callable[..., Any] | None:
         "dots_no_batch": policies.dots_with_no_batch_dims_saveable,
         "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     }[name]
-    return policies.save_from_both_policies(products, policies.save_only_these_names(SAVED))
+    attended = policies.save_only_these_names(SAVED)
+
+    def keep(primitive: Any, *arguments: Any, **parameters: Any) -> Any:
+        return attended(primitive, *arguments, **parameters) or products(primitive, *arguments, **parameters)
+
+    return keep
