@@ -24,6 +24,19 @@ import pydantic
 import tyro
 import yaml
 
+USERS_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
+"""Failures of the system that a user mends: no room, no right, no such place."""
+
 
 class UserError(ValueError):
     """What the user gave cannot be used. The message is one line: what was wrong, the value seen, the fix."""
@@ -107,6 +120,11 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
         _silence_background()
     try:
         main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        if os.environ.get("MEDE2_TRACEBACK") == "1":
+            raise
+        print("error: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except (UserError, OSError) as error:
         if os.environ.get("MEDE2_TRACEBACK") == "1" or not _is_users(error):
             raise
@@ -129,7 +147,7 @@ def _silence_background() -> None:
 
 
 def _is_users(error: Exception) -> bool:
-    return isinstance(error, UserError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, UserError) or getattr(error, "errno", None) in USERS_ERRNOS
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def main(argv: Sequence[str]) -> None:
         description="Write a tiny Qwen2.5-VL checkpoint in Hugging Face format, for tests, smoke runs and the embedded default of "
         "training. The weights are random: it knows nothing.",
     )
+    if config.to.exists() and (not config.to.is_dir() or any(config.to.iterdir())):
+        raise UserError(f"--to={config.to} exists; choose another directory, or delete it")
     write_tiny_checkpoint(config.to, texts=read_texts(config.texts), seed=config.seed, vocab_size=config.vocab_size)
     print(f"wrote a tiny random Qwen2.5-VL checkpoint to {config.to}")
 

@@ -223,7 +223,7 @@ def test_run_command_reports_a_full_disk_but_not_a_bug(capsys):
 
     with pytest.raises(SystemExit):
         run_command(full, [])
-    assert capsys.readouterr().err == "error: No space left on device: out/params\n"
+    assert capsys.readouterr().err == "error: No space left on device: out/params; choose another place\n"
     with pytest.raises(ZeroDivisionError):
         run_command(lambda argv: 1 / 0, [])
 

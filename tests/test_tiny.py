@@ -139,9 +139,16 @@ def test_the_model_directory_is_made_once_and_again_when_stale(tmp_path):
 
 def test_user_mistakes_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nowhere.jsonl.*--texts"):
-        tiny.main([f"--to={tmp_path}", "--texts=nowhere.jsonl"])
+        tiny.main([f"--to={tmp_path / 'out'}", "--texts=nowhere.jsonl"])
     (tmp_path / "bad.jsonl").write_text("{")
     with pytest.raises(UserError, match=r"bad.jsonl: not UTF-8 JSON Lines"):
-        tiny.main([f"--to={tmp_path}", f"--texts={tmp_path / 'bad.jsonl'}"])
+        tiny.main([f"--to={tmp_path / 'out'}", f"--texts={tmp_path / 'bad.jsonl'}"])
     with pytest.raises(UserError, match=r"--vocab_size: .*320.*got '12'"):
-        tiny.main([f"--to={tmp_path}", "--vocab_size=12"])
+        tiny.main([f"--to={tmp_path / 'out'}", "--vocab_size=12"])
+
+
+def test_an_existing_directory_is_not_touched(tmp_path):
+    (tmp_path / "config.json").write_text("precious")
+    with pytest.raises(UserError, match="exists; choose another"):
+        tiny.main([f"--to={tmp_path}"])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]

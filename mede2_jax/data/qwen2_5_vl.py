@@ -84,6 +84,10 @@ class Qwen2_5VLProcessor:
 
         directory = Path(directory)
         vision = _read_json(directory / "config.json").get("vision_config", {})
+        if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise UserError(f"{str(directory)!r} has no tokenizer.json (nor vocab.json); copy the model's tokenizer files there")
+        if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+            raise UserError(f"{str(directory)!r} has no preprocessor_config.json; copy the model's processor files there")
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
             images = Qwen2VLImageProcessorPil.from_pretrained(str(directory), local_files_only=True)

@@ -116,7 +116,7 @@ class Loop:
         elapsed, self._clock = now - self._clock, now
         self._recent.append(elapsed)
         # The first step compiles, so it says nothing about the others.
-        usual = statistics.median(self._recent) if len(self._recent) > 1 else None
+        usual = statistics.median(list(self._recent)[1:]) if len(self._recent) > 1 else None
         record: dict[str, Any] = {
             "step": done.step,
             "epoch": round(done.step / self.loader.steps_per_epoch, 4),

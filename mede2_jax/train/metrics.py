@@ -116,7 +116,7 @@ class Tracker:
             )
             return
         self._progress.update(self._task, completed=step, loss=f"loss {record['loss']:.4f}")
-        if step % self._log_every == 0 or step == self._total:
+        if step % self._log_every == 0 or step in (1, self._total):
             eta = "" if eta_seconds is None else f"  eta {_duration(eta_seconds)}"
             self.console.print(f"step {step}/{self._total}  {_shown(numbers)}{eta}")
 

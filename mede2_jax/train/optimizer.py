@@ -15,7 +15,7 @@ NO_DECAY = ("bias", "scale")
 
 
 class OptimizerConfig(Config):
-    """AdamW (Loshchilov & Hutter 2019). Defaults are those of transformers' Trainer, as the original ran on it."""
+    """AdamW (Loshchilov & Hutter 2019). Defaults are those of the original's framework where the paper is silent."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate; by default the paper's: 1e-4 for sft, 1e-6 for dpo."""

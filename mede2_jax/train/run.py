@@ -151,7 +151,7 @@ def _train(setup: Setup, loop: Loop, console: Console) -> bool:
         plot_curves(loop.tracker.history, output / "curves.png")
     else:
         step = int(loop.state.step)
-        console.print(f"stopped at step {step} of {loop.total_steps}, state saved; go on with --resume --output={output}")
+        console.print(f"stopped at step {step} of {loop.total_steps}, state saved; go on with the same command and --resume")
     return finished
 
 

@@ -72,7 +72,8 @@ def prepare_run_directory(config: TrainConfig, manifest: Mapping[str, Any]) -> N
     output.mkdir(parents=True, exist_ok=True)
     if not (output / CONFIG).exists():
         write_whole(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        write_whole(output / CONFIG, to_yaml(config))
+        # Not how it was started: a config that said "overwrite" would delete this run when it is used again.
+        write_whole(output / CONFIG, to_yaml(config.model_copy(update={"resume": False, "overwrite": False})))
 
 
 def write_whole(path: Path, text: str) -> None:

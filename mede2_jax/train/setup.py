@@ -160,7 +160,7 @@ def _check_machine(config: TrainConfig, mesh: Mesh) -> None:
     if config.remat == "offload" and "pinned_host" not in {memory.kind for memory in jax.devices()[0].addressable_memories()}:
         raise UserError("remat=offload needs a device with pinned host memory; use dots_no_batch or full here")
     if config.tracking.wandb_project and importlib.util.find_spec("wandb") is None:
-        raise UserError("tracking.wandb_project is set but wandb is not installed; pip install 'mede2_jax[wandb]'")
+        raise UserError("tracking.wandb_project is set but wandb is not installed; pip install -e '.[wandb]'")
 
 
 def _frozen_dtypes(config: TrainConfig, stored: Mapping[str, np.dtype]) -> Mapping[str, Any]:
