@@ -91,8 +91,8 @@ class Qwen2_5VLProcessor:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
             images = Qwen2VLImageProcessorPil.from_pretrained(str(directory), local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # a damaged tokenizer.json raises whatever its parser meets, a plain Exception among them
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"cannot load the tokenizer or image processor of {str(directory)!r}: {reason}") from None
         low = min_pixels if min_pixels is not None else images.size["shortest_edge"]
         high = max_pixels if max_pixels is not None else images.size["longest_edge"]

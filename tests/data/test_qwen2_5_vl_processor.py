@@ -133,6 +133,12 @@ def test_wrong_directories_are_user_errors(model_directory, tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         Qwen2_5VLProcessor.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+        Qwen2_5VLProcessor.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has no preprocessor_config\.json"):
+        Qwen2_5VLProcessor.load(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot load the tokenizer"):
         Qwen2_5VLProcessor.load(tmp_path)
     with pytest.raises(UserError, match="min_pixels=9999999 and max_pixels=100352"):
