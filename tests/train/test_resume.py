@@ -80,7 +80,7 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, compilation_cache,
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert "state saved; go on with --resume" in output
+    assert "state saved; go on with the same command and --resume" in output
     last = metrics(run)[-1]["step"]
     assert (run / "checkpoints" / str(last)).is_dir()
     assert not (run / "model").exists()
