@@ -2,9 +2,9 @@
 
 To repeat the measurement of a full-size conversion (7.5 GB a directory, some minutes):
 
-    python tests/weights/random_checkpoint.py ../shared/models/qwen2.5-vl-3b.config.json /tmp/3b
-    python -m mede2_jax.convert --from=/tmp/3b --to=/tmp/3b-model      # prints seconds, MB/s, peak memory, digest
-    python -m mede2_jax.convert --from=/tmp/3b-model --to=/tmp/3b-back
+    python tests/weights/random_checkpoint.py config.json random-3b
+    python -m mede2_jax.convert --from=random-3b --to=random-3b-model      # prints seconds, MB/s, peak memory, digest
+    python -m mede2_jax.convert --from=random-3b-model --to=random-3b-back
 
 or, asserting that memory stays under 3 GB: `MEDE2_TEST_3B=1 pytest tests/weights/test_memory.py`.
 """
