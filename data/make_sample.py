@@ -1,7 +1,7 @@
 """Writes data/sample: clinical questions with demonstrations, and multimodal preference pairs with drawn images.
 
     python data/make_sample.py                # rewrites data/sample, bit for bit the same on every run
-    python data/make_sample.py --to=/tmp/x
+    python data/make_sample.py --to=DIR
 
 The contents come from two hand-written banks, data/bank/questions.json and data/bank/cases.json, which hold each condition's
 findings, reasoning, differential and reflection; this file turns them into varied prose and data/draw.py draws the images.
