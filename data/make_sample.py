@@ -1,4 +1,5 @@
-"""Writes data/sample: clinical questions with demonstrations, and multimodal preference pairs with drawn images.
+"""Writes data/sample: clinical questions with demonstrations, and multimodal cases with drawn images, as preference pairs,
+as questions, and as responses to these.
 
     python data/make_sample.py                # rewrites data/sample, bit for bit the same on every run
     python data/make_sample.py --to=DIR
@@ -34,6 +35,8 @@ FLAWS = ("illogical", "ignores_image", "hallucinates", "no_reflection")
 SIZES = ((196, 168), (150, 180), (224, 200), (168, 196), (112, 84), (280, 230), (182, 210))
 TALL_SIZES = ((140, 168), (168, 224), (150, 190), (196, 238), (126, 154))  # heads and limbs
 WIDE_SIZES = ((280, 112), (252, 98), (224, 140), (266, 126), (238, 104))  # ECG strips and sections, read along their length
+# What a case's text hides from the model.
+FACTS = ("look", "link", "differential", "reflection", "illogic", "hallucination", "blind")
 OPENINGS = (
     "Let me work through this step by step.",
     "First I will collect what is certain.",
@@ -60,6 +63,8 @@ def main() -> None:
         stale.unlink()
     write_lines(to / "demonstrations.jsonl", demonstrations())
     write_lines(to / "preferences.jsonl", preferences(to))
+    write_lines(to / "questions.jsonl", questions())
+    write_lines(to / "rollouts.jsonl", rollouts())
 
 
 def demonstrations() -> Iterator[dict[str, Any]]:
@@ -107,10 +112,7 @@ def demonstration(item: dict[str, Any], options: list[str] | None, rng: random.R
 
 def preferences(to: Path) -> Iterator[dict[str, Any]]:
     """Two patients for each case of the bank; draws their images into `to/images`."""
-    cases = json.loads((HERE / "bank" / "cases.json").read_text("utf-8"))
-    for index, (variant, case) in enumerate(itertools.product(range(2), cases)):
-        rng = random.Random(f"preference {case['id']} {variant}")
-        patient = make_patient(rng, case, variant)
+    for index, variant, case, patient, rng in patients():
         images = [save_image(to, case, variant, number, view, patient["side"]) for number, view in enumerate(case["views"])]
         flaw = FLAWS[(index + variant) % len(FLAWS)]
         answer = case["answer"].format(**patient)
@@ -127,6 +129,89 @@ def preferences(to: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def questions() -> Iterator[dict[str, Any]]:
+    """The patients of the preference pairs, with their images, as questions; half of the cases list options.
+
+    `metadata` has what a judge of reasoning needs to know and the model is not told: the findings, what joins them, the
+    alternatives, and the marks of each flaw.
+    """
+    for index, variant, case, patient, _ in patients():
+        rng = random.Random(f"question {case['id']} {variant}")
+        answer = case["answer"].format(**patient)
+        others = [text.format(**patient) for text in case.get("other_options", [])]
+        options = shuffled(rng, [answer, *others]) if others else None
+        facts = {name: filled(case[name], patient) for name in FACTS}
+        yield {
+            "id": f"sample-case-{case['id']}-{variant + 1}",
+            "prompt": [
+                {"role": "system", "content": SYSTEM_PROMPT},
+                {"role": "user", "content": user_parts(case, patient, style=index % 3, options=options)},
+            ],
+            "images": [image_path(case, variant, number, view) for number, view in enumerate(case["views"])],
+            "answer": letter(options, answer) if options else answer,
+            **({"options": dict(zip("ABCDE", options, strict=False))} if options else {}),
+            "metadata": {"modality": case["modality"], **facts},
+        }
+
+
+def rollouts() -> Iterator[dict[str, Any]]:
+    """Eight responses to each question, in the format that sampling writes: two good ones, one for each flaw, one with two flaws, and one
+    that ends wrongly or not at all. No model wrote them: `model` says so, and the counts of tokens are 0.
+
+    `metadata.made` says what each was made to be; the offline judge does not look at it.
+    """
+    for (_, variant, case, patient, _), question in zip(patients(), questions(), strict=True):
+        rng = random.Random(f"rollouts {case['id']} {variant}")
+        options, answer = question.get("options"), question["answer"]
+        text = options[answer] if options else answer
+        right = f"{answer}. {text}" if options else text
+        others = [f"{name}. {other}" for name, other in options.items() if name != answer] if options else [case["differential"][0][0]]
+        responses = [("good", chosen(case, rng), right), ("good", chosen(case, rng), right)]
+        responses += [(flaw, rejected(case, flaw, rng), right) for flaw in FLAWS]
+        responses.append(("hallucinates no_reflection", careless(case, rng), right))
+        responses.append(("wrong", chosen(case, rng), rng.choice(others)) if variant else ("truncated", chosen(case, rng), ""))
+        for sample, (made, reasoning, ending) in enumerate(responses):
+            response = tagged(reasoning.format(**patient), ending)
+            if made == "wrong":  # its reasoning names what it ends with
+                response = tagged(reasoning.replace(f'"{case["answer"]}"', f'"{ending}"').format(**patient), ending)
+            elif made == "truncated":
+                response = response[: len(response) // 2]
+            yield {
+                **question,
+                "id": f"{question['id']}#{sample}",
+                "parents": [question["id"]],
+                "source": "sample generator",
+                "metadata": {**question["metadata"], "made": made},
+                "sample": sample,
+                "response": response,
+                "finish_reason": "length" if made == "truncated" else "stop",
+                "prompt_tokens": 0,
+                "response_tokens": 0,
+                "seed": sample,
+                "model": "sample generator",
+            }
+
+
+def careless(case: dict[str, Any], rng: random.Random) -> str:
+    """Invents findings, and is sure of itself."""
+    look = [sentence(text) for text in case["look"]]
+    against = [f"It is not {name}." for name, _ in shuffled(rng, case["differential"])]
+    return " ".join([*look, sentence(case["hallucination"]), sentence(case["link"]), *against, f'This is certain: "{case["answer"]}".'])
+
+
+def patients() -> Iterator[tuple[int, int, dict[str, Any], dict[str, str], random.Random]]:
+    """(number, which of the two, case, its words, random numbers that follow) of each patient."""
+    cases = json.loads((HERE / "bank" / "cases.json").read_text("utf-8"))
+    for index, (variant, case) in enumerate(itertools.product(range(2), cases)):
+        rng = random.Random(f"preference {case['id']} {variant}")
+        yield index, variant, case, make_patient(rng, case, variant), rng
+
+
+def filled(value: Any, patient: dict[str, str]) -> Any:
+    """The text, or the texts in nested lists, in this patient's words."""
+    return value.format(**patient) if isinstance(value, str) else [filled(item, patient) for item in value]
+
+
 def make_patient(rng: random.Random, case: dict[str, Any], variant: int) -> dict[str, str]:
     """The words that differ between the two patients of a case."""
     female = rng.random() < 0.5
@@ -137,6 +222,7 @@ def make_patient(rng: random.Random, case: dict[str, Any], variant: int) -> dict
         "he": "she" if female else "he",
         "He": "She" if female else "He",
         "side": ("left", "right")[variant],
+        "other": ("right", "left")[variant],
     }
 
 
@@ -146,18 +232,24 @@ def save_image(to: Path, case: dict[str, Any], variant: int, number: int, view: 
     seed = sum(ord(character) * 31**place for place, character in enumerate(case["id"][:6])) + 3 * variant + number
     sizes = {"ecg": WIDE_SIZES, "oct": WIDE_SIZES, "head_ct": TALL_SIZES, "limb": TALL_SIZES}.get(kind, SIZES)
     image = draw(kind, finding, size=sizes[seed % len(sizes)], side=view[2] if len(view) > 2 else side, seed=seed)
-    photograph = kind in ("fundus", "smear", "histology") or (kind == "chest" and variant == 1)
-    path = f"images/{case['id']}-{variant + 1}{'abc'[number]}.{'jpg' if photograph else 'png'}"
-    if photograph:
+    path = image_path(case, variant, number, view)
+    if path.endswith(".jpg"):
         image.save(to / path, quality=80, optimize=True)
     else:
         image.save(to / path, optimize=True)
     return path
 
 
-def user_parts(case: dict[str, Any], patient: dict[str, str], *, style: int) -> list[dict[str, str]]:
+def image_path(case: dict[str, Any], variant: int, number: int, view: list[str]) -> str:
+    """Where an image lies, relative to the JSONL."""
+    photograph = view[0] in ("fundus", "smear", "histology") or (view[0] == "chest" and variant == 1)
+    return f"images/{case['id']}-{variant + 1}{'abc'[number]}.{'jpg' if photograph else 'png'}"
+
+
+def user_parts(case: dict[str, Any], patient: dict[str, str], *, style: int, options: list[str] | None = None) -> list[dict[str, str]]:
     """The user's turn: images first, images last, or each image after its label."""
     stem, question = case["stem"].format(**patient), case["question"].format(**patient)
+    question += list_options(options) if options else ""
     images: list[dict[str, str]] = [{"type": "image"} for _ in case["views"]]
     if style == 0:
         return [*images, {"type": "text", "text": f"{stem} {question}"}]

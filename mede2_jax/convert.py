@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,9 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table as RichTable
 
-from mede2_jax.config import Config, UserError, parse, run_command
+from mede2_jax.command import run_command
+from mede2_jax.config import Config, UserError, parse
 from mede2_jax.families import Family, model_config
-from mede2_jax.weights import model_directory
+from mede2_jax.weights import model_directory, model_info
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter
 from mede2_jax.weights.params import ParamReader, ParamWriter
 from mede2_jax.weights.peft import TENSORS, Adapter, import_adapter
@@ -61,14 +61,13 @@ class Outcome(Config):
     tensors: int
     parameters: int
     nbytes: int
-    digest: str
+    digest: str | None
+    """Of the parameters as written; None when an export changed them, since a checkpoint records none."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line, converts, and prints a table."""
     config = parse(ConvertConfig, argv, program="python -m mede2_jax.convert", description=DESCRIPTION)
-    # A polite kill cleans up like an interrupt does.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     run(config, Console())
 
 
@@ -80,12 +79,12 @@ def run(config: ConvertConfig, console: Console) -> Outcome:
     """
     began = time.monotonic()
     if not config.from_.is_dir():
-        raise UserError(f"--from={config.from_}: no such directory")
+        raise UserError(f"--from={config.from_}: no such directory; a checkpoint on the hub must be downloaded first")
     check_target(config.to, config.overwrite)
     if config.to.resolve() in (config.from_.resolve(), *config.from_.resolve().parents):
         raise UserError(f"--to={config.to} is or holds --from; choose another target")
     family, model = model_config(config.from_)
-    exporting = (config.from_ / model_directory.INFO).exists()
+    exporting = (config.from_ / model_info.INFO).exists()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("exporting" if exporting else "importing", total=None)
@@ -99,6 +98,7 @@ def run(config: ConvertConfig, console: Console) -> Outcome:
 
 
 def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> Outcome:
+    model_directory.check_companions(config.from_)
     table, abstract = family.weight_rules(model), family.abstract_params(model, np.float32)
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
     with CheckpointReader(config.from_) as reader:
@@ -106,7 +106,7 @@ def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> 
         resolved = resolve(table, abstract, found, str(config.from_))
         adapter = _adapter(config, table, abstract)
         dtype = DTYPES[config.dtype]
-        infos = [reader.tensors[entry.hf] for entry in resolved.entries]
+        infos = [reader.tensors[name] for name in dict.fromkeys(entry.hf for entry in resolved.entries)]
         advance(0, sum(info.nbytes for info in infos))
         nbytes = sum(info.nbytes // info.dtype.itemsize * (dtype or info.dtype).itemsize for info in infos)
 
@@ -129,8 +129,8 @@ def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> 
 
 def _export(config: ConvertConfig, family: Family, model: Any, advance: Any) -> Outcome:
     table, abstract = family.weight_rules(model), family.abstract_params(model, np.float32)
-    info, dtype = model_directory.read_info(config.from_), DTYPES[config.dtype]
-    reader = ParamReader(config.from_ / model_directory.PARAMS)
+    info, dtype = model_info.read_info(config.from_), DTYPES[config.dtype]
+    reader = ParamReader(config.from_ / model_info.PARAMS)
     model_directory.check_params(config.from_, abstract, reader.infos)
     adapter = _adapter(config, table, abstract)
     entries = in_layer_order(expected(table, abstract, table.layout(config.layout)))
@@ -143,10 +143,11 @@ def _export(config: ConvertConfig, family: Family, model: Any, advance: Any) -> 
         with CheckpointWriter(partial, planned, int(config.max_shard_gb * 10**9)) as writer:
             digest = export_tensors(reader, entries, writer, adapter=adapter, advance=advance)
         if digest != info.digest:
-            was = f"their digest is {digest}, {model_directory.INFO} says {info.digest}"
+            was = f"their digest is {digest}, {model_info.INFO} says {info.digest}"
             raise UserError(f"{config.from_}: the parameters were changed or damaged: {was}; convert or save the model again")
-        _declare_dtype(partial / model_directory.HF_CONFIG, {item.name for _, item, _ in planned})
-    return Outcome(tensors=len(planned), parameters=parameters, nbytes=nbytes, digest=digest)
+        _declare_dtype(partial / model_info.HF_CONFIG, {item.name for _, item, _ in planned})
+    changed = adapter is not None or any(dtype not in (None, stored.dtype) for stored in reader.infos.values())
+    return Outcome(tensors=len(planned), parameters=parameters, nbytes=nbytes, digest=None if changed else digest)
 
 
 def _adapter(config: ConvertConfig, table: Table, abstract: dict[str, Any]) -> Adapter | None:
@@ -173,19 +174,21 @@ def _declare_dtype(file: Path, dtypes: set[str]) -> None:
 
 
 def _summary(console: Console, config: ConvertConfig, outcome: Outcome, seconds: float) -> None:
-    table = RichTable("", "", title=f"{config.from_} → {config.to}", show_header=False)
-    table.columns[1].overflow = "fold"
+    table = RichTable("", "", show_header=False)
     rows = {
         "tensors": f"{outcome.tensors:,}",
         "parameters": f"{outcome.parameters:,}",
         "size": f"{outcome.nbytes / 1e9:.3f} GB",
         "time": f"{seconds:.1f} s, {outcome.nbytes / 1e6 / max(seconds, 1e-9):.0f} MB/s",
         "peak memory": f"{peak_memory() / 1e9:.2f} GB",
-        "digest": outcome.digest,
     }
     for name, value in rows.items():
         table.add_row(name, value)
+    # Paths and the digest outside the table, each on one line that can be copied.
+    console.print(f"{config.from_} → {config.to}", soft_wrap=True, highlight=False, markup=False)
     console.print(table)
+    if outcome.digest:
+        console.print(f"digest {outcome.digest}", soft_wrap=True, highlight=False)
 
 
 def peak_memory() -> int:

@@ -1,6 +1,9 @@
 """Eight host devices, set before JAX is imported, so that every sharding test runs everywhere."""
 
+import contextlib
 import os
+import signal
+import subprocess
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -8,6 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
+
+# A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that; the commands' tests send it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path  # noqa: E402
 
@@ -31,6 +38,51 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_internvl(tmp_path_factory) -> Path:
+    """The same of InternVL3, in transformers' format."""
+    from mede2_jax import tiny
+
+    return tiny.model_directory(tmp_path_factory.mktemp("tiny-internvl") / "model", "internvl3")
+
+
+@pytest.fixture(scope="session")
 def compilation_cache(tmp_path_factory) -> Path:
     """Where the processes of this session keep compiled programs."""
     return tmp_path_factory.mktemp("compilation-cache")
+
+
+@pytest.fixture(scope="session")
+def vllm_env() -> Path:
+    """The environment with real vLLM; tests that need it are skipped, and say so, where it was not made or not wanted."""
+    folder = Path(os.environ.get("MEDE2_TEST_VLLM", ROOT / ".venv-vllm") or "/nonexistent")
+    if not (folder / ".stamp").is_file():
+        pytest.skip("needs vLLM: bash launch/vllm_env.sh makes .venv-vllm, bash launch/test.sh does so unless --no-vllm is given")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    with mounted(tmp_path / "disk", 1) as disk:
+        yield disk
+
+
+@pytest.fixture
+def medium_disk(tmp_path):
+    """A file system of 24 MB."""
+    with mounted(tmp_path / "disk", 24) as disk:
+        yield disk
+
+
+@contextlib.contextmanager
+def mounted(folder, megabytes):
+    """A real file system that runs full; only root may mount one, so elsewhere the test is skipped and says so."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        yield folder
+    finally:
+        # Lazily: a process that a failing test left behind must not hide why it failed.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,13 +1,16 @@
 """The command line: defaults < base < YAML < flags, and one line for every mistake."""
 
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 import tyro
 from pydantic import Field, model_validator
 
-from mede2_jax.config import Config, UserError, parse, read_yaml, run_command, to_yaml
+from mede2_jax.config import Config, UserError, counted, parse, read_yaml, to_yaml
 
 
 class Adapter(Config):
@@ -29,6 +32,8 @@ class Source(Config):
 
 
 class Job(Config):
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"lr": "rate"}
+
     from_: Annotated[Path, tyro.conf.arg(name="from")] = Field(alias="from")
     """Where to start."""
     lora: Adapter = Adapter(alpha=32.0)
@@ -124,10 +129,20 @@ def test_required_and_optional_sections(yaml_file):
     ("flags", "message"),
     [
         ([], "missing option --from; see --help"),
-        (["--form=x"], "unknown option '--form'; did you mean '--from'?; see --help"),
-        (["--from=x", "--lora.rnk=4"], "unknown option '--lora.rnk'; did you mean '--lora.rank'?; see --help"),
-        (["--from=x", "--rank=4"], "unknown option '--rank'; did you mean '--lora.rank'?; see --help"),
+        (["--form=x"], "unknown option '--form' (did you mean '--from'?); see --help"),
+        (["--from=x", "--lora.rnk=4"], "unknown option '--lora.rnk' (did you mean '--lora.rank'?); see --help"),
+        (["--from=x", "--rank=4"], "unknown option '--rank' (did you mean '--lora.rank'?); see --help"),
+        (["--from=x", "--lora-rank=4"], "unknown option '--lora-rank' (did you mean '--lora.rank'?); see --help"),
+        (["--from=x", "--lr=4"], "unknown option '--lr' (did you mean '--rate'?); see --help"),
+        (["--from=x", "--lora=4"], "unknown option '--lora' (did you mean '--lora.…'?); see --help"),
         (["--from=x", "--zzz"], "unknown option '--zzz'; see --help"),
+        (["--from=x", "--mdoe=fast"], "unknown option '--mdoe' (did you mean '--mode'?); see --help"),
+        (["--from=x", "--node=2"], "unknown option '--node' (did you mean '--mode'?); see --help"),
+        (["--from=x", "--save_mode=fast"], "unknown option '--save_mode'; see --help"),
+        (
+            ["--zzz", "1", "2", "--lora_rank", "4", "--form=x", "--mode=fast"],
+            "unknown options '--zzz', '--lora_rank' (did you mean '--lora.rank'?), '--form' (did you mean '--from'?); see --help",
+        ),
         (["--from=x", "stray"], "unexpected argument 'stray'; options are written --name=value, see --help"),
         (["--from="], "--from needs a value: --from=VALUE"),
         (["--from"], "--from needs a value: --from=VALUE"),
@@ -156,11 +171,17 @@ def test_a_wrong_flag_is_one_line(flags, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("from: x\nlora:\n  rnk: 4\n", ": unknown key 'lora.rnk'; did you mean 'lora.rank'?"),
-        ("from: x\nlorra: {}\n", ": unknown key 'lorra'; did you mean 'lora'?"),
-        ("from: x\nrank: 4\n", ": unknown key 'rank'; did you mean 'lora.rank'?"),
-        ("from: x\nlora.rank: 4\n", ": key 'lora.rank' has a dot; in YAML write 'lora: {rank: …}'"),
-        ("from_: x\n", ": unknown key 'from_'; did you mean 'from'?"),
+        ("from: x\nlora:\n  rnk: 4\n", ": unknown key 'lora.rnk' (did you mean 'lora.rank'?)"),
+        ("from: x\nlorra: {}\n", ": unknown key 'lorra' (did you mean 'lora'?)"),
+        ("from: x\nrank: 4\n", ": unknown key 'rank' (did you mean 'lora: {rank: …}'?)"),
+        ("from: x\nlora_rank: 4\n", ": unknown key 'lora_rank' (did you mean 'lora: {rank: …}'?)"),
+        ("from: x\nlora.rank: 4\n", ": unknown key 'lora.rank' (did you mean 'lora: {rank: …}'?)"),
+        ("from_: x\n", ": unknown key 'from_' (did you mean 'from'?)"),
+        ("from: x\nlora:\n  lr: 4\n", ": unknown key 'lora.lr' (did you mean 'rate'?)"),
+        (
+            "form: x\nzzz: [1]\nlora:\n  rnk: 4\n  yyy: 5\n",
+            ": unknown keys 'form' (did you mean 'from'?), 'zzz', 'lora.rnk' (did you mean 'lora.rank'?), 'lora.yyy'",
+        ),
         ("from: x\nlora:\n  rank: big\n", ": lora.rank: Input should be a valid integer, unable to parse string as an integer (got 'big')"),
         ("from: x\nlora: 4\n", ": lora: Input should be a valid dictionary or instance of Adapter (got 4)"),
         ("from: x\nfrom: y\n", ", line 2: not valid YAML: key 'from' is given twice"),
@@ -200,6 +221,30 @@ def test_help_shows_descriptions_and_current_values(capsys, yaml_file):
         assert text in shown, text
 
 
+def test_help_may_be_cut_short():
+    """`--help | head` closes the pipe before all is written."""
+    command = [sys.executable, "-m", "mede2_jax.convert", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0
+
+
+def test_the_same_name_in_two_sections():
+    class Twice(Config):
+        one: Adapter = Adapter()
+        two: Adapter = Adapter()
+
+    for written in ("two.rnk", "two_rank"):
+        with pytest.raises(UserError, match=r"did you mean '--two\.rank'"):
+            call(f"--{written}=1", config_type=Twice)
+
+
+def test_a_former_name_is_not_accepted():
+    assert "FORMER_NAMES" not in Job.model_fields
+    with pytest.raises(UserError, match="unknown option '--lr'"):
+        call("--from=x", "--lr=1")
+
+
 def test_yaml_round_trip(tmp_path):
     job = call("--from=x", "--lora.rank=3", "--rate=1e-5", "--lora.targets=q,k")
     (tmp_path / "out.yaml").write_text(to_yaml(job))
@@ -207,28 +252,5 @@ def test_yaml_round_trip(tmp_path):
     assert read_yaml(Job, tmp_path / "out.yaml")["from"] == "x"
 
 
-def test_run_command_prints_one_line_and_exits_2(capsys):
-    def fail(argv):
-        raise UserError("bad\nthing")
-
-    with pytest.raises(SystemExit) as stop:
-        run_command(fail, [])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: bad thing\n"
-
-
-def test_run_command_reports_a_full_disk_but_not_a_bug(capsys):
-    def full(argv):
-        raise OSError(28, "No space left on device", "out/params")
-
-    with pytest.raises(SystemExit):
-        run_command(full, [])
-    assert capsys.readouterr().err == "error: No space left on device: out/params; choose another place\n"
-    with pytest.raises(ZeroDivisionError):
-        run_command(lambda argv: 1 / 0, [])
-
-
-def test_traceback_on_request(monkeypatch):
-    monkeypatch.setenv("MEDE2_TRACEBACK", "1")
-    with pytest.raises(UserError):
-        run_command(lambda argv: call(*argv), ["--zzz"])
+def test_counted():
+    assert [counted(count, "step") for count in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]

@@ -16,6 +16,10 @@ NAMES = {
     "dpo_qwen2_5_vl_7b_full",
     "dpo_qwen2_5_vl_32b_lora",
     "dpo_qwen2_5_vl_72b_lora",
+    "sft_internvl3_8b_lora",
+    "dpo_internvl3_8b_full",
+    "dpo_internvl3_38b_lora",
+    "dpo_internvl3_78b_lora",
 }
 
 

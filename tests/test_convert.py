@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,11 +16,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from mede2_jax.config import UserError
 from mede2_jax.convert import ConvertConfig, run
 from mede2_jax.weights import staging
-from mede2_jax.weights.model_directory import read_info
+from mede2_jax.weights.model_info import read_info
 
 NEW = (("model.", "model.language_model."), ("visual.", "model.visual."))
 TEXT = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, vocab_size=100)
 VISION = dict(depth=3, hidden_size=32, intermediate_size=44, num_heads=2, out_hidden_size=48, fullatt_block_indexes=[1])
+COMPANIONS = ("tokenizer.json", "chat_template.jinja", "preprocessor_config.json")
 ROPE = {"type": "mrope", "mrope_section": [1, 1, 2]}
 TOKENS = dict(vision_start_token_id=90, vision_end_token_id=91, image_token_id=92, video_token_id=93)
 
@@ -31,9 +33,16 @@ def torch_model(tied: bool) -> Qwen2_5_VLForConditionalGeneration:
     return Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
 
 
+def save(model, directory, **options):
+    """A checkpoint, with empty files where its tokenizer and processor would be."""
+    model.save_pretrained(directory, **options)
+    for name in COMPANIONS:
+        (directory / name).write_text("{}")
+
+
 def saved(directory, *, tied=False, layout="hub"):
     """A checkpoint that transformers saved, renamed into the other layout if asked; what it saves by itself is checked."""
-    torch_model(tied).save_pretrained(directory, max_shard_size="20KB")
+    save(torch_model(tied), directory, max_shard_size="20KB")
     files = sorted(directory.glob("*.safetensors"))
     assert len(files) > 1
     index = json.loads((directory / "model.safetensors.index.json").read_text())
@@ -104,7 +113,7 @@ def test_dtype_is_cast_and_declared(tmp_path):
 
 def test_a_repeated_tied_head_must_be_equal(tmp_path):
     source = tmp_path / "hf"
-    torch_model(True).save_pretrained(source)
+    save(torch_model(True), source)
     file = source / "model.safetensors"
     stored = load_file(file)
     save_file(stored | {"lm_head.weight": stored["model.embed_tokens.weight"].clone()}, file)
@@ -116,7 +125,7 @@ def test_a_repeated_tied_head_must_be_equal(tmp_path):
 
 def test_layers_of_several_dtypes_need_a_choice(tmp_path):
     source = tmp_path / "hf"
-    torch_model(False).save_pretrained(source)
+    save(torch_model(False), source)
     stored = load_file(source / "model.safetensors")
     stored["model.layers.1.mlp.up_proj.weight"] = stored["model.layers.1.mlp.up_proj.weight"].float()
     save_file(stored, source / "model.safetensors")
@@ -164,7 +173,7 @@ def test_wrong_weights_end_in_one_line_and_leave_nothing(tmp_path, change):
     [
         (["--from={hf}", "--to={hf}"], "exists"),
         (["--from={hf}", "--to={hf}", "--overwrite"], "is or holds --from"),
-        (["--from={hf}/none", "--to={out}"], "no such directory"),
+        (["--from={hf}/none", "--to={out}"], "no such directory; a checkpoint on the hub must be downloaded first"),
         (["--from={empty}", "--to={out}"], "config.json"),
         (["--from={hf}", "--to={out}", "--layuot=new"], "did you mean '--layout'"),
         (["--from={hf}", "--to={out}", "--adapter={empty}"], "adapter_config.json"),
@@ -179,24 +188,13 @@ def test_wrong_arguments_end_in_one_line(tmp_path, arguments, words):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "hf"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A 1 MB file system, where mounting is allowed."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
 def wide_model(directory):
     """3 MB in bfloat16."""
     model = torch_model(False)
     model.model.language_model.resize_token_embeddings(15000)
     model.lm_head = torch.nn.Linear(48, 15000, bias=False, dtype=torch.bfloat16)
     model.config.text_config.vocab_size = 15000
-    model.save_pretrained(directory)
+    save(model, directory)
     return directory
 
 
@@ -234,8 +232,60 @@ def test_changed_parameters_are_not_exported(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "model"]
 
 
-def test_the_command_shows_a_table(tmp_path):
-    done = command(f"--from={saved(tmp_path / 'hf')}", f"--to={tmp_path / 'model'}")
+@pytest.mark.parametrize("name", COMPANIONS)
+def test_a_checkpoint_that_cannot_be_trained_is_refused_at_once(tmp_path, name):
+    """Not by training, after hours of copying: it must have a tokenizer, a chat template and an image processor."""
+    source = saved(tmp_path / "hf")
+    (source / name).unlink()
+    next(source.glob("*.safetensors")).unlink()  # weights are not looked at before
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        convert(source, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_the_command_shows_a_table_and_a_digest_to_copy(tmp_path):
+    done = command(f"--from={saved(tmp_path / 'hf')}", f"--to={tmp_path / 'model [1]'}")
     assert done.returncode == 0 and not done.stderr
+    assert f"{tmp_path / 'hf'} → {tmp_path / 'model [1]'}" in done.stdout.splitlines()
     parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors(tmp_path / "hf").values())
     assert f"{parameters:,}" in done.stdout and "peak memory" in done.stdout and "MB/s" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "sha256" in line]
+    assert line == f"digest {read_info(tmp_path / 'model [1]').digest}" and len(line) <= 80
+
+
+def test_no_digest_but_that_of_what_was_written(tmp_path):
+    """An export that changes the parameters has none: what it read is not what it wrote."""
+    source = saved(tmp_path / "hf")
+    digest = convert(source, tmp_path / "model").digest
+    assert digest == read_info(tmp_path / "model").digest
+    assert convert(tmp_path / "model", tmp_path / "same").digest == digest
+    assert convert(tmp_path / "model", tmp_path / "also", dtype="bfloat16").digest == digest
+    assert convert(tmp_path / "model", tmp_path / "wide", dtype="float32").digest is None
+    assert "sha256" not in command(f"--from={tmp_path / 'model'}", f"--to={tmp_path / 'cast'}", "--dtype=float32").stdout
+    wide = convert(source, tmp_path / "model32", dtype="float32").digest
+    assert wide == read_info(tmp_path / "model32").digest != digest
+
+
+HANGING = """
+import pathlib, sys, time
+from mede2_jax import convert
+from mede2_jax.command import run_command
+def hang(*arguments, **options):
+    print("begun", flush=True)
+    time.sleep(60)
+convert.import_tensors = hang
+run_command(convert.main)
+"""
+
+
+@pytest.mark.parametrize(("number", "status", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_leaves_nothing(tmp_path, number, status, line):
+    arguments = [f"--from={saved(tmp_path / 'hf')}", f"--to={tmp_path / 'model'}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", HANGING, *arguments], env=os.environ | {"JAX_PLATFORMS": "cpu"}, **pipes)
+    assert process.stdout.readline() == "begun\n"
+    assert (tmp_path / ".model.partial").is_dir()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (status, f"error: {line}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]

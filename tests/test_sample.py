@@ -12,7 +12,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from mede2_jax.data.records import Demonstration, PreferencePair
+from mede2_jax.data.records import Demonstration, PreferencePair, Question, Rollout
+from mede2_jax.reasoning.answers import grade
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
@@ -30,6 +31,11 @@ def demonstrations():
 @pytest.fixture(scope="module")
 def pairs():
     return [PreferencePair.model_validate_json(line) for line in (SAMPLE / "preferences.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return [Question.model_validate_json(line) for line in (SAMPLE / "questions.jsonl").read_text("utf-8").splitlines()]
 
 
 def test_the_generator_gives_the_committed_bytes(tmp_path):
@@ -102,3 +108,56 @@ def test_images_exist_once_and_vary_in_size(pairs):
 def test_image_places_vary(pairs):
     kinds = {tuple(part.type for part in pair.prompt[1].content)[:2] for pair in pairs}
     assert {("image", "text"), ("text", "image"), ("image", "image"), ("text", "text")} <= kinds
+
+
+def test_questions_are_the_pairs_patients(questions, pairs):
+    assert len(questions) == len(pairs) >= 32
+    assert len({question.id for question in questions}) == len(questions)
+    for question, pair in zip(questions, pairs, strict=True):
+        assert question.images == pair.images
+        asked = question.prompt[1].text.replace(listed(question.options), "")
+        assert (question.prompt[0], asked) == (pair.prompt[0], pair.prompt[1].text)
+        assert [part.type for part in question.prompt[1].content] == [part.type for part in pair.prompt[1].content]
+        text = question.options[question.answer] if question.options else question.answer
+        assert text == pair.metadata["answer"]
+        assert grade(pair.chosen, question.answer, question.options) == "correct"
+        assert grade(f"<answer> {question.answer} </answer>", question.answer, question.options) == "correct"
+
+
+def listed(options):
+    return "\nAnswer Choices:" + "".join(f"\n({letter}) {text}" for letter, text in options.items()) if options else ""
+
+
+def test_half_of_the_questions_list_options_and_their_order_varies(questions):
+    choices = [question for question in questions if question.options]
+    assert len(choices) == len(questions) // 2
+    assert all(list(question.options) == list("ABCD") and len(set(question.options.values())) == 4 for question in choices)
+    assert {question.answer for question in choices} == set("ABCD")
+
+
+def test_a_judge_finds_the_hidden_facts(questions):
+    facts = {"modality", "look", "link", "differential", "reflection", "illogic", "hallucination", "blind"}
+    for question in questions:
+        assert set(question.metadata) == facts and all(question.metadata.values())
+        hidden = json.dumps(question.metadata, ensure_ascii=False)
+        assert not re.search(r"\{(side|other|he|He|person|age)\}", hidden + question.prompt[1].text)
+        assert not any(look in question.prompt[1].text for look in question.metadata["look"])
+
+
+def test_rollouts_are_eight_known_responses_to_each_question(questions):
+    rollouts = [Rollout.model_validate_json(line) for line in (SAMPLE / "rollouts.jsonl").read_text("utf-8").splitlines()]
+    by_id = {question.id: question for question in questions}
+    assert Counter(rollout.question_id for rollout in rollouts) == dict.fromkeys(by_id, 8)
+    for rollout in rollouts:
+        question, made = by_id[rollout.question_id], rollout.metadata["made"]
+        assert (rollout.prompt, rollout.images, rollout.answer, rollout.options) == (
+            question.prompt,
+            question.images,
+            question.answer,
+            question.options,
+        )
+        assert rollout.model == rollout.source == "sample generator" and (rollout.prompt_tokens, rollout.response_tokens) == (0, 0)
+        assert not re.search(r"\{(side|other|he|He|person|age)\}", rollout.response)
+        outcome = grade(rollout.response, rollout.answer, rollout.options)
+        assert outcome == {"wrong": "wrong", "truncated": "unparsed"}.get(made, "correct"), rollout.id
+        assert (rollout.finish_reason == "length") == (made == "truncated")

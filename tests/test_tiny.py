@@ -12,8 +12,9 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from mede2_jax import tiny
+from mede2_jax.command import run_command
 from mede2_jax.config import UserError
-from mede2_jax.weights.model_directory import read_info
+from mede2_jax.weights.model_info import read_info
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MESSAGES = [
@@ -145,6 +146,45 @@ def test_user_mistakes_are_one_line(tmp_path):
         tiny.main([f"--to={tmp_path / 'out'}", f"--texts={tmp_path / 'bad.jsonl'}"])
     with pytest.raises(UserError, match=r"--vocab_size: .*320.*got '12'"):
         tiny.main([f"--to={tmp_path / 'out'}", "--vocab_size=12"])
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(tiny.main, [f"--to={small_disk / 'out'}"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: No space left on device") and error.count("\n") == 1
+    assert not list(small_disk.iterdir())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, there):
+    to = tmp_path / "out"
+    if there:
+        to.mkdir()  # an empty directory may be filled
+
+    def interrupted(*_):
+        assert list(tmp_path.rglob("config.json")), "it comes while files are written"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny, "_initial", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.main([f"--to={to}"])
+    assert list(tmp_path.rglob("*")) == [to] * there
+    monkeypatch.undo()
+    tiny.main([f"--to={to}"])
+    assert (to / "model.safetensors").exists()
+
+
+def test_files_have_the_usual_mode(checkpoint):
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in checkpoint.iterdir()} == {0o666 & ~umask}
+
+
+def test_a_model_directory_that_lost_a_file_is_made_again(tmp_path):
+    to = tiny.model_directory(tmp_path / "tiny")
+    (to / "tokenizer.json").unlink()
+    assert (tiny.model_directory(to) / "tokenizer.json").exists()
 
 
 def test_an_existing_directory_is_not_touched(tmp_path):

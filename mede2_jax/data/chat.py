@@ -6,6 +6,8 @@ puts after an assistant turn. An image is one placeholder token here; the proces
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,11 @@ from jaxtyping import Bool, Int32
 from mede2_jax.config import UserError
 from mede2_jax.data.records import Message
 
+DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT = "default", "none"
+"""What `system_prompt` can be instead of a text."""
+
 _PROBE = "mede2 probe"
+_SYSTEM_PROBE = "mede2 system probe"
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,41 @@ class ChatTokenizer:
         tokenizer: A fast transformers tokenizer with a chat template.
         image_token: What the template writes for an image.
         reserved: Tokens that may not occur in a text, since they would be taken for structure or images.
+        image_text: What stands in the text for an image, the image token once among it; None: the image token alone.
+        system_prompt: For conversations that have no system turn: `default` leaves it to the template, `none` wants no
+            system turn (the template sees `default_system_prompt` = false), anything else is the text of one.
 
     Raises:
-        UserError: No chat template, or one that does not end an assistant turn with a special token.
+        UserError: No chat template, or one that does not end an assistant turn with a special token; or one that does
+            not do what `system_prompt` asks for.
     """
 
-    def __init__(self, tokenizer: Any, *, image_token: str, reserved: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        image_token: str,
+        reserved: Sequence[str],
+        image_text: str | None = None,
+        system_prompt: str = DEFAULT_SYSTEM_PROMPT,
+    ) -> None:
         if not tokenizer.chat_template:
             raise UserError(f"tokenizer of {tokenizer.name_or_path!r} has no chat template; add chat_template.json or chat_template.jinja")
         self.tokenizer = tokenizer
         self.image_token = image_token
+        self.image_text = image_text or image_token
         self.reserved = tuple(reserved)
+        self.system_prompt = system_prompt
         self.image_token_id = self.special_id(image_token)
+        self._check_system_prompt()
         self.end_token_id = self._find_end_token()
         self.pad_token_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_token_id)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of everything that turns a conversation into tokens."""
+        template, backend = str(self.tokenizer.chat_template), self.tokenizer.backend_tokenizer.to_str()
+        return hashlib.sha256("\0".join((template, backend, self.image_text, self.system_prompt)).encode()).hexdigest()
 
     def special_id(self, token: str) -> int:
         """The id of a special token."""
@@ -62,9 +89,9 @@ class ChatTokenizer:
         self._check_texts(messages)
         return self._encode(self._prompt_text(messages))
 
-    def response(self, text: str) -> Int32[np.ndarray, " T"]:
-        """Tokens of a response, kept verbatim, and the end token."""
-        self._check_text(text, "the response")
+    def response(self, text: str, where: str = "the response") -> Int32[np.ndarray, " T"]:
+        """Tokens of a response, kept verbatim, and the end token; an error calls it `where`."""
+        self._check_text(text, where)
         return np.append(self._encode(text), np.int32(self.end_token_id))
 
     def demonstration(self, messages: Sequence[Message]) -> ScoredTokens:
@@ -103,10 +130,34 @@ class ChatTokenizer:
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         turns = [message.model_dump() for message in messages]
+        options: dict[str, Any] = {}
+        if self.system_prompt == NO_SYSTEM_PROMPT:
+            options["default_system_prompt"] = False
+        elif self.system_prompt != DEFAULT_SYSTEM_PROMPT and not (messages and messages[0].role == "system"):
+            turns.insert(0, Message(role="system", content=self.system_prompt).model_dump())
         try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template refuses the conversation: {error}") from None
+        # No text of a message can hold the reserved image token: every one in here is the template's.
+        return text.replace(self.image_token, self.image_text)
+
+    def _check_system_prompt(self) -> None:
+        question = Message(role="user", content=_PROBE)
+        if self.system_prompt == NO_SYSTEM_PROMPT:
+            opening, is_shown, _ = self._render([Message(role="system", content=_SYSTEM_PROBE), question]).partition(_SYSTEM_PROBE)
+            if opening and is_shown and self._render([question]).startswith(opening):
+                raise UserError(
+                    "data.system_prompt=none, but the chat template adds a system turn of its own; give the text of a system prompt, "
+                    "or change the template"
+                )
+        elif self.system_prompt != DEFAULT_SYSTEM_PROMPT:
+            self._check_text(self.system_prompt, "data.system_prompt")
+            if self.system_prompt not in self._render([question]):
+                raise UserError(
+                    f"the chat template does not show data.system_prompt={self.system_prompt[:40]!r} as it is; leave it out, "
+                    "or change the template"
+                )
 
     def _find_end_token(self) -> int:
         question, answer = Message(role="user", content=_PROBE), Message(role="assistant", content=_PROBE)

@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.data.index import Entry, index
 from mede2_jax.data.packing import pack
-from mede2_jax.data.processor import Processor
+from mede2_jax.data.processor import EncodedImage, Processor
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.data.rows import BatchShape, EncodedExample, Row, assemble_row, empty_row
 from mede2_jax.data.source import DataConfig, Source, Stage, open_source
 
-_TOKEN_MULTIPLE, _PATCH_MULTIPLE, _SCORED_MULTIPLE = 64, 64, 64
+_TOKEN_MULTIPLE, _SCORED_MULTIPLE = 64, 64
+_SAME_RESPONSES = "chosen equals rejected"
+"""Such a pair prefers nothing: whatever the model, its two log-probabilities are equal and their gradients cancel."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Dataset:
     shape: BatchShape
     """The smallest row sizes that hold every row."""
     digest: str
-    """Of everything that decides the numbers: record and image bytes, tokenizer, template, pixel limits, row options."""
+    """Of everything that decides the numbers: record and image bytes, tokenizer, template, image options, row options."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -68,27 +70,26 @@ class Dataset:
         """The record of an example (its id without a copy's suffix)."""
         return self.source.record(self.entries[example].record)
 
-    def example(self, example: int) -> EncodedExample:
-        """An example as tokens.
+    def example(self, example: int) -> tuple[EncodedExample, list[EncodedImage]]:
+        """An example as tokens, and its images as patches.
 
         Raises:
             UserError: The file or an image is no longer what was indexed.
         """
         entry = self.entries[example]
-        record = self.source.record(entry.record)
-        encoded = self.source.encode(entry.record, record, self.source.image_sizes(entry.record, record))
-        if (encoded.token_count, encoded.patch_count) != (entry.tokens, entry.patches):
+        encoded, images, digest = self.source.load(entry.record)
+        if (digest, encoded.token_count, encoded.patch_count) != (entry.digest, entry.tokens, entry.patches):
             where = self.source.file.where(entry.record)
             raise UserError(f"{where}: the record or one of its images changed since the data were indexed; start the run again")
-        return encoded
+        return encoded, images
 
     def row(self, row: int, shape: BatchShape, reference: Float32[np.ndarray, "N 2"] | None = None) -> Row:
         """The arrays of one row; -1 gives a row of padding."""
         pad = self.source.processor.pad_token_id
         if row < 0:
             return empty_row(shape, pad)
-        examples = [(example, self.example(example)) for example in self.rows[row]]
-        return assemble_row(examples, lambda example: self.source.images(self.entries[example].record), shape, pad, reference)
+        # A generator, so that one example's images are in memory at a time.
+        return assemble_row(((example, *self.example(example)) for example in self.rows[row]), shape, pad, reference)
 
     def statistics(self) -> Statistics:
         """How full the rows are, and what was left out."""
@@ -116,7 +117,7 @@ def open_dataset(
     Args:
         config: The data options.
         stage: sft reads demonstrations, dpo preference pairs.
-        processor: The model directory's processor, loaded with the config's pixel limits.
+        processor: The model directory's processor, loaded with the config's options.
         path: The file, instead of `config.path`.
         select: Keeps the records whose id it accepts.
         show_progress: Draws a progress bar on stderr.
@@ -130,18 +131,18 @@ def open_dataset(
     for entry in index(source, show_progress=show_progress):
         if select is not None and not select(entry.id):
             continue
-        reason = _does_not_fit(entry, config)
-        if reason and config.too_long == "error":
+        reason = _SAME_RESPONSES if entry.same_responses else _does_not_fit(entry, config)
+        if reason and config.too_long == "error" and not entry.same_responses:
             raise UserError(
                 f"{source.file.where(entry.record)}: {reason} ({entry.tokens} tokens, {entry.patches} patches); raise the limit, "
-                "lower data.max_pixels, or set data.too_long=skip"
+                "lower data.max_pixels (or data.max_tiles), or set data.too_long=skip"
             )
         if reason:
             skipped[reason].append(entry.id)
         else:
             entries.append(entry)
     if not entries:
-        reasons = "; ".join(f"{len(ids)} {reason}" for reason, ids in skipped.items()) or "none selected"
+        reasons = "; ".join(f"{reason}: {len(ids)}" for reason, ids in skipped.items()) or "none selected"
         raise UserError(f"{source.file.path}: no examples left to use ({reasons})")
     return _plan(source, entries, dict(skipped))
 
@@ -157,7 +158,7 @@ def split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     kept = [entry for entry, value in zip(dataset.entries, values, strict=True) if value > limit]
     if not kept:
         path = dataset.source.file.path
-        raise UserError(f"{path}: eval_fraction={fraction} leaves nothing to train on from {len(values)} examples; lower it")
+        raise UserError(f"{path}: eval_fraction={fraction} leaves nothing to train on from {counted(len(values), 'example')}; lower it")
     return _plan(dataset.source, kept, dataset.skipped), _plan(dataset.source, held_out, {})
 
 
@@ -191,10 +192,11 @@ def _plan(source: Source, entries: Sequence[Entry], skipped: dict[str, list[str]
 
     shape = BatchShape(
         tokens=min(fullest(tokens, _TOKEN_MULTIPLE), config.row_tokens),
-        patches=fullest(patches, _PATCH_MULTIPLE),
+        patches=fullest(patches, source.processor.patch_multiple),
         scored=fullest([entry.scored for entry in entries], _SCORED_MULTIPLE),
         responses=fullest([entry.responses for entry in entries], 1),
         patch_dim=source.processor.patch_dim,
+        position_axes=source.processor.position_axes,
     )
     settings = (source.stage, source.format, config.row_tokens, room, config.packing, config.shared_prompt)
     digest = hashlib.sha256(repr(settings).encode() + source.processor.fingerprint.encode())

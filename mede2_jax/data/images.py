@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image, ImageOps
 from mede2_jax.config import UserError
 
 MAX_ASPECT_RATIO = 200
-"""Qwen's resizing refuses images that are longer than this many times their width, or the other way round."""
+"""An image longer than this many times its width, or the other way round, is refused: Qwen's resizing, the strictest, would."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """What is decoded. Pillow knows more, some by calling other programs (EPS), which data from strangers must not reach."""
@@ -22,6 +24,10 @@ _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
+# Pillow warns of large images, and of damaged ones before it refuses them, in lines that name no file. Said once, for the
+# whole process: `catch_warnings` in one thread would undo what another has set.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 def resolve_image(root: Path, name: str) -> Path:
     """The file an image name stands for.
@@ -29,14 +35,19 @@ def resolve_image(root: Path, name: str) -> Path:
     Raises:
         UserError: The file lies outside `root` (also through `..` or a symbolic link), or there is none.
     """
+    shown = repr(name if len(name) <= 80 else name[:79] + "…")
     if "://" in name or name.startswith("data:"):
-        raise UserError(f"image {name[:80]!r} is not a file; download images and give their paths")
+        raise UserError(f"image {shown} is not a file; download images and give their paths (without 'file://')")
     root = root.resolve()
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+        found = path.is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character: most likely the image's own bytes
+        raise UserError(f"image {shown} is no path; save images as files and give their paths") from None
     if not path.is_relative_to(root):
-        raise UserError(f"image {name!r} lies outside the image root {str(root)!r}; set data.image_root to a folder that holds all images")
-    if not path.is_file():
-        raise UserError(f"image {name!r} not found at {str(path)!r}; set data.image_root if image paths start elsewhere")
+        raise UserError(f"image {name!r} lies outside the image root {str(root)!r}; set (data.)image_root to a folder that holds them all")
+    if not found:
+        raise UserError(f"image {name!r} not found at {str(path)!r}; set (data.)image_root if image paths start elsewhere")
     return path
 
 
@@ -59,12 +70,12 @@ def image_size(data: bytes, name: str, max_image_pixels: int) -> tuple[int, int]
     """
     # Pillow's plugins raise whatever their parsers meet (OSError, SyntaxError, struct.error, …): all mean a broken file.
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _open(data, max_image_pixels) as image:
             return _checked_size(image, name, max_image_pixels)
     except UserError:
         raise
     except Exception as error:
-        raise _broken(name, error) from None
+        raise _broken(name, max_image_pixels, error) from None
 
 
 def decode_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
@@ -77,26 +88,35 @@ def decode_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
         UserError: As `image_size`, and for a truncated or damaged file.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _open(data, max_image_pixels) as image:
             _checked_size(image, name, max_image_pixels)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except Exception as error:
-        raise _broken(name, error) from None
+        raise _broken(name, max_image_pixels, error) from None
+
+
+def _open(data: bytes, max_image_pixels: int) -> Image.Image:
+    """Reads the header. Nothing is decoded before `_checked_size` has compared its size with our limit.
+
+    Pillow's own limit would refuse some images that ours admits. It stays, since a few plugins allocate while they read the
+    header and ask only it; it counts for the whole process, and is only ever raised, so no thread takes from another.
+    """
+    if (theirs := Image.MAX_IMAGE_PIXELS) is not None and theirs < max_image_pixels:
+        Image.MAX_IMAGE_PIXELS = max_image_pixels
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _checked_size(image: Image.Image, name: str, max_image_pixels: int) -> tuple[int, int]:
     width, height = image.size
     if width * height > max_image_pixels:
-        raise UserError(
-            f"image {name!r} has {width}×{height} = {width * height:,} pixels, more than data.max_image_pixels={max_image_pixels:,}; "
-            "shrink it or raise the limit"
-        )
+        raise _too_large(name, f"{width}×{height} = {width * height:,}", max_image_pixels)
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise UserError(f"image {name!r} is {width}×{height}: longer than {MAX_ASPECT_RATIO} times its other side; crop it")
-    if image.getexif().get(_ORIENTATION_TAG) in _SIDEWAYS:
+    # Of a TIFF, Pillow gives the upright size from the start.
+    if image.format != "TIFF" and image.getexif().get(_ORIENTATION_TAG) in _SIDEWAYS:
         width, height = height, width
     return height, width
 
@@ -118,9 +138,17 @@ def _stretch(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(scaled).astype(np.uint8))
 
 
-def _broken(name: str, error: Exception) -> UserError:
+def _broken(name: str, max_image_pixels: int, error: Exception) -> UserError:
     if isinstance(error, Image.DecompressionBombError):
-        return UserError(f"image {name!r} is enormous: {error}; shrink it")
+        # More than twice Pillow's limit, which is never below ours; its message begins with the number of pixels.
+        pixels = re.search(r"\d+", str(error))
+        return _too_large(name, f"{int(pixels[0]):,}" if pixels else "far too many", max_image_pixels)
     if isinstance(error, Image.UnidentifiedImageError):
         return UserError(f"image {name!r} is not an image that Pillow can read; convert it to PNG or JPEG")
     return UserError(f"image {name!r} is truncated or damaged ({error}); replace the file")
+
+
+def _too_large(name: str, pixels: str, max_image_pixels: int) -> UserError:
+    return UserError(
+        f"image {name!r} has {pixels} pixels, more than data.max_image_pixels={max_image_pixels:,}; shrink it or raise the limit"
+    )

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import collections
-import hashlib
-import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import rich.console
 import rich.progress
 
 from mede2_jax.config import UserError
+from mede2_jax.data.ordered import in_order
+from mede2_jax.data.records import PreferencePair
 from mede2_jax.data.source import ImageSize, Source
-
-_MAX_THREADS = 8
-_AHEAD = 8
-"""Records in flight per thread; bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +25,8 @@ class Entry:
     patches: int
     scored: int
     responses: int
+    same_responses: bool
+    """A pair whose chosen and rejected are one text."""
     digest: bytes
     """Of the record's bytes and its images' bytes."""
 
@@ -47,37 +43,20 @@ def index(source: Source, *, show_progress: bool) -> Iterator[Entry]:
     def job(number: int) -> tuple[Entry, bool]:
         return _index_one(source, number, images)
 
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    pending: collections.deque[Future[tuple[Entry, bool]]] = collections.deque()
-    numbers = iter(range(len(source.file)))
-    with ThreadPoolExecutor(threads) as pool, _progress(show_progress) as progress:
+    with reading_progress(show_progress) as progress:
         task = progress.add_task(f"reading {source.file.path.name}", total=len(source.file))
-        try:
-            while True:
-                while len(pending) < threads * _AHEAD and (number := next(numbers, None)) is not None:
-                    pending.append(pool.submit(job, number))
-                if not pending:
-                    return
-                entry, given = pending.popleft().result()
-                progress.advance(task)
-                yield _unique(entry, given, seen, source)
-        finally:
-            for future in pending:
-                future.cancel()
+        for entry, given in in_order(job, range(len(source.file))):
+            progress.advance(task)
+            yield _unique(entry, given, seen, source)
 
 
 def _index_one(source: Source, number: int, images: dict[str, tuple[bytes, ImageSize]]) -> tuple[Entry, bool]:
     record = source.record(number)
-    digest = hashlib.sha256(source.file.raw(number).strip())
-    sizes = []
     for name in record.images:
         # Two threads may both decode a shared image once; the results are equal.
         if name not in images:
             images[name] = source.check_image(number, name)
-        content, size = images[name]
-        digest.update(content)
-        sizes.append(size)
-    encoded = source.encode(number, record, sizes)
+    encoded = source.encode(number, record, [images[name][1] for name in record.images])
     entry = Entry(
         record=number,
         id=record.id,
@@ -85,7 +64,8 @@ def _index_one(source: Source, number: int, images: dict[str, tuple[bytes, Image
         patches=encoded.patch_count,
         scored=encoded.scored_count,
         responses=len(encoded.roles),
-        digest=digest.digest(),
+        same_responses=isinstance(record, PreferencePair) and record.chosen == record.rejected,
+        digest=source.digest(number, (images[name][0] for name in record.images)),
     )
     return entry, "id" in record.model_fields_set
 
@@ -100,7 +80,8 @@ def _unique(entry: Entry, given: bool, seen: dict[str, int], source: Source) -> 
     return replace(entry, id=f"{entry.id}~{seen[entry.id]}")
 
 
-def _progress(shown: bool) -> rich.progress.Progress:
+def reading_progress(shown: bool) -> rich.progress.Progress:
+    """A bar on a terminal, for the pass over a data file."""
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
     console = rich.console.Console(stderr=True)
     return rich.progress.Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))

@@ -36,8 +36,7 @@ class RowOrder:
         epochs: Passes over the data.
         seed: With the epoch, decides the shuffle.
         shuffle: Whether each epoch has its own order.
-        process_index: Which columns of every global micro-batch are ours.
-        process_count: How many processes share it.
+        columns: Which rows of every micro-batch are this process's, ascending; none given: all of them.
     """
 
     def __init__(
@@ -49,31 +48,26 @@ class RowOrder:
         epochs: int,
         seed: int,
         shuffle: bool,
-        process_index: int,
-        process_count: int,
+        columns: Sequence[int] | None = None,
     ) -> None:
-        if rows_per_step % process_count:
-            raise UserError(
-                f"{rows_per_step} rows per micro-batch cannot be shared by {process_count} processes; make it a multiple of them"
-            )
         self.rows, self.epochs, self.seed, self.shuffle = rows, epochs, seed, shuffle
         self.rows_per_step, self.accumulation = rows_per_step, accumulation
-        self.process_index, self.local_rows = process_index, rows_per_step // process_count
+        self.columns = range(rows_per_step) if columns is None else columns
         self.steps_per_epoch = -(-rows // (rows_per_step * accumulation))
 
     @property
     def rows_per_element(self) -> int:
         """Rows of one step that are ours."""
-        return self.accumulation * self.local_rows
+        return self.accumulation * len(self.columns)
 
     def __len__(self) -> int:
         return self.epochs * self.steps_per_epoch * self.rows_per_element
 
     def __getitem__(self, place: int) -> int:
         step, within = divmod(int(place), self.rows_per_element)
-        micro_batch, column = divmod(within, self.local_rows)
+        micro_batch, column = divmod(within, len(self.columns))
         epoch, step = divmod(step, self.steps_per_epoch)
-        at = (step * self.accumulation + micro_batch) * self.rows_per_step + self.process_index * self.local_rows + column
+        at = (step * self.accumulation + micro_batch) * self.rows_per_step + self.columns[column]
         if at >= self.rows:
             return _PADDING
         return int(_epoch_order(self.rows, self.seed, epoch)[at]) if self.shuffle else at
@@ -172,8 +166,7 @@ def make_loader(
     epochs: int = 1,
     seed: int = 0,
     shuffle: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
+    columns: Sequence[int] | None = None,
     workers: int = 0,
     buffer: int = 8,
     reference: Float32[np.ndarray, "N 2"] | None = None,
@@ -190,8 +183,7 @@ def make_loader(
         epochs: Passes over the data.
         seed: With the epoch, decides the order of rows.
         shuffle: Off keeps the plan's order.
-        process_index: This process.
-        process_count: All of them.
+        columns: This process's rows of every micro-batch, ascending; none given: all of them.
         workers: Processes that prepare rows; 0 uses threads.
         buffer: Rows prepared ahead, per worker.
         reference: Reference log-probabilities of chosen and rejected by dataset index.
@@ -205,8 +197,7 @@ def make_loader(
         epochs=epochs,
         seed=seed,
         shuffle=shuffle,
-        process_index=process_index,
-        process_count=process_count,
+        columns=columns,
     )
     build = functools.partial(_build_row, dataset=dataset, shape=shape, reference=reference)
     return Loader(dataset, order, build, workers, buffer)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +21,8 @@ from PIL import Image
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import ChatTokenizer
 from mede2_jax.data.images import MAX_ASPECT_RATIO
-from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry
+from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, ProcessorOptions, repeat_placeholders
+from mede2_jax.data.processor_files import check_files, load_part, quiet_transformers, read_json, save_files
 
 IMAGE_TOKEN = "<|image_pad|>"
 RESERVED_TOKENS = (
@@ -36,66 +35,46 @@ RESERVED_TOKENS = (
     "<|im_end|>",
     "<|endoftext|>",
 )
-PROCESSOR_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-)
 
 
 class Qwen2_5VLProcessor:
     """Tokenizer, chat template and image processing of one model directory. Use `load`."""
 
-    def __init__(self, directory: Path, tokenizer: Any, image_processor: Any, window_size: int) -> None:
-        self.directory = directory
+    patch_multiple = 64
+    position_axes = 3
+    vllm_chat_template = None
+
+    def __init__(self, directory: Path, chat: ChatTokenizer, image_processor: Any, window_size: int) -> None:
+        self.directory, self.chat = directory, chat
         self.image_processor = image_processor
         self.patch_size, self.merge = int(image_processor.patch_size), int(image_processor.merge_size)
         self.window_units = window_size // self.merge // self.patch_size
         self.patch_dim = 3 * int(image_processor.temporal_patch_size) * self.patch_size**2
-        self.chat = ChatTokenizer(tokenizer, image_token=IMAGE_TOKEN, reserved=RESERVED_TOKENS)
-        self.image_token_id, self.pad_token_id = self.chat.image_token_id, self.chat.pad_token_id
+        self.image_token_id, self.pad_token_id = chat.image_token_id, chat.pad_token_id
 
     @classmethod
-    def load(cls, directory: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Self:
+    def load(cls, directory: str | Path, options: ProcessorOptions | None = None) -> Self:
         """Opens the tokenizer and processor files of a model directory.
 
         Args:
             directory: Holds config.json, the tokenizer and the image processor's files.
-            min_pixels: Smallest image area in pixels after resizing; None keeps the directory's.
-            max_pixels: Largest one.
+            options: Of these min_pixels, max_pixels and system_prompt.
 
         Raises:
-            UserError: A file is missing or unreadable, or the pixel limits contradict each other.
+            UserError: A file is missing or unreadable, an option is not one of these, or the pixel limits contradict each other.
         """
-        # transformers warns that there is no PyTorch; there is not meant to be.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        # Our own threads and processes tokenise in parallel; the tokenizer's pool would only get in their way.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        quiet_transformers()
         from transformers import AutoTokenizer
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        directory = Path(directory)
-        vision = _read_json(directory / "config.json").get("vision_config", {})
-        if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            raise UserError(f"{str(directory)!r} has no tokenizer.json (nor vocab.json); copy the model's tokenizer files there")
-        if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-            raise UserError(f"{str(directory)!r} has no preprocessor_config.json; copy the model's processor files there")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-            images = Qwen2VLImageProcessorPil.from_pretrained(str(directory), local_files_only=True)
-        except Exception as error:  # a damaged tokenizer.json raises whatever its parser meets, a plain Exception among them
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"cannot load the tokenizer or image processor of {str(directory)!r}: {reason}") from None
-        low = min_pixels if min_pixels is not None else images.size["shortest_edge"]
-        high = max_pixels if max_pixels is not None else images.size["longest_edge"]
+        directory, options = Path(directory), options or ProcessorOptions()
+        options.check_known("Qwen2.5-VL", "min_pixels", "max_pixels")
+        vision = read_json(directory / "config.json").get("vision_config", {})
+        check_files(directory)
+        tokenizer = load_part(AutoTokenizer, directory, trust_remote_code=False)
+        images = load_part(Qwen2VLImageProcessorPil, directory)
+        low = options.min_pixels if options.min_pixels is not None else images.size["shortest_edge"]
+        high = options.max_pixels if options.max_pixels is not None else images.size["longest_edge"]
         unit = (images.patch_size * images.merge_size) ** 2
         if not 0 < low <= high or high < unit:
             raise UserError(
@@ -105,7 +84,8 @@ class Qwen2_5VLProcessor:
         for name, ours in (("patch_size", images.patch_size), ("spatial_merge_size", images.merge_size)):
             if vision.get(name, ours) != ours:
                 raise UserError(f"{directory}: vision {name} is {vision[name]} in config.json but {ours} in the image processor")
-        return cls(directory, tokenizer, images, int(vision.get("window_size", 112)))
+        chat = ChatTokenizer(tokenizer, image_token=IMAGE_TOKEN, reserved=RESERVED_TOKENS, system_prompt=options.system_prompt)
+        return cls(directory, chat, images, int(vision.get("window_size", 112)))
 
     @property
     def min_pixels(self) -> int:
@@ -117,30 +97,22 @@ class Qwen2_5VLProcessor:
         """Largest image area in pixels after resizing."""
         return int(self.image_processor.size["longest_edge"])
 
-    def save(self, directory: str | Path) -> None:
-        """Copies the tokenizer and processor files and writes the pixel limits in use, so that inference uses the same."""
-        target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
-        for name in PROCESSOR_FILES:
-            source = self.directory / name
-            if source.is_file() and source.resolve() != (target / name).resolve():
-                shutil.copyfile(source, target / name)
+    def save(self, directory: str | Path, *, images: bool = True) -> None:
+        """Copies the tokenizer and processor files and writes the pixel limits in use, so that inference uses the same.
+
+        Without `images` the limits stay as they were: a run that saw no image has nothing to say of them.
+        """
         limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-        size = {"size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}}
-        own, combined = target / "preprocessor_config.json", target / "processor_config.json"
-        # Older readers know min_pixels and max_pixels, newer ones `size`, newest ones the nested file: all must agree.
-        settings = _read_json(own) if own.is_file() else self.image_processor.to_dict()
-        _write_json(own, settings | limits | size)
-        if combined.is_file() and "image_processor" in (nested := _read_json(combined)):
-            _write_json(combined, nested | {"image_processor": nested["image_processor"] | limits | size})
+        # Older readers know min_pixels and max_pixels, newer ones `size`: all must agree.
+        size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        save_files(self.directory, Path(directory), self.image_processor, {**limits, "size": size} if images else {})
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of everything that turns a record into numbers."""
         images = {name: str(value) for name, value in sorted(self.image_processor.to_dict().items())}
         images |= {"min_pixels": str(self.min_pixels), "max_pixels": str(self.max_pixels)}
-        tokenizer = self.chat.tokenizer
-        parts = (json.dumps(images), str(self.window_units), str(tokenizer.chat_template), tokenizer.backend_tokenizer.to_str())
+        parts = (json.dumps(images), str(self.window_units), self.chat.fingerprint)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def grid(self, height: int, width: int) -> Grid:
@@ -179,14 +151,7 @@ class Qwen2_5VLProcessor:
         Raises:
             UserError: The template wrote another number of placeholders than there are images.
         """
-        places = tokens == self.image_token_id
-        if places.sum() != len(grids):
-            raise UserError(
-                f"the chat template wrote {int(places.sum())} image placeholders for {len(grids)} images; it must write one each"
-            )
-        repeats = np.ones(len(tokens), dtype=np.int32)
-        repeats[places] = [self.image_tokens(grid) for grid in grids]
-        return repeats
+        return repeat_placeholders(tokens == self.image_token_id, [self.image_tokens(grid) for grid in grids])
 
     def positions(self, tokens: Int32[np.ndarray, " T"], grids: Sequence[Grid]) -> Int32[np.ndarray, "3 T"]:
         """mRoPE positions (time, height, width) of a token sequence whose images are `grids`."""
@@ -261,16 +226,3 @@ def mrope_positions(is_image: np.ndarray, grids: Sequence[Grid], merge: int) -> 
             following += end - at
         at = end
     return positions
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON: {error.msg} at line {error.lineno}") from None
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

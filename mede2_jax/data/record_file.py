@@ -7,122 +7,217 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mede2_jax.config import UserError
 
 _BOM = b"\xef\xbb\xbf"
+_HEAD = 4096
+
+_TABLES = {
+    "a Parquet file": "datasets.Dataset.from_parquet(FILE)",
+    "an Arrow stream": "datasets.Dataset.from_file(FILE)",
+    "an Arrow file": "datasets.Dataset.from_pandas(pandas.read_feather(FILE))",
+    "a CSV file": "datasets.Dataset.from_csv(FILE)",
+    "a TSV file": r"datasets.Dataset.from_csv(FILE, sep='\t')",
+}
+"""Kinds of tables, and what opens them; each can then be written as JSONL."""
+_MAGIC = (
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\xff\xff\xff\xff", "an Arrow stream"),
+    (b"\x1f\x8b", "compressed (gzip)"),
+    (b"\x28\xb5\x2f\xfd", "compressed (zstd)"),
+    (b"\xfd7zXZ", "compressed (xz)"),
+    (b"BZh", "compressed (bzip2)"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\xff\xfe", "UTF-16 text"),
+    (b"\xfe\xff", "UTF-16 text"),
+)
+_SUFFIXES = {".parquet": "a Parquet file", ".arrow": "an Arrow stream", ".csv": "a CSV file", ".tsv": "a TSV file"}
 
 
 class RecordFile:
     """A sequence of JSON objects in a file, each read when it is asked for.
 
     Raises:
-        UserError: The file cannot be read, is empty, or is a list that is not valid JSON.
+        UserError: The file cannot be read, is empty, of another kind, or a list that is not valid JSON.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._descriptor: int | None = None
         try:
-            with self.path.open("rb") as file:
-                head = file.read(4096).removeprefix(_BOM).lstrip()
+            self._descriptor = self._open()
+            head = os.pread(self._descriptor, _HEAD, 0).removeprefix(_BOM).lstrip()
+            if kind := _other_kind(head, self.path.suffix.lower()):
+                raise UserError(f"{path}: this is {kind}; {_remedy(kind)}")
             self.is_list = head.startswith(b"[")
-            spans = list(_scan_list(self.path) if self.is_list else _scan_lines(self.path))
+            with open(self._descriptor, "rb", closefd=False) as file:
+                spans = _scan_list(file, self.path) if self.is_list else _scan_lines(file)
+                self._spans = np.fromiter(spans, dtype=np.dtype((np.int64, 3)))  # offset, length, line
         except OSError as error:
             raise UserError(f"cannot read data file {str(path)!r}: {error.strerror}") from None
-        if not spans:
+        if not len(self):
             raise UserError(f"{path}: no records in the file")
-        self._spans = np.array(spans, dtype=np.int64)  # offset, length, line (or item) number
 
     def __len__(self) -> int:
         return len(self._spans)
 
     def where(self, index: int) -> str:
-        """The place of a record as an error message names it: `FILE:LINE`, or `FILE: item N` in a list."""
-        number = int(self._spans[index, 2])
-        return f"{self.path}: item {number}" if self.is_list else f"{self.path}:{number}"
+        """The place of a record as an error message names it: `FILE:LINE`, and ` (item N)` in a list."""
+        item = f" (item {index + 1})" if self.is_list else ""
+        return f"{self.path}:{self._spans[index, 2]}{item}"
 
     def raw(self, index: int) -> bytes:
         """The bytes of a record."""
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
         offset, length = (int(value) for value in self._spans[index, :2])
         # pread keeps no file position, so threads need no lock.
         return os.pread(self._descriptor, length, offset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        where, raw = self.where(index), self.raw(index)
         try:
-            value = json.loads(self.raw(index))
+            value = json.loads(raw.decode().rstrip())
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.where(index)}: not UTF-8 text (byte {error.start})") from None
+            raise UserError(f"{where}: not UTF-8 text (byte {error.start} of the record)") from None
         except json.JSONDecodeError as error:
-            raise UserError(f"{self.where(index)}: not valid JSON: {error.msg} at column {error.colno}") from None
+            raise UserError(f"{where}: {_json_fault(error, 'line')}") from None
         except RecursionError:
-            raise UserError(f"{self.where(index)}: JSON nested too deeply") from None
+            raise UserError(f"{where}: JSON nested too deeply") from None
         if not isinstance(value, dict):
-            raise UserError(f"{self.where(index)}: expected a JSON object, found {type(value).__name__}")
+            raise UserError(f"{where}: a record must be a JSON object, found {json_kind(value)}")
+        if b"\\u" in raw and (field := _half_character(value)) is not None:
+            raise UserError(
+                f"{where}: field {field!r} holds one half of a surrogate pair (\\ud800 to \\udfff), which no tokenizer can read; "
+                "write the whole character"
+            )
         return value
 
+    def _open(self) -> int:
+        if not stat.S_ISREG(self.path.stat().st_mode):
+            raise UserError(f"data file {str(self.path)!r} is a folder or a pipe; give a regular file")
+        return os.open(self.path, os.O_RDONLY)
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptor": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._descriptor = self._open()
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)  # type: ignore[arg-type]
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
 
 
-def _scan_lines(path: Path) -> Iterator[tuple[int, int, int]]:
+def _half_character(value: Any, field: str = "") -> str | None:
+    """The first text (or key) that is not Unicode, by its dotted name: JSON can escape half a character, UTF-8 cannot hold it."""
+    if isinstance(value, str):
+        return field if any("\ud800" <= letter <= "\udfff" for letter in value) else None
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        name = f"{field}.{key}" if field else str(key)
+        if (found := _half_character(str(key), ascii(name)) or _half_character(item, name)) is not None:
+            return found
+    return None
+
+
+def json_kind(value: Any) -> str:
+    """What a JSON value is, in words; a number, true, false or null itself."""
+    kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+    return kinds.get(type(value)) or json.dumps(value)
+
+
+def _other_kind(head: bytes, suffix: str) -> str:
+    """What a file is that holds no JSON, as far as its beginning and its name tell."""
+    if head.startswith((b"{", b"[")):
+        return ""
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    return "a binary file" if b"\0" in head else _SUFFIXES.get(suffix, "") if head else ""
+
+
+def _remedy(kind: str) -> str:
+    wanted = "a file of JSON objects, one a line (JSONL) or in one list"
+    if kind in _TABLES:
+        return f"make it {wanted}: {_TABLES[kind]}.to_json('data.jsonl')"
+    if kind.startswith(("compressed", "a zip")):
+        return f"unpack it to {wanted}"
+    return f"give {wanted}, as UTF-8 text"
+
+
+def _scan_lines(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
     offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            skip = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
-            if line[skip:].strip():
-                yield offset + skip, len(line) - skip, number
-            offset += len(line)
+    for number, line in enumerate(file, start=1):
+        skip = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
+        if line[skip:].strip():
+            yield offset + skip, len(line) - skip, number
+        offset += len(line)
 
 
-def _scan_list(path: Path) -> Iterator[tuple[int, int, int]]:
+def _scan_list(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, int]]:
     """Walks the items of a JSON list; the text is in memory during the scan only."""
-    data = path.read_bytes()
-    start = len(_BOM) if data.startswith(_BOM) else 0
-    try:
-        text = data[start:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    del data
+    text, offset = _decoded(file.read(), path)
     decoder = json.JSONDecoder()
-    position, done, offset, number = text.index("[") + 1, 0, start, 0
+    position, done, line, items = text.index("[") + 1, 0, 1, 0
+
+    def fault(what: str, at: int) -> UserError:
+        error = json.JSONDecodeError(what, text, at)
+        return UserError(f"{path}:{error.lineno} (item {items}): {_json_fault(error, 'file')}")
+
     while True:
         position = _skip(text, position)
-        if text[position : position + 1] == "]" and number == 0:
-            return
-        number += 1
+        if text[position : position + 1] == "]" and not items:
+            break
+        items += 1
         try:
             _, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}: item {number}: not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+            raise fault(error.msg, error.pos) from None
+        except RecursionError:
+            raise UserError(f"{path} (item {items}): JSON nested too deeply") from None
         # Offsets are in bytes, the decoder counts characters.
         offset += len(text[done:position].encode())
         length = len(text[position:end].encode())
-        yield offset, length, number
-        offset, done = offset + length, end
+        line += text.count("\n", done, position)
+        yield offset, length, line
+        offset, line, done = offset + length, line + text.count("\n", position, end), end
         position = _skip(text, end)
-        separator = text[position : position + 1]
-        if separator == "]":
-            return
-        if separator != ",":
-            raise UserError(
-                f"{path}: item {number}: not valid JSON: expected ',' or ']' after it, found {separator or 'the end of the file'!r}"
-            )
+        if text[position : position + 1] == "]":
+            break
+        if text[position : position + 1] != ",":
+            raise fault("expecting ',' or ']' after the item", position)
         position += 1
+    if (rest := _skip(text, position + 1)) < len(text):
+        raise fault("expecting one list with all items", rest)
+
+
+def _decoded(data: bytes, path: Path) -> tuple[str, int]:
+    """The text of a file and the offset it begins at."""
+    start = len(_BOM) if data.startswith(_BOM) else 0
+    try:
+        return data[start:].decode("utf-8"), start
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, start + error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text (byte {start + error.start} of the file)") from None
 
 
 def _skip(text: str, position: int) -> int:
     while position < len(text) and text[position] in " \t\r\n":
         position += 1
     return position
+
+
+def _json_fault(error: json.JSONDecodeError, whole: str) -> str:
+    """What the parser met, and where; `whole` is what its text is: the line or the file."""
+    # Its messages end as its own places go on: "Unterminated string starting at", "Invalid \\escape: ".
+    expected = error.msg.rstrip(": ").removesuffix(" at").removesuffix(" starting")
+    found = repr(error.doc[error.pos : error.pos + 20]) if error.pos < len(error.doc) else f"the end of the {whole}"
+    hint = "; a record is one object on one line" if whole == "line" and not 0 < error.pos < len(error.doc) else ""
+    return f"not valid JSON at column {error.colno}: {expected[0].lower()}{expected[1:]}, found {found}{hint}"

@@ -1,8 +1,12 @@
-"""The two record kinds that training reads: demonstrations (SFT) and preference pairs (DPO), one JSON object a line.
+"""The record kinds, one JSON object a line: training reads demonstrations (SFT) and preference pairs (DPO), sampling reads
+questions and writes rollouts, judging writes judgments of these, pairing makes preference pairs of both.
 
     {"id": "d1", "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "…"}]},
                               {"role": "assistant", "content": "…"}], "images": ["scan.png"]}
     {"id": "p1", "prompt": [{"role": "user", "content": "…"}], "images": [], "chosen": "…", "rejected": "…"}
+    {"id": "q1", "prompt": [{"role": "user", "content": "…"}], "images": [], "answer": "B", "options": {"A": "…", "B": "…"}}
+    {"id": "q1#0", "parents": ["q1"], "sample": 0, "prompt": […], "response": "…", "finish_reason": "stop", …}
+    {"id": "q1#0@0", "parents": ["q1#0"], "question": "q1", "repeat": 0, "correctness": {"met": true}, "reflection": {…}, "judge": {…}, …}
 
 Image parts stand for the files in `images`, in order. `id` may be left out: it then follows from the content.
 """
@@ -15,7 +19,9 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from mede2_jax.config import Config
+from mede2_jax.config import Config, counted
+from mede2_jax.reasoning.answers import Outcome
+from mede2_jax.reasoning.rubric import ASPECTS, Aspect, Verdict
 
 Role = Literal["system", "user", "assistant"]
 
@@ -91,12 +97,10 @@ class Demonstration(Record):
         return self
 
 
-class PreferencePair(Record):
-    """A prompt with a chosen and a rejected response."""
+class Prompted(Record):
+    """A conversation that ends where the assistant is to speak."""
 
     prompt: tuple[Message, ...] = pydantic.Field(min_length=1)
-    chosen: str = pydantic.Field(min_length=1)
-    rejected: str = pydantic.Field(min_length=1)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -106,13 +110,135 @@ class PreferencePair(Record):
         return self
 
 
+class PreferencePair(Prompted):
+    """A prompt with a chosen and a rejected response."""
+
+    chosen: str = pydantic.Field(min_length=1)
+    rejected: str = pydantic.Field(min_length=1)
+
+
+class Question(Prompted):
+    """A prompt that is to be answered, and what is known of the right answer."""
+
+    answer: str | None = pydantic.Field(default=None, min_length=1)
+    """The right answer: the letter or the text of one of `options`, or a text; None: not known."""
+    options: dict[str, str] | None = None
+    """The choices, if the prompt lists some: capital letter to text."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_options(self) -> Self:
+        for letter, text in (self.options or {}).items():
+            if not (len(letter) == 1 and "A" <= letter <= "Z"):
+                raise ValueError(f"field 'options': {letter!r} must be one capital letter")
+            if not text.strip():
+                raise ValueError(f"field 'options.{letter}' is empty")
+        if self.options is not None and len(self.options) < 2:
+            raise ValueError(f"field 'options' must hold at least 2 choices, found {len(self.options)}; leave it out if there are none")
+        return self
+
+
+class Rollout(Question):
+    """One sampled response to a question, with all that is needed to judge it. Its parent is the question."""
+
+    sample: int = pydantic.Field(ge=0)
+    """Which of the question's samples it is, from 0."""
+    response: str
+    """Without the end token; empty if the model ended its turn at once."""
+    finish_reason: Literal["stop", "length"]
+    """`length`: cut at the longest allowed."""
+    prompt_tokens: int
+    """Image tokens counted."""
+    response_tokens: int
+    """The end token counted."""
+    seed: int
+    model: str
+    """Digest of the model that was sampled."""
+    token_ids: tuple[int, ...] | None = None
+    """As sampled, where log-probabilities were asked for: text need not become the same tokens again."""
+    logprobs: tuple[float, ...] | None = None
+    """Of each of `token_ids` under the model itself, before temperature and top_p."""
+
+    @property
+    def question_id(self) -> str:
+        """Of the question it answers."""
+        return self.parents[0] if self.parents else ""
+
+    @property
+    def content_digest(self) -> str:
+        """16 hexadecimal digits that follow from what a judge is shown: question, truth and response."""
+        content = self.model_dump(mode="json", include={"prompt", "images", "answer", "options", "response"})
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class JudgedBy(Config):
+    """Who judged, and how it was asked."""
+
+    engine: Literal["offline", "gemini", "openai"]
+    model: str
+    """The API's name of it; `rules/N` of the offline judge."""
+    prompt: str | None = None
+    """Name and version of the prompt; None: the offline judge is not asked."""
+
+
+class JudgeUsage(Config):
+    """What a judgment took, malformed replies before it counted."""
+
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    cost: float = 0.0
+    """US dollars."""
+    calls: int = 1
+    """Requests, one unless a reply was malformed."""
+    cached: int = 0
+    """Of these answered from the cache."""
+
+
+class Judgment(Record):
+    """One judgment of one rollout, by MMRP's aspects. Its parent is the rollout."""
+
+    question: str = pydantic.Field(min_length=1)
+    """Id of the question."""
+    repeat: int = pydantic.Field(ge=0)
+    """Which of the rollout's judgments it is, from 0."""
+    of: str
+    """`content_digest` of the rollout that was judged: its id alone could also be another's."""
+    outcome: Outcome | None = None
+    """Of comparing the final answer with the right one by rules; None: these do not tell, and `correctness` decides."""
+    correctness: Verdict
+    logical_consistency: Verdict
+    image_analysis: Verdict
+    no_hallucination: Verdict
+    reflection: Verdict
+    judge: JudgedBy
+    raw: str | None = None
+    """The reply as it came."""
+    usage: JudgeUsage | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.parents) != 1:
+            raise ValueError(f"field 'parents' must hold the rollout's id and nothing else, found {list(self.parents)}")
+        return self
+
+    @property
+    def rollout(self) -> str:
+        """Id of the rollout."""
+        return self.parents[0]
+
+    @property
+    def verdicts(self) -> dict[Aspect, bool]:
+        """Which aspects are met."""
+        return {aspect: getattr(self, aspect).met for aspect in ASPECTS}
+
+
 def check_images(messages: tuple[Message, ...], images: tuple[str, ...]) -> None:
     """Raises ValueError unless the image parts, none of them the assistant's, match the files one to one."""
     if any(message.role == "assistant" and message.image_count for message in messages):
         raise ValueError("an assistant turn holds an image; images belong in the user's or the system's turns")
     places = sum(message.image_count for message in messages)
     if places != len(images):
-        raise ValueError(f"{places} image places in the messages but {len(images)} files in field 'images'")
+        raise ValueError(f"{counted(places, 'image place')} in the messages but {counted(len(images), 'file')} in field 'images'")
 
 
 def content_id(record: Record) -> str:

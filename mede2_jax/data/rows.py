@@ -11,7 +11,7 @@ so that both responses of a pair share the prompt and its images, which are comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,7 +20,7 @@ from jaxtyping import Int32
 
 from mede2_jax.config import UserError
 from mede2_jax.data.processor import EncodedImage, Grid, Processor
-from mede2_jax.data.records import Demonstration, PreferencePair
+from mede2_jax.data.records import Demonstration, Message, PreferencePair
 
 CHOSEN, REJECTED, DEMONSTRATION = 0, 1, 2
 """Values of `response_role`."""
@@ -37,16 +37,19 @@ class BatchShape:
     scored: int
     responses: int
     patch_dim: int
+    position_axes: int = 3
+    """Axes of a token's position; `positions` of a row is [axes, T], or [T] when there is one."""
 
     def union(self, other: Self) -> Self:
         """The smallest shape that holds the rows of both."""
-        assert self.patch_dim == other.patch_dim
+        assert (self.patch_dim, self.position_axes) == (other.patch_dim, other.position_axes)
         return type(self)(
             tokens=max(self.tokens, other.tokens),
             patches=max(self.patches, other.patches),
             scored=max(self.scored, other.scored),
             responses=max(self.responses, other.responses),
             patch_dim=self.patch_dim,
+            position_axes=self.position_axes,
         )
 
 
@@ -55,7 +58,7 @@ class Segment:
     """Tokens that attend only to one another, in storage order; indices count from the segment's first token."""
 
     tokens: Int32[np.ndarray, " T"]
-    positions: Int32[np.ndarray, "3 T"]
+    positions: Int32[np.ndarray, "*A T"]
     key_start: Int32[np.ndarray, " T"]
     key_end: Int32[np.ndarray, " T"]
     image_index: Int32[np.ndarray, " T"]
@@ -94,28 +97,26 @@ def encode_demonstration(record: Demonstration, processor: Processor, grids: Seq
     # Placeholders are never scored, so widening them adds only unscored tokens.
     repeats = processor.token_repeats(conversation.tokens, grids)
     tokens, scored = np.repeat(conversation.tokens, repeats), np.repeat(conversation.scored, repeats)
-    segment = _causal(tokens, np.flatnonzero(scored), 0, processor, grids)
+    segment = causal_segment(tokens, np.flatnonzero(scored), 0, processor, grids)
     return EncodedExample((segment,), tuple(grids), (DEMONSTRATION,))
 
 
 def encode_pair(record: PreferencePair, processor: Processor, grids: Sequence[Grid], *, shared_prompt: bool) -> EncodedExample:
     """One segment with a shared prompt, or two causal segments that each repeat the prompt and its images."""
-    prompt = processor.chat.prompt(record.prompt)
-    prompt = np.repeat(prompt, processor.token_repeats(prompt, grids))
-    responses = [processor.chat.response(record.chosen), processor.chat.response(record.rejected)]
+    prompt = prompt_tokens(record.prompt, processor, grids)
+    responses = [processor.chat.response(getattr(record, field), f"field {field!r}") for field in ("chosen", "rejected")]
     if shared_prompt:
         segments = [_shared(prompt, responses[0], responses[1], processor, grids)]
     else:
         segments = [
-            _causal(np.concatenate([prompt, response]), len(prompt) + np.arange(len(response)), role, processor, grids)
+            causal_segment(np.concatenate([prompt, response]), len(prompt) + np.arange(len(response)), role, processor, grids)
             for role, response in enumerate(responses)
         ]
     return EncodedExample(tuple(segments), tuple(grids), (CHOSEN, REJECTED))
 
 
 def assemble_row(
-    examples: Sequence[tuple[int, EncodedExample]],
-    load_images: Callable[[int], Sequence[EncodedImage]],
+    examples: Iterable[tuple[int, EncodedExample, Sequence[EncodedImage]]],
     shape: BatchShape,
     pad_token_id: int,
     reference: np.ndarray | None = None,
@@ -123,19 +124,17 @@ def assemble_row(
     """Lays examples one after the other into the arrays of a row.
 
     Args:
-        examples: (dataset index, example), in order.
-        load_images: The images of the example with that dataset index.
+        examples: (dataset index, example, its images), in order.
         shape: Sizes of the row; what is left over is padding.
         pad_token_id: The token of the padding.
         reference: [N, 2] reference log-probabilities of chosen and rejected by dataset index; zeros when None.
 
     Returns:
-        The fields of a batch without the row axis: `tokens [T]`, `positions [3, T]`, `patches [P, patch_dim]`, …
+        The fields of a batch without the row axis: `tokens [T]`, `positions [axes, T]` or `[T]`, `patches [P, patch_dim]`, …
     """
     row = empty_row(shape, pad_token_id)
     at, patch_at, unit_at, scored_at, response_at = 0, 0, 0, 0, 0
-    for index, example in examples:
-        images = load_images(index) if example.grids and shape.patches else ()
+    for index, example, images in examples:
         for segment in example.segments:
             _place_segment(row, segment, at, unit_at, scored_at, response_at)
             for image in images:
@@ -157,7 +156,7 @@ def empty_row(shape: BatchShape, pad_token_id: int) -> Row:
     """A row of padding only: empty key ranges, weight 0."""
     integers = {
         "tokens": ((shape.tokens,), pad_token_id),
-        "positions": ((3, shape.tokens), 0),
+        "positions": ((shape.tokens,) if shape.position_axes == 1 else (shape.position_axes, shape.tokens), 0),
         "key_start": ((shape.tokens,), 0),
         "key_end": ((shape.tokens,), 0),
         "image_index": ((shape.tokens,), -1),
@@ -181,13 +180,28 @@ def empty_row(shape: BatchShape, pad_token_id: int) -> Row:
     return row | {name: np.zeros(size, dtype=np.float32) for name, size in floats.items()}
 
 
-def _causal(
+def prompt_tokens(messages: Sequence[Message], processor: Processor, grids: Sequence[Grid]) -> Int32[np.ndarray, " T"]:
+    """The tokens of a prompt whose images are `grids`, each image as many tokens as it takes: what training and sampling both see."""
+    tokens = processor.chat.prompt(messages)
+    return np.repeat(tokens, processor.token_repeats(tokens, grids))
+
+
+def causal_segment(
     tokens: Int32[np.ndarray, " T"],
     scored: np.ndarray,
     response: int,
     processor: Processor,
     grids: Sequence[Grid],
 ) -> Segment:
+    """Tokens of which each sees those before it, and the images.
+
+    Args:
+        tokens: All of them.
+        scored: Indices of those to score, none of them 0.
+        response: Which response of the example they belong to.
+        processor: For positions and image places.
+        grids: Of the images.
+    """
     length = len(tokens)
     return Segment(
         tokens=tokens,
@@ -212,13 +226,13 @@ def _shared(
     index = np.arange(n + m + k, dtype=np.int32)
     prompt_positions = processor.positions(prompt, grids)
     following = prompt_positions.max() + 1
-    onward = [np.broadcast_to(following + np.arange(count), (3, count)) for count in (n, k)]
+    onward = [np.broadcast_to(following + np.arange(count), (*prompt_positions.shape[:-1], count)) for count in (n, k)]
     last = n + m - 1  # the prompt's last token predicts the first token of both responses
     before_chosen = np.append(last, np.arange(n - 1, 0, -1))
     before_rejected = np.append(last, np.arange(n + m, n + m + k - 1))
     return Segment(
         tokens=np.concatenate([chosen[::-1], prompt, rejected]),
-        positions=np.concatenate([onward[0][:, ::-1], prompt_positions, onward[1]], axis=1).astype(np.int32),
+        positions=np.concatenate([onward[0][..., ::-1], prompt_positions, onward[1]], axis=-1).astype(np.int32),
         key_start=np.where(index < n, index, n).astype(np.int32),
         key_end=np.where(index < n, n + m, index + 1).astype(np.int32),
         image_index=np.concatenate([np.full(n, -1), processor.image_index(prompt, grids), np.full(k, -1)]).astype(np.int32),
@@ -231,7 +245,7 @@ def _shared(
 def _place_segment(row: Row, segment: Segment, at: int, unit_at: int, scored_at: int, response_at: int) -> None:
     tokens = slice(at, at + len(segment.tokens))
     row["tokens"][tokens] = segment.tokens
-    row["positions"][:, tokens] = segment.positions
+    row["positions"][..., tokens] = segment.positions
     row["key_start"][tokens] = segment.key_start + at
     row["key_end"][tokens] = segment.key_end + at
     row["image_index"][tokens] = np.where(segment.image_index >= 0, segment.image_index + unit_at, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,28 +11,29 @@ from typing import Any, Literal
 
 import pydantic
 
-from mede2_jax.config import Config, UserError
+from mede2_jax.config import UserError
 from mede2_jax.data.images import decode_image, image_size, read_image_bytes
-from mede2_jax.data.processor import EncodedImage, Processor
+from mede2_jax.data.processor import EncodedImage, Processor, ProcessorOptions
 from mede2_jax.data.readers import Format, detect_format, read_record
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.data.rows import EncodedExample, encode_demonstration, encode_pair
+from mede2_jax.outputs.manifest import image_root
 
 Stage = Literal["sft", "dpo"]
 ImageSize = tuple[int, int]
 """Height and width in pixels."""
 
 
-class DataConfig(Config):
-    """Which data to train on and how to lay them into rows."""
+class DataConfig(ProcessorOptions):
+    """Which data to train on, how to prepare them and how to lay them into rows."""
 
     path: Path | None = None
     """Data file: JSONL, or JSON with one list."""
     format: Literal["auto", "mede2", "sharegpt", "trl"] = "auto"
-    """Record format; auto looks at the first record's fields. sharegpt is LLaMA-Factory's, trl is TRL's conversational one."""
+    """Record format; auto looks at the first record's fields. sharegpt is LLaMA-Factory's, trl TRL's conversational one."""
     image_root: Path | None = None
-    """Folder that image paths start from; none: the data file's folder."""
+    """Folder that image paths start from; none: the one that the file's manifest names (of pairs that were made here), or its folder."""
     eval_path: Path | None = None
     """Held-out data file."""
     eval_fraction: float = pydantic.Field(default=0.0, ge=0.0, lt=1.0)
@@ -46,10 +48,6 @@ class DataConfig(Config):
     """Compute the prompt and images of a preference pair once for both responses; off: once for each."""
     too_long: Literal["skip", "error"] = "skip"
     """What to do with an example that does not fit into a row. Images and texts are never cut."""
-    min_pixels: int | None = None
-    """Smallest image area after resizing; none: the model directory's."""
-    max_pixels: int | None = None
-    """Largest image area after resizing; none: the model directory's."""
     max_image_pixels: int = pydantic.Field(default=50_000_000, gt=0)
     """An image file with more pixels is an error."""
     verify_images: bool = True
@@ -78,7 +76,21 @@ class Source:
             UserError: Names file, line and field.
         """
         kind: Any = Demonstration if self.stage == "sft" else PreferencePair
-        return read_record(self.file[number], kind, self.format, self.file.where(number))
+        raw = self.file[number]
+        try:
+            return read_record(raw, kind, self.format, self.file.where(number))
+        except UserError as error:
+            looks = detect_format(raw)
+            if looks in (self.format, "mede2"):  # mede2 is also what a record looks like that shows no format
+                raise
+            raise UserError(f"{error} (read as {self.format}, but this record looks like {looks}: try data.format={looks})") from None
+
+    def digest(self, number: int, files: Iterable[bytes]) -> bytes:
+        """Of a record's bytes and the digests of its image files."""
+        digest = hashlib.sha256(self.file.raw(number).strip())
+        for file in files:
+            digest.update(file)
+        return digest.digest()
 
     def encode(self, number: int, record: Demonstration | PreferencePair, sizes: list[ImageSize]) -> EncodedExample:
         """A record as tokens, its images known by their sizes only."""
@@ -88,27 +100,28 @@ class Source:
                 return encode_demonstration(record, self.processor, grids)
             return encode_pair(record, self.processor, grids, shared_prompt=self.config.shared_prompt)
 
-    def image_sizes(self, number: int, record: Demonstration | PreferencePair) -> list[ImageSize]:
-        """The sizes of a record's images, from their headers."""
+    def load(self, number: int) -> tuple[EncodedExample, list[EncodedImage], bytes]:
+        """A record as tokens, its images as patches, and the digest of both; each image file is read and decoded once."""
+        record = self.record(number)
+        images, sizes, files = [], [], []
         with located(self.file.where(number)):
-            return [image_size(*self._image(name)) for name in record.images]
-
-    def images(self, number: int) -> list[EncodedImage]:
-        """A record's images, decoded and cut into patches."""
-        with located(self.file.where(number)):
-            return [self.processor.encode_image(decode_image(*self._image(name))) for name in self.record(number).images]
+            for name in record.images:
+                data = read_image_bytes(self.image_root, name)
+                image = decode_image(data, name, self.config.max_image_pixels)
+                images.append(self.processor.encode_image(image))
+                sizes.append((image.height, image.width))
+                files.append(hashlib.sha256(data).digest())
+        return self.encode(number, record, sizes), images, self.digest(number, files)
 
     def check_image(self, number: int, name: str) -> tuple[bytes, ImageSize]:
         """(digest of the file, size) of an image, decoded in full if the config asks for it."""
+        limit = self.config.max_image_pixels
         with located(self.file.where(number)):
-            data, _, limit = self._image(name)
-            size = image_size(data, name, limit)
+            data = read_image_bytes(self.image_root, name)
             if self.config.verify_images:
-                decode_image(data, name, limit)
-            return hashlib.sha256(data).digest(), size
-
-    def _image(self, name: str) -> tuple[bytes, str, int]:
-        return read_image_bytes(self.image_root, name), name, self.config.max_image_pixels
+                image = decode_image(data, name, limit)
+                return hashlib.sha256(data).digest(), (image.height, image.width)
+            return hashlib.sha256(data).digest(), image_size(data, name, limit)
 
 
 def open_source(config: DataConfig, stage: Stage, processor: Processor, path: Path | None = None) -> Source:
@@ -118,7 +131,7 @@ def open_source(config: DataConfig, stage: Stage, processor: Processor, path: Pa
         raise UserError("no data file: set data.path=FILE.jsonl")
     file = RecordFile(path)
     format = detect_format(file[0]) if config.format == "auto" else config.format
-    return Source(stage, config, format, processor, file, config.image_root or file.path.parent)
+    return Source(stage, config, format, processor, file, image_root(file.path, config.image_root))
 
 
 class located:

@@ -8,8 +8,12 @@ Axes: B rows, T tokens (or patches), N query heads, K key/value heads (N = K·G)
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +21,29 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from mede2_jax.models.attention_names import MASKED, SAVED
 from mede2_jax.parallel import rules
 
 BLOCK = 256
-MASKED = -1e30
-SAVED = "attention"
-"""The name under which rematerialisation policies may keep this function's output and normaliser."""
+Backend = Literal["auto", "xla", "fused"]
+"""`xla`: the blockwise implementation below, on every platform. `fused`: the platform's own kernels. `auto`: fused where there are some."""
+
+_backend: ContextVar[Backend] = ContextVar("backend", default="auto")
+
+
+@contextlib.contextmanager
+def use_backend(backend: Backend) -> Iterator[None]:
+    """Which implementation `attention` has while a function is traced inside."""
+    token = _backend.set(backend)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def has_fused(platform: str) -> bool:
+    """Whether there are fused kernels for a platform (`cpu`, `gpu`, `tpu`)."""
+    return platform in ("gpu", "tpu")
 
 
 def attention(
@@ -45,24 +66,40 @@ def attention(
         v: Values.
         key_start: First key each query sees.
         key_end: One past the last key; a range with `key_end <= key_start` is empty and gives zeros.
-        block: Queries and keys a block.
+        block: Queries and keys a block, of the `xla` backend.
     """
-    k, v = _split_evenly(q, k, v)
+    k, v = (split_evenly(x, q.shape[2]) for x in (k, v))
     return rules.per_shard(
-        functools.partial(_blockwise, block=min(block, -(-q.shape[1] // 8) * 8)),
+        _implementation(min(block, -(-q.shape[1] // 8) * 8)),
         (q, k, v, key_start, key_end),
         (("rows", None, "heads", None), *(("rows", None, "kv_heads", None),) * 2, *(("rows", None),) * 2),
         ("rows", None, "heads", None),
     )
 
 
-def _split_evenly(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Repeats key heads when a mesh splits the query heads further than there are key heads."""
-    pieces, heads = rules.axis_size("heads"), k.shape[2]
-    if heads % pieces == 0 or q.shape[2] % pieces:
-        return k, v
-    repeats = pieces // math.gcd(heads, pieces)
-    return jnp.repeat(k, repeats, axis=2), jnp.repeat(v, repeats, axis=2)
+def _implementation(block: int) -> Callable[..., jax.Array]:
+    """What runs on each device, by backend and platform."""
+    chosen, platform = _backend.get(), rules.platform()
+    if chosen == "xla" or (chosen == "auto" and not has_fused(platform)):
+        return functools.partial(_blockwise, block=block)
+    if not has_fused(platform):
+        raise ValueError(f"there are no fused attention kernels for platform {platform!r}; use the backend 'auto' or 'xla'")
+    # Pallas is slow to import, and each of its backends wants its own platform.
+    if platform == "gpu":
+        from mede2_jax.models import attention_gpu
+
+        return attention_gpu.fused_attention
+    from mede2_jax.models import attention_tpu
+
+    return attention_tpu.fused_attention
+
+
+def split_evenly(x: Float[Array, "*B K H"], query_heads: int) -> Float[Array, "*B M H"]:
+    """Keys or values with their heads repeated when a mesh splits the query heads further than there are key heads."""
+    pieces, heads = rules.axis_size("heads"), x.shape[-2]
+    if heads % pieces == 0 or query_heads % pieces:
+        return x
+    return jnp.repeat(x, pieces // math.gcd(heads, pieces), axis=-2)
 
 
 def _blockwise(q: jax.Array, k: jax.Array, v: jax.Array, key_start: jax.Array, key_end: jax.Array, *, block: int) -> jax.Array:

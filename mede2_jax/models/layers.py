@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mede2_jax.models.attention import SAVED
-from mede2_jax.parallel.rules import Axes
+from mede2_jax.parallel.rules import Axes, lookup
 
 INIT_STD = 0.02
 RematPolicy = Literal["none", "full", "dots", "dots_no_batch", "offload"]
@@ -60,7 +60,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Rows of the table, in its dtype."""
-        return jnp.take(self.embedding[...], tokens, axis=0)
+        return lookup(self.embedding[...], tokens)
 
 
 class RMSNorm(nnx.Module):
@@ -78,6 +78,22 @@ class RMSNorm(nnx.Module):
         return normal.astype(x.dtype) * self.scale[...].astype(x.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """(x − mean) / √variance · scale + bias, computed in float32 and rounded once (Ba et al. 2016)."""
+
+    def __init__(self, width: int, eps: float, *, dtype: Any, stack: int | None = None):
+        self.eps = eps
+        shape = (width,) if stack is None else (stack, width)
+        self.scale = param(lambda: jnp.ones(shape, dtype), (None,), stack)
+        self.bias = param(lambda: jnp.zeros(shape, dtype), (None,), stack)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The normalised x, in its dtype."""
+        centred = x.astype(jnp.float32) - jnp.mean(x.astype(jnp.float32), axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) · up(x)) (Shazeer 2020)."""
 
@@ -89,6 +105,12 @@ class SwiGLU(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """The transformed x, in its dtype."""
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def place_images(embeddings: Float[Array, "B T D"], images: Float[Array, "B I D"], image_index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Puts image embedding `image_index[t]` in the place of token t; −1 keeps the text embedding."""
+    chosen = jnp.take_along_axis(images, jnp.maximum(image_index, 0)[..., None], axis=1)
+    return jnp.where(image_index[..., None] >= 0, chosen, embeddings)
 
 
 def inverse_frequencies(dim: int, theta: float) -> Float[Array, " F"]:
@@ -115,15 +137,27 @@ def scan_layers(
         remat: What the backward pass keeps instead of recomputing; see `remat_policy`.
         per_layer: A pytree of arrays with a leading layer axis, or None.
     """
+    return scan_keeping(layers, lambda layer, x, extra: (step(layer, x, extra), None), x, remat=remat, per_layer=per_layer)[0]
+
+
+def scan_keeping(
+    layers: nnx.Module,
+    step: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]],
+    x: jax.Array,
+    *,
+    remat: RematPolicy = "none",
+    per_layer: Any = None,
+) -> tuple[jax.Array, Any]:
+    """`scan_layers` with a step that also returns what to keep of each layer: the last x, and that with a leading layer axis."""
     graph, stacked = nnx.split(layers)
 
-    def body(x: jax.Array, slices: tuple[Any, Any]) -> tuple[jax.Array, None]:
+    def body(x: jax.Array, slices: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         state, extra = slices
-        return step(nnx.merge(graph, state), x, extra), None
+        return step(nnx.merge(graph, state), x, extra)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=remat_policy(remat), prevent_cse=False)
-    return jax.lax.scan(body, x, (stacked, per_layer))[0]
+    return jax.lax.scan(body, x, (stacked, per_layer))
 
 
 def remat_policy(name: RematPolicy) -> Callable[..., Any] | None:

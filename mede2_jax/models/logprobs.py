@@ -8,12 +8,12 @@ Axes: B rows, T tokens, S scored tokens, D model, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mede2_jax.parallel.rules import constrain
 
@@ -30,8 +30,22 @@ class Model(Protocol):
         """[V, D]."""
 
 
+class TokenScores(NamedTuple):
+    """What the model says of the scored tokens."""
+
+    logprob: Float[Array, "B S"]
+    """log p(scored_target | what the hidden state at scored_index has seen), in float32; 0 for padding."""
+    best: Bool[Array, "B S"]
+    """Whether no token is more probable; carries no gradient. False for padding."""
+
+
 def token_logprobs(model: Model, batch: Mapping[str, jax.Array], *, train_vocabulary: bool, chunk: int = CHUNK) -> Float[Array, "B S"]:
-    """log p(scored_target | what the hidden state at scored_index has seen), in float32; 0 for padding.
+    """The log-probabilities of `token_scores`."""
+    return token_scores(model, batch, train_vocabulary=train_vocabulary, chunk=chunk).logprob
+
+
+def token_scores(model: Model, batch: Mapping[str, jax.Array], *, train_vocabulary: bool, chunk: int = CHUNK) -> TokenScores:
+    """Log-probability of every scored token, and whether it is the most probable one.
 
     Args:
         model: The model.
@@ -41,10 +55,12 @@ def token_logprobs(model: Model, batch: Mapping[str, jax.Array], *, train_vocabu
         chunk: Scored tokens a row whose logits exist at a time.
     """
     hidden = jnp.take_along_axis(model.hidden_states(batch), batch["scored_index"][..., None], axis=1)
-    # Gathered over fsdp once, before the loop over chunks; split over the vocabulary by tensor.
-    vocabulary = constrain(model.vocabulary().astype(hidden.dtype), ("vocab", None))
-    logprobs = chunked_logprobs(hidden, vocabulary, batch["scored_target"], chunk=chunk, train_vocabulary=train_vocabulary)
-    return jnp.where(batch["scored_response"] >= 0, logprobs, 0.0)
+    # Gathered over fsdp once, before the loop over chunks, and in the narrower dtype; split over the vocabulary by tensor.
+    narrow = constrain(model.vocabulary().astype(hidden.dtype), ("vocab", "embed"))
+    vocabulary = constrain(narrow, ("vocab", None))
+    scores = chunked_scores(hidden, vocabulary, batch["scored_target"], chunk=chunk, train_vocabulary=train_vocabulary)
+    real = batch["scored_response"] >= 0
+    return TokenScores(jnp.where(real, scores.logprob, 0.0), real & scores.best)
 
 
 def response_sums(values: Float[Array, "B S"], scored_response: Int[Array, "B S"], responses: int) -> Float[Array, "B R"]:
@@ -53,15 +69,15 @@ def response_sums(values: Float[Array, "B S"], scored_response: Int[Array, "B S"
     return jnp.sum(jnp.where(member, values[..., None], 0.0), axis=1)
 
 
-def chunked_logprobs(
+def chunked_scores(
     hidden: Float[Array, "B S D"],
     vocabulary: Float[Array, "V D"],
     targets: Int[Array, "B S"],
     *,
     chunk: int = CHUNK,
     train_vocabulary: bool = True,
-) -> Float[Array, "B S"]:
-    """log softmax(hidden · vocabularyᵀ)[target], with a float32 log-sum-exp.
+) -> TokenScores:
+    """log softmax(hidden · vocabularyᵀ)[target], with a float32 log-sum-exp, and whether it is the largest.
 
     With a frozen vocabulary the gradient with respect to `hidden`, up to the incoming factor of each token, is computed
     in the forward pass while the chunk's logits exist: two products with the vocabulary in all instead of three.
@@ -74,17 +90,17 @@ def chunked_logprobs(
     hidden_chunks = hidden.reshape(rows, -1, chunk, hidden.shape[-1]).transpose(1, 0, 2, 3)
     target_chunks = targets.reshape(rows, -1, chunk).transpose(1, 0, 2)
     function = _with_vocabulary_gradient if train_vocabulary else _frozen_vocabulary
-    out = function(hidden_chunks, vocabulary, target_chunks)
-    return out.transpose(1, 0, 2).reshape(rows, -1)[:, :scored]
+    scores = function(hidden_chunks, vocabulary, target_chunks)
+    return TokenScores(*(part.transpose(1, 0, 2).reshape(rows, -1)[:, :scored] for part in scores))
 
 
-def _chunk_logprobs(hidden: jax.Array, vocabulary: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Log-probabilities of one chunk [B, s], its logits [B, s, V] and log-normaliser [B, s]."""
+def _chunk_scores(hidden: jax.Array, vocabulary: jax.Array, targets: jax.Array) -> tuple[TokenScores, jax.Array, jax.Array]:
+    """Scores of one chunk [B, s], its logits [B, s, V] and log-normaliser [B, s]."""
     logits = jnp.einsum("bsd,vd->bsv", hidden, vocabulary, preferred_element_type=jnp.float32)
     logits = constrain(logits, ("rows", None, "vocab"))
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     target = jnp.sum(jnp.where(_is_target(logits, targets), logits, 0.0), axis=-1)
-    return target - normaliser, logits, normaliser
+    return TokenScores(target - normaliser, target >= jnp.max(logits, axis=-1)), logits, normaliser
 
 
 def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -103,19 +119,19 @@ def _project_back(d_logits: jax.Array, vocabulary: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _frozen_vocabulary(hidden: Float[Array, "C B s D"], vocabulary: Float[Array, "V D"], targets: Int[Array, "C B s"]) -> Any:
-    return lax.map(lambda xs: _chunk_logprobs(xs[0], vocabulary, xs[1])[0], (hidden, targets))
+    return lax.map(lambda xs: _chunk_scores(xs[0], vocabulary, xs[1])[0], (hidden, targets))
 
 
-def _frozen_forward(hidden: jax.Array, vocabulary: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    def one(xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        logprobs, logits, normaliser = _chunk_logprobs(xs[0], vocabulary, xs[1])
-        return logprobs, _project_back(_logit_gradient(logits, normaliser, xs[1]), vocabulary).astype(hidden.dtype)
+def _frozen_forward(hidden: jax.Array, vocabulary: jax.Array, targets: jax.Array) -> tuple[TokenScores, jax.Array]:
+    def one(xs: tuple[jax.Array, jax.Array]) -> tuple[TokenScores, jax.Array]:
+        scores, logits, normaliser = _chunk_scores(xs[0], vocabulary, xs[1])
+        return scores, _project_back(_logit_gradient(logits, normaliser, xs[1]), vocabulary).astype(hidden.dtype)
 
     return lax.map(one, (hidden, targets))
 
 
-def _frozen_backward(unit_gradient: jax.Array, d_out: jax.Array) -> tuple[jax.Array, None, None]:
-    return (unit_gradient * d_out[..., None]).astype(unit_gradient.dtype), None, None
+def _frozen_backward(unit_gradient: jax.Array, d_scores: TokenScores) -> tuple[jax.Array, None, None]:
+    return (unit_gradient * d_scores.logprob[..., None]).astype(unit_gradient.dtype), None, None
 
 
 _frozen_vocabulary.defvjp(_frozen_forward, _frozen_backward)
@@ -123,19 +139,19 @@ _frozen_vocabulary.defvjp(_frozen_forward, _frozen_backward)
 
 @jax.custom_vjp
 def _with_vocabulary_gradient(hidden: Float[Array, "C B s D"], vocabulary: Float[Array, "V D"], targets: Int[Array, "C B s"]) -> Any:
-    return lax.map(lambda xs: _chunk_logprobs(xs[0], vocabulary, xs[1])[0], (hidden, targets))
+    return lax.map(lambda xs: _chunk_scores(xs[0], vocabulary, xs[1])[0], (hidden, targets))
 
 
-def _trained_forward(hidden: jax.Array, vocabulary: jax.Array, targets: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    def one(xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        logprobs, _, normaliser = _chunk_logprobs(xs[0], vocabulary, xs[1])
-        return logprobs, normaliser
+def _trained_forward(hidden: jax.Array, vocabulary: jax.Array, targets: jax.Array) -> tuple[TokenScores, tuple[jax.Array, ...]]:
+    def one(xs: tuple[jax.Array, jax.Array]) -> tuple[TokenScores, jax.Array]:
+        scores, _, normaliser = _chunk_scores(xs[0], vocabulary, xs[1])
+        return scores, normaliser
 
-    logprobs, normaliser = lax.map(one, (hidden, targets))
-    return logprobs, (hidden, vocabulary, targets, normaliser)
+    scores, normaliser = lax.map(one, (hidden, targets))
+    return scores, (hidden, vocabulary, targets, normaliser)
 
 
-def _trained_backward(residuals: tuple[jax.Array, ...], d_out: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+def _trained_backward(residuals: tuple[jax.Array, ...], d_scores: TokenScores) -> tuple[jax.Array, jax.Array, None]:
     hidden, vocabulary, targets, normaliser = residuals
 
     def one(d_vocabulary: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -147,7 +163,7 @@ def _trained_backward(residuals: tuple[jax.Array, ...], d_out: jax.Array) -> tup
 
     # Split over "embed" as well, so that summing over the rows of other devices is a reduce-scatter.
     start = constrain(jnp.zeros(vocabulary.shape, jnp.float32), ("vocab", "embed"))
-    d_vocabulary, d_hidden = lax.scan(one, start, (hidden, targets, normaliser, d_out))
+    d_vocabulary, d_hidden = lax.scan(one, start, (hidden, targets, normaliser, d_scores.logprob))
     return d_hidden, d_vocabulary.astype(vocabulary.dtype), None
 
 

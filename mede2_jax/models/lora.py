@@ -84,22 +84,27 @@ def apply_lora(model: nnx.Module, config: LoRAConfig, parts: Mapping[str, Mode],
     """Replaces the targeted linear layers of every `lora` part, in place.
 
     Raises:
-        UserError: A target names no linear layer of those parts.
+        UserError: A target names no linear layer of those parts, or no target one of a part that is to be trained.
     """
-    unused = set(config.targets) - {ALL_LINEAR}
-    known = set()
-    for part, mode in parts.items():
-        if mode != "lora":
-            continue
-        for parent, name in list(_linears(getattr(model, part))):
-            if name in NEVER:
-                continue
-            known.add(name)
-            if ALL_LINEAR in config.targets or name in config.targets:
-                unused.discard(name)
+    linears = {
+        part: [(parent, name) for parent, name in _linears(getattr(model, part)) if name not in NEVER]
+        for part, mode in parts.items()
+        if mode == "lora"
+    }
+    known = {part: {name for _, name in found} for part, found in linears.items()}
+    everywhere = set().union(*known.values())
+    if unused := set(config.targets) - everywhere - {ALL_LINEAR}:
+        raise UserError(f"lora.targets {sorted(unused)} name no linear layer; choose from {sorted(everywhere)} or {ALL_LINEAR!r}")
+    targets = everywhere if ALL_LINEAR in config.targets else set(config.targets)
+    for part, found in linears.items():
+        if not known[part] & targets:
+            raise UserError(
+                f"lora.targets {sorted(targets)} name no linear layer of parts.{part}=lora; add some of {sorted(known[part])}, "
+                f"or set parts.{part}=frozen"
+            )
+        for parent, name in found:
+            if name in targets:
                 setattr(parent, name, LoRALinear(getattr(parent, name), config, rngs=rngs))
-    if unused:
-        raise UserError(f"lora.targets {sorted(unused)} name no linear layer; choose from {sorted(known)} or {ALL_LINEAR!r}")
 
 
 def is_trainable(path: str, parts: Mapping[str, Mode]) -> bool:

@@ -6,7 +6,6 @@ Axes: B rows, T tokens, P patches, C vision width, D model; M = merge² patches 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,95 +14,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mede2_jax.model_configs.qwen2_5_vl import Qwen2_5VLConfig, VisionConfig
 from mede2_jax.models.attention import attention
-from mede2_jax.models.layers import Linear, RematPolicy, RMSNorm, SwiGLU, inverse_frequencies, rotate, scan_layers
-from mede2_jax.models.qwen2 import HIDDEN, Qwen2, Qwen2Config
+from mede2_jax.models.layers import Linear, RematPolicy, RMSNorm, SwiGLU, inverse_frequencies, place_images, rotate, scan_layers
+from mede2_jax.models.qwen2 import HIDDEN, Qwen2
 from mede2_jax.parallel.rules import constrain
 
 VISION_ROPE_THETA = 10000.0
 VISION_NORM_EPS = 1e-6
-UNSUPPORTED = {"hidden_act": "silu", "use_sliding_window": False}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VisionConfig:
-    """Sizes of the vision tower, as in config.json's `vision_config`."""
-
-    depth: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    out_hidden_size: int
-    in_channels: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
-    window_size: int
-    fullatt_block_indexes: tuple[int, ...]
-
-    @property
-    def patch_dim(self) -> int:
-        """Numbers in a flattened patch: channels × frames × height × width."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Qwen2_5VLConfig:
-    """What the model needs of config.json."""
-
-    language: Qwen2Config
-    vision: VisionConfig
-    image_token_id: int
-    video_token_id: int
-    vision_start_token_id: int
-
-
-def config_from_hf(raw: Mapping[str, Any]) -> Qwen2_5VLConfig:
-    """Reads a config.json, in the released form (flat) or the newer one (`text_config`, `rope_parameters`).
-
-    Raises:
-        ValueError: A field is missing, or asks for something this model does not do.
-    """
-    text = {**raw, **raw.get("text_config", {})}
-    vision = raw["vision_config"] if "vision_config" in raw else _missing("vision_config")
-    for name, supported in UNSUPPORTED.items():
-        if text.get(name, supported) != supported:
-            raise ValueError(f"config.json: {name}={text[name]!r} is not supported, only {supported!r}")
-    if vision.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"config.json: vision hidden_act={vision['hidden_act']!r} is not supported, only 'silu'")
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds = {rope[name] for name in ("type", "rope_type") if name in rope}
-    if kinds - {"mrope", "default"}:
-        raise ValueError(f"config.json: rope type {sorted(kinds)} is not supported, only mrope without scaling; remove the scaling")
-    width, heads = _get(text, "hidden_size"), _get(text, "num_attention_heads")
-    language = Qwen2Config(
-        hidden_size=width,
-        intermediate_size=_get(text, "intermediate_size"),
-        num_layers=_get(text, "num_hidden_layers"),
-        num_heads=heads,
-        num_kv_heads=_get(text, "num_key_value_heads"),
-        head_dim=text.get("head_dim") or width // heads,
-        vocab_size=_get(text, "vocab_size"),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        rms_norm_eps=_get(text, "rms_norm_eps"),
-        rope_theta=float(rope.get("rope_theta") or _get(text, "rope_theta")),
-        mrope_section=tuple(_get(rope, "mrope_section")),
-    )
-    tower = VisionConfig(
-        in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
-        fullatt_block_indexes=tuple(_get(vision, "fullatt_block_indexes")),
-        **{
-            field.name: _get(vision, field.name)
-            for field in dataclasses.fields(VisionConfig)
-            if field.name not in ("in_channels", "fullatt_block_indexes")
-        },
-    )
-    if 2 * sum(language.mrope_section or ()) != language.head_dim:
-        raise ValueError(f"config.json: mrope_section {language.mrope_section} must sum to half of head_dim={language.head_dim}")
-    if tower.out_hidden_size != language.hidden_size:
-        raise ValueError(f"config.json: vision out_hidden_size={tower.out_hidden_size} differs from hidden_size={language.hidden_size}")
-    ids = {name: _get(raw, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")}
-    return Qwen2_5VLConfig(language=language, vision=tower, **ids)
 
 
 class Qwen2_5VL(nnx.Module):
@@ -139,12 +57,6 @@ class Qwen2_5VL(nnx.Module):
     def vocabulary(self) -> Float[Array, "V D"]:
         """The vocabulary projection, one row a token."""
         return self.language.vocabulary()
-
-
-def place_images(embeddings: Float[Array, "B T D"], images: Float[Array, "B I D"], image_index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Puts image embedding `image_index[t]` in the place of token t; −1 keeps the text embedding."""
-    chosen = jnp.take_along_axis(images, jnp.maximum(image_index, 0)[..., None], axis=1)
-    return jnp.where(image_index[..., None] >= 0, chosen, embeddings)
 
 
 class VisionTower(nnx.Module):
@@ -233,11 +145,3 @@ def abstract_params(config: Qwen2_5VLConfig, dtype: Any = jnp.float32) -> dict[s
     """Shapes of all parameters as a nested dict, without allocating them."""
     model = nnx.eval_shape(lambda: Qwen2_5VL(config, rngs=nnx.Rngs(0), param_dtype=dtype))
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
-
-
-def _get(mapping: Mapping[str, Any], name: str) -> Any:
-    return mapping[name] if name in mapping else _missing(name)
-
-
-def _missing(name: str) -> Any:
-    raise ValueError(f"config.json: {name!r} is missing")

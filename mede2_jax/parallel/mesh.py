@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from mede2_jax.config import Config, UserError
@@ -16,7 +18,7 @@ class MeshConfig(Config):
     """How the devices are arranged. The product must equal the number of devices; one axis may be -1 (what remains)."""
 
     data: int = 1
-    """Replicas: each holds all parameters and takes its own rows."""
+    """Replicas: each holds all parameters and takes its own rows. The outermost axis: as many as machines keep fsdp inside of one."""
     fsdp: int = -1
     """Splits parameters, optimizer state and rows (ZeRO-3)."""
     tensor: int = 1
@@ -41,5 +43,23 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         raise UserError(
             f"mesh {shown} does not match {len(devices)} device(s); choose sizes whose product is {len(devices)}, or -1 for one axis"
         )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and sizes[0] % slices == 0:
+        # TPU slices are joined by a slower network than the one inside; everywhere else devices come in the order of their machines.
+        inside = (sizes[0] // slices, *sizes[1:])
+        return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     # Axes are automatic: the rules place parameters and rows, the compiler's partitioner does the rest.
-    return jax.make_mesh(tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    try:
+        return jax.make_mesh(tuple(sizes), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    except NotImplementedError:  # on a TPU an axis of the mesh is one or several whole axes of the torus
+        raise UserError(
+            f"mesh {shown} cannot be laid onto this slice: each size must be a product of some of the slice's own (of 4x4x8: 4, 8, 16, 32 "
+            "or 128)"
+        ) from None
+
+
+def processes_along(mesh: Mesh) -> dict[str, int]:
+    """Over how many processes a group of devices along each axis spreads; 1: it stays inside of one."""
+    owner = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    lines = {name: np.moveaxis(owner, axis, -1).reshape(-1, owner.shape[axis]) for axis, name in enumerate(mesh.axis_names)}
+    return {name: max(len(set(line.tolist())) for line in group) for name, group in lines.items()}

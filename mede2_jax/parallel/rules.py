@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Axes = tuple[str | None, ...]
@@ -40,6 +41,12 @@ def use_mesh(mesh: Mesh) -> Iterator[None]:
         yield
     finally:
         _mesh.reset(token)
+
+
+def platform() -> str:
+    """Of the devices of the mesh in use, which may be others than those of this machine; without one, this machine's."""
+    mesh = _mesh.get()
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def partition_spec(axes: Axes, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
@@ -98,3 +105,33 @@ def per_shard(function: Callable[..., jax.Array], arrays: Sequence[jax.Array], i
     in_specs = tuple(partition_spec(axes, array.shape, mesh) for axes, array in zip(in_axes, arrays, strict=True))
     out_specs = partition_spec(out_axes, arrays[0].shape, mesh)
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arrays)
+
+
+def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows [B, T, D] of a ("vocab", "embed") table [V, D] by `tokens` [B, T], laid out by ("rows", None, None).
+
+    Moves what was looked up, never the table: each device takes its piece of the vocabulary and of the width for all rows of
+    its fsdp group, and one all-to-all brings a row's pieces together. Left to itself, the partitioner replicates the result.
+    """
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return jnp.take(table, tokens, axis=0)
+    layout, rows = partition_spec(("vocab", "embed"), table.shape, mesh), partition_spec(("rows", None), tokens.shape, mesh)
+    vocab, width = (part if isinstance(part, str) else None for part in layout)
+    row_axes = (rows[0],) if isinstance(rows[0], str) else rows[0] or ()
+
+    def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
+        if vocab is None:
+            found = jnp.take(table, tokens, axis=0)
+        else:
+            own = tokens - jax.lax.axis_index(vocab) * table.shape[0]
+            inside = (own >= 0) & (own < table.shape[0])
+            taken = jnp.take(table, jnp.clip(own, 0, table.shape[0] - 1), axis=0)
+            found = jax.lax.psum(jnp.where(inside[..., None], taken, 0), vocab)
+        if width in row_axes:
+            return jax.lax.all_to_all(found, width, split_axis=0, concat_axis=2, tiled=True)
+        return found if width is None else jax.lax.all_gather(found, width, axis=2, tiled=True)
+
+    grouped = PartitionSpec(tuple(axis for axis in row_axes if axis != width) or None, None)
+    out = PartitionSpec(rows[0], None, None)
+    return jax.shard_map(local, mesh=mesh, in_specs=(layout, grouped), out_specs=out, check_vma=False)(table, tokens)

@@ -18,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from mede2_jax.config import UserError
 from mede2_jax.train.config import CheckpointConfig
 from mede2_jax.train.state import TrainState
+from mede2_jax.weights.model_directory import share_large_writes_only
 from mede2_jax.weights.params import reason
 
 SAVED = ("trainable", "optimizer_state", "step", "rng")
@@ -27,6 +28,7 @@ class Checkpoints:
     """The checkpoints under a directory: saved in the background, the latest and the best kept."""
 
     def __init__(self, directory: Path, config: CheckpointConfig):
+        share_large_writes_only()
         keep = [preservation_policy.LatestN(config.keep_last)]
         if config.keep_best:
             best = preservation_policy.BestN(get_metric_fn=_quality, n=config.keep_best, keep_checkpoints_without_metrics=False)
@@ -66,8 +68,10 @@ class Checkpoints:
         """The last completed step, or None."""
         return self._manager.latest_step()
 
-    def restore(self, abstract: TrainState) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """The latest step: the saved fields of the state, laid out as in `abstract`, the data's position, and the inputs.
+    def restore(self, abstract: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The latest step: the saved fields of the state, laid out as in `abstract`, and the data's position.
+
+        The inputs are a record: the run directory has compared them with those of this start.
 
         Raises:
             UserError: The checkpoint is damaged.
@@ -75,11 +79,10 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore({name: getattr(abstract, name) for name in SAVED}),
             data=ocp.args.JsonRestore(),
-            config=ocp.args.JsonRestore(),
         )
         with self._users_errors("read"):
             restored = self._manager.restore(self.latest, args=items)
-        return restored["state"], restored["data"], restored["config"]
+        return restored["state"], restored["data"]
 
     def wait(self) -> None:
         """Blocks until what was started is on disk, and raises what went wrong there."""

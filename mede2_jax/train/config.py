@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
+from flax.traverse_util import flatten_dict
 from pydantic import Field, model_validator
 
 from mede2_jax.config import Config, UserError
 from mede2_jax.data.dataset import DataConfig
+from mede2_jax.families import DEFAULT_FAMILY, FamilyName
+from mede2_jax.models.attention import Backend
 from mede2_jax.models.layers import RematPolicy
 from mede2_jax.models.lora import LoRAConfig, Mode
+from mede2_jax.parallel.distributed import DistributedConfig
 from mede2_jax.parallel.mesh import MeshConfig
 from mede2_jax.train.losses import DPOConfig
 from mede2_jax.train.optimizer import OptimizerConfig
@@ -35,6 +40,52 @@ EMBEDDED_STAGE: dict[Stage, dict[str, Any]] = {
     "sft": {"epochs": 8, "optimizer": {"learning_rate": 5e-3}, "data": {"path": "demonstrations.jsonl"}, "output": "runs/sft"},
     "dpo": {"epochs": 6, "optimizer": {"learning_rate": 5e-4}, "data": {"path": "preferences.jsonl"}, "output": "runs/dpo"},
 }
+
+
+ALSO_CALLED = {
+    "model": "model_name_or_path",
+    "adapter": "adapter_name_or_path",
+    "output": "output_dir",
+    "overwrite": "overwrite_output_dir",
+    "resume": "resume_from_checkpoint",
+    "data.path": "dataset dataset_name dataset_dir train_dataset",
+    "data.image_root": "media_dir",
+    "data.eval_path": "eval_dataset",
+    "data.eval_fraction": "val_size",
+    "data.row_tokens": "cutoff_len max_length max_seq_length",
+    "data.packing": "neat_packing padding_free",
+    "data.max_pixels": "image_max_pixels",
+    "data.min_pixels": "image_min_pixels",
+    "data.workers": "dataloader_num_workers preprocessing_num_workers",
+    "parts.language": "finetuning_type use_peft freeze_language_model",
+    "parts.vision": "freeze_vision_tower",
+    "parts.projector": "freeze_multi_modal_projector",
+    "lora.rank": "r lora_r",
+    "lora.rslora": "use_rslora",
+    "lora.targets": "lora_target lora_target_modules target_modules",
+    "dpo.beta": "pref_beta",
+    "dpo.loss": "pref_loss loss_type",
+    "dpo.sft_weight": "pref_ftx loss_weights rpo_alpha",
+    "optimizer.learning_rate": "lr",
+    "optimizer.schedule": "lr_scheduler_type",
+    "optimizer.warmup_ratio": "warmup_steps",
+    "optimizer.beta1": "adam_beta1",
+    "optimizer.beta2": "adam_beta2",
+    "optimizer.eps": "adam_epsilon",
+    "mesh.fsdp": "deepspeed",
+    "checkpoint.every": "save_steps",
+    "checkpoint.keep_last": "save_total_limit",
+    "tracking.wandb_project": "report_to",
+    "epochs": "num_train_epochs",
+    "rows_per_step": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "eval_every": "eval_steps",
+    "log_every": "logging_steps",
+    "compute_dtype": "bf16",
+    "remat": "gradient_checkpointing disable_gradient_checkpointing",
+    "attention": "flash_attn attn_implementation",
+}
+"""Options by their names in LLaMA-Factory, TRL and PEFT, where these differ in more than section and separator."""
 
 
 class PartsConfig(Config):
@@ -71,10 +122,14 @@ class TrackingConfig(Config):
 class TrainConfig(Config):
     """A training run: SFT (stage I of MedE²) or DPO (stage II)."""
 
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {theirs: ours for ours, names in ALSO_CALLED.items() for theirs in names.split()}
+
     stage: Stage = "dpo"
     """sft: supervised fine-tuning on demonstrations; dpo: direct preference optimisation on pairs."""
     model: Path | None = None
     """Model directory to start from (see `python -m mede2_jax.convert`); for DPO, the one that SFT ended in."""
+    family: FamilyName | None = None
+    """Of the tiny random model that is made when no model is given; none: qwen2_5_vl."""
     adapter: Path | None = None
     """PEFT adapter to continue from, put on `model`; its rank, alpha and layers must be those of `lora`."""
     output: Path = Path("runs/run")
@@ -90,15 +145,16 @@ class TrainConfig(Config):
     dpo: DPOConfig = DPOConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     epochs: int = Field(default=3, ge=1)
     """Passes over the training data."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Stop after this many optimizer steps; the learning rate's schedule is laid out over them."""
+    """Stop after this many optimizer steps, whatever epochs says; the learning rate's schedule is laid out over them."""
     rows_per_step: int = Field(default=8, ge=1)
-    """Packed rows of one micro-batch, over all devices."""
+    """Packed rows of one micro-batch, over all devices of all processes."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches whose gradients make one optimizer step."""
     eval_every: int = Field(default=100, ge=1)
@@ -113,11 +169,15 @@ class TrainConfig(Config):
     """Of frozen parameters, by default as they are stored in the model directory; trained ones are float32 always."""
     remat: RematPolicy = "full"
     """What the backward pass recomputes: none, full, dots, dots_no_batch, offload."""
+    attention: Backend = "auto"
+    """fused: the platform's own kernels; xla: the implementation that runs everywhere; auto: fused where there are kernels."""
     logprob_chunk: int = Field(default=256, ge=8)
     """Scored tokens a row whose logits exist at a time."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        if self.family is not None and self.model is not None:
+            raise ValueError(f"family={self.family} is of the tiny model made when no model is given; leave it out, the model has its own")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other")
         if set(self.parts.model_dump().values()) == {"frozen"}:
@@ -139,8 +199,8 @@ class TrainConfig(Config):
         return PAPER_LEARNING_RATE[self.stage] if given is None else given
 
 
-def embedded_defaults(stage: Stage) -> dict[str, Any]:
-    """The embedded default of a stage as config values.
+def embedded_defaults(stage: Stage, family: FamilyName = DEFAULT_FAMILY) -> dict[str, Any]:
+    """The embedded default of a stage as config values, with a run directory for each family.
 
     Raises:
         UserError: The sample data is not beside the package (it comes with a checkout, not with a wheel).
@@ -149,4 +209,12 @@ def embedded_defaults(stage: Stage) -> dict[str, Any]:
     path = SAMPLE_DATA / EMBEDDED_STAGE[stage]["data"]["path"]
     if not path.exists():
         raise UserError(f"no sample data at {path}; run from a checkout of the project, or give --model and --data.path")
-    return {**values, "data": {**EMBEDDED["data"], "path": str(path)}}
+    output = values["output"] if family == DEFAULT_FAMILY else f"{values['output']}-{family}"
+    return {**values, "output": output, "data": {**EMBEDDED["data"], "path": str(path)}}
+
+
+def embedded_summary() -> str:
+    """What the embedded default sets besides the data, as one line for `--help`."""
+    sft, dpo = (flatten_dict(EMBEDDED_STAGE[stage], sep=".") for stage in get_args(Stage))
+    common = [f"{name}={value}" for name, value in flatten_dict(EMBEDDED, sep=".").items()]
+    return " ".join(common + [f"{name}={dpo[name]} (sft: {sft[name]})" for name in dpo if name != "data.path"])

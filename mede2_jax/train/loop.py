@@ -5,23 +5,23 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 
 from mede2_jax.config import UserError
 from mede2_jax.data.loader import Loader
+from mede2_jax.parallel.distributed import agreed
 from mede2_jax.train.checkpoint import Checkpoints
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.metrics import Tracker
 from mede2_jax.train.state import TrainState, all_params
 from mede2_jax.train.step import Steps
+from mede2_jax.train.stop import StopRequest
 
 
 @dataclasses.dataclass
@@ -55,17 +55,23 @@ class Loop:
         step = int(self.state.step)
         self._clock = time.perf_counter()
         self._recent: collections.deque[float] = collections.deque(maxlen=20)
-        self._best = min((record["eval_loss"] for record in self.tracker.history if "eval_loss" in record), default=math.inf)
+        # The first process has the history, and what is best decides what all save.
+        self._best = agreed(
+            lambda: min((record["eval_loss"] for record in self.tracker.history if "eval_loss" in record), default=math.inf)
+        )
         pending: _Pending | None = None
         batch: Mapping[str, np.ndarray] = {}
-        with _StopRequest() as stop:
-            while step < self.total_steps and not stop.requested:
+        with StopRequest() as stop:
+            self.tracker.console.print("compiling the training step; the first one takes longer than the others")
+            while step < self.total_steps and not stop.poll():
                 batch = next(self.loader)
-                self.state, metrics = self.steps.train(self.state, self.steps.place(batch, micro=True))
+                placed = self.steps.place(batch, micro=True)
+                contents = self.steps.contents({name: placed[name] for name in ("response_pair", "key_start", "key_end")})
+                self.state, metrics = self.steps.train(self.state, placed)
                 step += 1
                 if pending:
                     self._report(pending)
-                pending = _Pending(step, metrics, _contents(batch))
+                pending = _Pending(step, metrics, contents, placed["tokens"].size)
                 last = step == self.total_steps
                 evaluate = self.eval_batches is not None and (step % self.config.eval_every == 0 or last)
                 if evaluate or last or step % self.config.checkpoint.every == 0:
@@ -75,7 +81,7 @@ class Loop:
                     self._save(step, batch, eval_loss, last)
             if pending:
                 self._report(pending)
-            if stop.requested and batch:
+            if stop.agreed and batch:
                 self._check_finite(step, batch)
                 self.checkpoints.save(self.state, self.loader.get_state(), self.inputs, None)
             self.checkpoints.wait()
@@ -112,6 +118,7 @@ class Loop:
         """Reads a step's numbers back, which waits for it, and logs them."""
         numbers = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
         self._refuse_broken(done.step, numbers)
+        contents = {name: int(value) for name, value in jax.device_get(done.contents).items()}
         now = time.perf_counter()
         elapsed, self._clock = now - self._clock, now
         self._recent.append(elapsed)
@@ -122,22 +129,22 @@ class Loop:
             "epoch": round(done.step / self.loader.steps_per_epoch, 4),
             **numbers,
             "learning_rate": float(self.learning_rates[done.step - 1]),
-            "tokens_per_second": done.tokens / elapsed,
-            "padding": 1 - done.tokens / done.room,
-            "examples": done.examples,
+            "tokens_per_second": contents["tokens"] / elapsed,
+            "padding": 1 - contents["tokens"] / done.room,
+            "examples": contents["examples"],
             "compilations": self.steps.compilations,
             "time": time.time(),
         }
         self.tracker.log(record, eta_seconds=None if usual is None else usual * (self.total_steps - done.step))
 
-    def _evaluate(self, step: int, stop: _StopRequest) -> float | None:
+    def _evaluate(self, step: int, stop: StopRequest) -> float | None:
         """Every metric over all of the evaluation data; None when asked to stop meanwhile."""
         assert self.eval_batches is not None
         params = all_params(self.state)
         running: Any = None
         summed: Any = None
         for batch in self.eval_batches():
-            if stop.requested:
+            if stop.poll():
                 return None
             started = self.steps.eval(params, self.steps.place(batch, micro=False))
             if running is not None:  # read while the next batch is computed
@@ -162,44 +169,6 @@ class _Pending:
 
     step: int
     metrics: Mapping[str, jax.Array]
-    contents: tuple[int, int, int]
-
-    @property
-    def tokens(self) -> int:
-        return self.contents[0]
-
-    @property
-    def room(self) -> int:
-        return self.contents[1]
-
-    @property
-    def examples(self) -> int:
-        return self.contents[2]
-
-
-def _contents(batch: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
-    """(real tokens, all tokens, examples) of a step."""
-    real = int((batch["key_end"] > batch["key_start"]).sum())
-    pairs = batch["response_pair"]
-    return real, batch["tokens"].size, len(np.unique(pairs[pairs >= 0]))
-
-
-class _StopRequest:
-    """Turns SIGTERM and Ctrl-C into a request that the loop reads between steps; a second signal acts as usual."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(number, self._before[signal.Signals(number)])
+    contents: Mapping[str, jax.Array]
+    room: int
+    """Tokens, padding included."""

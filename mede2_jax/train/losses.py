@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from pydantic import Field, model_validator
 
 from mede2_jax.config import Config
-from mede2_jax.models.logprobs import response_sums
+from mede2_jax.models.logprobs import TokenScores, response_sums
 
 LossType = Literal["sigmoid", "hinge", "ipo"]
 Totals = dict[str, jax.Array]
@@ -50,7 +50,7 @@ class Loss(Protocol):
     def totals(self, batch: Mapping[str, jax.Array]) -> Totals:
         """What sums are divided by, from fields with any leading axes; adds up over batches."""
 
-    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
+    def __call__(self, scores: TokenScores, batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
         """This micro-batch's share of the loss, and sums that add up over micro-batches."""
 
     def report(self, sums: Sums, totals: Totals) -> Metrics:
@@ -65,14 +65,14 @@ class SFTLoss:
         """Scored tokens."""
         return {"tokens": _count(batch["scored_response"] >= 0)}
 
-    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
-        """Padding has log-probability 0 and is not in the total."""
-        sums = {"loss": -jnp.sum(logprobs)}
+    def __call__(self, scores: TokenScores, batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
+        """Padding has log-probability 0 and is not in the total. `accuracy`: scored tokens that are the model's first choice."""
+        sums = {"loss": -jnp.sum(scores.logprob), "accuracy": _count(scores.best)}
         return self.report(sums, totals)["loss"], sums
 
     def report(self, sums: Sums, totals: Totals) -> Metrics:
-        """The mean over tokens."""
-        return {"loss": sums["loss"] / jnp.maximum(totals["tokens"], 1)}
+        """Means over tokens."""
+        return {name: value / jnp.maximum(totals["tokens"], 1) for name, value in sums.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,9 @@ class DPOLoss:
         chosen_slot = (batch["scored_response"] >= 0) & (batch["scored_response"] % 2 == 0)
         return {"pairs": jnp.sum(batch["response_weight"]) / 2, "chosen_tokens": _count(chosen_slot)}
 
-    def __call__(self, logprobs: Float[Array, "B S"], batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
+    def __call__(self, scores: TokenScores, batch: Mapping[str, jax.Array], totals: Totals) -> tuple[jax.Array, Sums]:
         """Pairs of weight 0 (padding) add nothing."""
-        responses = batch["response_weight"].shape[-1]
+        logprobs, responses = scores.logprob, batch["response_weight"].shape[-1]
         logprob = response_sums(logprobs, batch["scored_response"], responses)
         lengths = response_sums(jnp.ones_like(logprobs), batch["scored_response"], responses)
         ratio = logprob - batch["response_reference"]

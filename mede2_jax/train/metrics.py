@@ -6,17 +6,18 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mede2_jax.config import counted
+from mede2_jax.outputs.file import write_whole
 from mede2_jax.train.config import TrackingConfig
-from mede2_jax.train.run_directory import write_whole
 
 SHOWN = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected", "grad_norm", "learning_rate", "tokens_per_second", "padding")
 SUMMARY = (
@@ -54,6 +55,7 @@ class Tracker:
         start_step: Steps already done; later lines of an interrupted run are cut off metrics.jsonl.
         log_every: Steps between console lines.
         console: Where to show progress.
+        write: Off in all processes but the first: they keep no history and write nothing.
     """
 
     def __init__(
@@ -66,13 +68,14 @@ class Tracker:
         start_step: int,
         log_every: int,
         console: Console,
+        write: bool = True,
     ):
         self.console, self._log_every, self._total = console, log_every, total_steps
         self.path = run_dir / "metrics.jsonl"
-        self.history = _keep_until(self.path, start_step)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = _tensorboard(run_dir, start_step) if tracking.tensorboard else None
-        self._wandb = _wandb(tracking.wandb_project, run_dir, config) if tracking.wandb_project else None
+        self.history = _keep_until(self.path, start_step) if write else []
+        self._file = self.path.open("a", encoding="utf-8") if write else None
+        self._board = _tensorboard(run_dir, start_step) if write and tracking.tensorboard else None
+        self._wandb = _wandb(tracking.wandb_project, run_dir, config) if write and tracking.wandb_project else None
         columns = (
             TextColumn("training"),
             BarColumn(),
@@ -91,7 +94,8 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._board:
             with contextlib.suppress(OSError):  # on a full disk: what ended the run has been said
                 self._board.close()
@@ -100,6 +104,8 @@ class Tracker:
 
     def log(self, record: dict[str, Any], eta_seconds: float | None = None) -> None:
         """One step's numbers (`step` among them); `eval_…` names are an evaluation's."""
+        if self._file is None:
+            return
         self.history.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
@@ -121,20 +127,30 @@ class Tracker:
             self.console.print(f"step {step}/{self._total}  {_shown(numbers)}{eta}")
 
 
-def closing_table(history: Sequence[dict[str, Any]]) -> Table:
-    """First and last of what matters in a run, averaged over a few steps at each end."""
-    table = Table(title="run summary", title_justify="left")
+def closing_table(history: Sequence[dict[str, Any]]) -> Group:
+    """What matters in a run, from beginning to end: training averaged over a few steps at each end; the evaluations that tell."""
     train = [record for record in history if "loss" in record]
     evals = [record for record in history if "eval_loss" in record]
     edge = max(1, min(EDGE, len(train) // 4))
-    for heading in ("metric", f"first {edge} step(s)", f"last {edge} step(s)"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name in SUMMARY:
-        if train and name in train[0]:
-            table.add_row(name, _number(_mean(train[:edge], name)), _number(_mean(train[-edge:], name)))
-    for name in (f"eval_{name}" for name in SUMMARY):
-        if evals and name in evals[0]:
-            table.add_row(name, _number(evals[0][name]), _number(evals[-1][name]))
+    tables = []
+    if train:
+        ends = {f"first {counted(edge, 'step')}": train[:edge], f"last {counted(edge, 'step')}": train[-edge:]}
+        tables.append(_summary("run summary", ends, SUMMARY))
+    if evals:
+        told = (("first", evals[0]), ("last", evals[-1]), ("lowest loss", min(evals, key=lambda record: record["eval_loss"])))
+        columns = {", ".join(name for name, other in told if other is one) + f": step {one['step']}": [one] for _, one in told}
+        tables.append(_summary("evaluation", columns, [f"eval_{name}" for name in SUMMARY]))
+    return Group(*tables)
+
+
+def _summary(title: str, columns: Mapping[str, Sequence[dict[str, Any]]], names: Sequence[str]) -> Table:
+    """A row for each of the numbers that there are, a column for each set of records: their mean."""
+    table = Table("metric", title=title, title_justify="left")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name in names:
+        if all(name in record for records in columns.values() for record in records):
+            table.add_row(name, *(_number(_mean(records, name)) for records in columns.values()))
     return table
 
 

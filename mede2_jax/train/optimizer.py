@@ -18,7 +18,7 @@ class OptimizerConfig(Config):
     """AdamW (Loshchilov & Hutter 2019). Defaults are those of the original's framework where the paper is silent."""
 
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate; by default the paper's: 1e-4 for sft, 1e-6 for dpo."""
+    """Peak learning rate, and the one that the metrics show; by default the paper's: 1e-4 for sft, 1e-6 for dpo."""
     vision_learning_rate: float | None = Field(default=None, gt=0)
     """Of the vision tower, when it differs."""
     projector_learning_rate: float | None = Field(default=None, gt=0)

@@ -1,88 +1,112 @@
 """Reference log-probabilities of DPO: numbers, computed once before training and kept with the run.
 
 They come from the model as training starts (the merged model of stage I, never the base under it), by the function and over
-the rows that training uses. The file carries the digests of the model and the data they belong to.
+the rows that training uses. The file carries the digests of the model and the data they belong to, and how far it has come:
+a pass that is broken off goes on from there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mede2_jax.config import UserError
 
 UNSET = np.float32(np.nan)
 
 
-def compute_reference(
-    batches: Iterable[Mapping[str, np.ndarray]], logprobs: Callable[[Mapping[str, np.ndarray]], Any], examples: int
-) -> Float32[np.ndarray, "E 2"]:
-    """Log-probability of the chosen and of the rejected response of every pair; NaN where a pair is in no row.
+@dataclasses.dataclass
+class References:
+    """Log-probabilities of chosen and rejected by dataset index, for each part of the data ("train", "eval"); NaN: not yet."""
+
+    tables: dict[str, Float32[np.ndarray, "E 2"]]
+    done: dict[str, int]
+    """Batches of each part's pass that are in the table."""
+
+    @classmethod
+    def empty(cls, examples: Mapping[str, int]) -> References:
+        """Nothing computed, for parts of that many examples."""
+        return cls({name: np.full((count, 2), UNSET, np.float32) for name, count in examples.items()}, dict.fromkeys(examples, 0))
+
+
+def fill_reference(
+    references: References,
+    name: str,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    responses: Callable[[Mapping[str, np.ndarray]], tuple[Any, Any, Any]],
+) -> Iterator[int]:
+    """Fills one part's table batch by batch, and yields how many are done.
 
     Args:
-        batches: All rows once; `response_pair` and `response_role` [B, R] say whose each response is.
-        logprobs: From a batch to the summed log-probability of each response, [B, R]; may return before it is computed.
-        examples: Records in the data, E.
+        references: Its table and count grow.
+        name: Which part.
+        batches: The rows that are not done, once each (of several processes: this one's).
+        responses: From a batch to `response_pair` and `response_role`, which say whose each response is, and its summed
+            log-probability, all [B, R] over the rows of all processes; may return before they are computed.
 
     Raises:
         UserError: A log-probability is not finite.
     """
-    table = np.full((examples, 2), UNSET, np.float32)
-    running: tuple[Mapping[str, np.ndarray], Any] | None = None
-    for batch in batches:
-        started = (batch, logprobs(batch))
+    running: tuple[Any, Any, Any] | None = None
+    for batch in itertools.chain(batches, [None]):
+        started = None if batch is None else responses(batch)
         if running:  # read while the next batch is computed
-            _fill(table, *running)
+            _fill(references.tables[name], *running)
+            references.done[name] += 1
+            yield references.done[name]
         running = started
-    if running:
-        _fill(table, *running)
-    return table
 
 
-def _fill(table: np.ndarray, batch: Mapping[str, np.ndarray], logprobs: Any) -> None:
-    sums = np.asarray(logprobs)
-    pair, role = batch["response_pair"], batch["response_role"]
+def _fill(table: np.ndarray, *responses: Any) -> None:
+    pair, role, sums = (np.asarray(array) for array in responses)
     real = pair >= 0
     if not np.isfinite(sums[real]).all():
         raise UserError("the model gives reference log-probabilities that are not finite; is it whole, and was it trained with care?")
     table[pair[real], role[real]] = sums[real]
 
 
-def save_reference(path: Path, tables: Mapping[str, Float32[np.ndarray, "E 2"]], digest: str) -> None:
-    """Writes the tables ("train", "eval") in one atomic step."""
+def save_reference(path: Path, references: References, digest: str) -> None:
+    """Writes the tables in one atomic step."""
+    # Bytes first, then a file of our own: safetensors' files are readable by their owner only.
+    content = save(references.tables, metadata={"digest": digest, "done": json.dumps(references.done)})
     partial = path.with_suffix(".partial")
     try:
-        save_file(dict(tables), partial, metadata={"digest": digest})
-    except SafetensorError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error}") from None
-    partial.replace(path)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
-def load_reference(path: Path, digest: str) -> dict[str, Float32[np.ndarray, "E 2"]]:
-    """The tables of `path`.
+def load_reference(path: Path, digest: str) -> References:
+    """The tables of `path`, and how far they have come.
 
     Raises:
         UserError: The file is damaged, or belongs to another model or other data.
     """
     try:
         with safe_open(path, framework="np") as file:
-            found = (file.metadata() or {}).get("digest", "none")
+            metadata = file.metadata() or {}
             tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+        done = json.loads(metadata.get("done", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"cannot read reference log-probabilities {str(path)!r}: {error}; delete the file to compute them again") from None
-    if found != digest:
+    if metadata.get("digest") != digest:
         raise UserError(
-            f"{path} holds reference log-probabilities of another model or other data (digest {found}, this run has {digest}); "
-            "delete the file to compute them again"
+            f"{path} holds reference log-probabilities of another model or other data (digest {metadata.get('digest')}, this run has "
+            f"{digest}); delete the file to compute them again"
         )
-    return tables
+    return References(tables, {name: int(done.get(name, 0)) for name in tables})
 
 
 def reference_digest(*parts: str) -> str:

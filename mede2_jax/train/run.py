@@ -6,9 +6,11 @@ checkpoints/, reference.safetensors (DPO), and at the end curves.png, model/ (me
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,26 +19,28 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.console import Console
-from rich.progress import track
 
-from mede2_jax.config import UserError
 from mede2_jax.data.dataset import Dataset
 from mede2_jax.data.loader import Loader, make_loader
 from mede2_jax.models.lora import Params, base_path, join_params, merge_lora, put_adapters, take_adapters
+from mede2_jax.parallel import distributed
 from mede2_jax.train.checkpoint import Checkpoints, abstract_state
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.loop import Loop
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
 from mede2_jax.train.optimizer import make_optimizer, make_schedule
-from mede2_jax.train.reference import compute_reference, load_reference, reference_digest, save_reference
-from mede2_jax.train.run_directory import MODEL, prepare_run_directory
-from mede2_jax.train.setup import Setup, manifest, open_setup, show_setup
+from mede2_jax.train.progress import narrated
+from mede2_jax.train.reference import References, fill_reference, load_reference, reference_digest, save_reference
+from mede2_jax.train.run_directory import MODEL, is_finished, open_run_directory
+from mede2_jax.train.setup import Setup, check_same, manifest, open_setup, show_setup
 from mede2_jax.train.state import TrainState, init_params, init_state
 from mede2_jax.train.step import Steps
+from mede2_jax.train.stop import StopRequest
 from mede2_jax.weights.model_directory import copy_files, write_model_directory
 from mede2_jax.weights.peft import Adapter, export_adapter
 
-References = dict[str, np.ndarray]
+REFERENCE_SAVE_SECONDS = 60.0
+"""Between saves of a reference pass: what a kill may cost."""
 
 
 def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
@@ -50,70 +54,98 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
     Raises:
         UserError: Something the user gave cannot be used; a run directory that existed is as it was.
     """
+    if distributed.agreed(lambda: is_finished(config)):
+        console.print(f"{config.output} is finished; nothing to do")
+        _show_results(config.output, console)
+        return
     setup = open_setup(config, model_dir)
-    prepare_run_directory(config, manifest(setup))
-    show_setup(setup, console)
+    check_same(setup)
+    with open_run_directory(config, manifest(setup)) if distributed.is_first() else contextlib.nullcontext():
+        distributed.barrier("run directory")
+        show_setup(setup, console)
+        with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
+            _run(setup, console)
+
+
+def _run(setup: Setup, console: Console) -> None:
+    config = setup.config
     optimizer = make_optimizer(config.optimizer, config.learning_rate, _total_steps(setup))
-    steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, config.logprob_chunk)
-    with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
-        params = init_params(setup.policy, model_dir, setup.mesh, config.seed)
-        if setup.adapter is not None:
-            params = put_adapters(params, setup.adapter.pairs)
-        references = _references(setup, steps, params, console)
-        state = init_state(setup.policy, params, optimizer, setup.mesh, config.seed)
-        del params  # the state owns them now: a second reference would keep them alive beside what training makes of them
-        loop = _loop(setup, steps, state, references, console)
-        del state
-        if _train(setup, loop, console):
-            _export(setup, loop.state, console)
+    steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, config.logprob_chunk, config.attention)
+    params = init_params(setup.policy, setup.model_dir, setup.mesh, config.seed)
+    if setup.adapter is not None:
+        params = put_adapters(params, setup.adapter.pairs)
+    references = _references(setup, steps, params, console)
+    if references is None:
+        console.print("stopped before the first step, reference log-probabilities saved; go on with the same command and --resume")
+        return
+    state = init_state(setup.policy, params, optimizer, setup.mesh, config.seed)
+    del params  # the state owns them now: a second reference would keep them alive beside what training makes of them
+    loop = _loop(setup, steps, state, references, console)
+    del state
+    if _train(setup, loop, console):
+        _export(setup, loop.state, console)
 
 
 def _total_steps(setup: Setup) -> int:
     config = setup.config
-    per_epoch = -(-len(setup.train.rows) // (config.rows_per_step * config.accumulation))
-    everything = per_epoch * config.epochs
-    return min(everything, config.max_steps) if config.max_steps else everything
+    return config.max_steps or _steps_per_epoch(setup) * config.epochs
 
 
-def _references(setup: Setup, steps: Steps, params: Params, console: Console) -> References:
-    """DPO's reference log-probabilities of the training and evaluation data, from the run's file or computed now."""
+def _steps_per_epoch(setup: Setup) -> int:
+    return -(-len(setup.train.rows) // (setup.config.rows_per_step * setup.config.accumulation))
+
+
+def _references(setup: Setup, steps: Steps, params: Params, console: Console) -> dict[str, np.ndarray] | None:
+    """DPO's reference log-probabilities of the training and evaluation data, from the run's file or computed now.
+
+    None when asked to stop meanwhile: what was computed is in the run, and the next start goes on from there.
+    """
     if setup.config.stage != "dpo":
         return {}
     path = setup.config.output / "reference.safetensors"
     data = {name: dataset for name, dataset in (("train", setup.train), ("eval", setup.held_out)) if dataset is not None}
     digest = reference_digest(*setup.digests, setup.config.compute_dtype, *(dataset.digest for dataset in data.values()))
-    if path.exists():
-        return load_reference(path, digest)
-    tables = {}
-    for name, dataset in data.items():
-        with _pass(setup, dataset, None) as loader:
-            batches = track(
-                _unstacked(loader),
-                f"reference log-probabilities, {name}",
-                total=loader.total_steps,
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            )
-            logprobs = lambda batch: steps.reference(params, steps.place(batch, micro=False))  # noqa: E731
-            tables[name] = compute_reference(batches, logprobs, len(dataset))
-    save_reference(path, tables, digest)
-    return tables
+    found = _begun_reference(path, digest, {name: len(part) for name, part in data.items()})
+
+    def responses(batch: Mapping[str, np.ndarray]) -> tuple[Any, Any, Any]:
+        placed = steps.place(batch, micro=False)
+        return (*distributed.replicated((placed["response_pair"], placed["response_role"])), steps.reference(params, placed))
+
+    with StopRequest() as stop:
+        for name, dataset in data.items():
+            with _pass(setup, steps, dataset, None) as loader:
+                loader.set_state(loader.get_state() | {"step": found.done[name]})
+                filling = fill_reference(found, name, _unstacked(loader), responses)
+                saved = time.monotonic()
+                for done in narrated(filling, f"reference log-probabilities, {name}", found.done[name], loader.total_steps, console):
+                    if stop.poll() or time.monotonic() - saved > REFERENCE_SAVE_SECONDS or done == loader.total_steps:
+                        if distributed.is_first():
+                            save_reference(path, found, digest)
+                        saved = time.monotonic()
+                    if stop.agreed:
+                        break
+            if stop.poll(now=True):
+                return None
+    return found.tables
 
 
-def _loop(setup: Setup, steps: Steps, state: TrainState, references: References, console: Console) -> Loop:
+def _begun_reference(path: Path, digest: str, examples: Mapping[str, int]) -> References:
+    """What the first process finds in the run, in every process."""
+    empty = References.empty(examples)
+    found = load_reference(path, digest) if distributed.is_first() and path.exists() else empty
+    done = distributed.agreed(lambda: found.done)
+    return References(jax.tree.map(np.array, distributed.broadcast(found.tables)), done)
+
+
+def _loop(setup: Setup, steps: Steps, state: TrainState, references: dict[str, np.ndarray], console: Console) -> Loop:
     """The loop at the run's start, or at its last checkpoint."""
     config, total_steps = setup.config, _total_steps(setup)
     checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoint)
-    loader = _loader(setup, setup.train, references.get("train"), epochs=config.epochs, accumulation=config.accumulation, shuffle=True)
+    epochs = -(-total_steps // _steps_per_epoch(setup))
+    loader = _loader(setup, steps, setup.train, references.get("train"), epochs=epochs, accumulation=config.accumulation, shuffle=True)
     inputs: dict[str, Any] = {"digests": list(setup.digests), "config": config.model_dump(mode="json")}
-    if config.resume and checkpoints.latest is not None:
-        saved, position, before = checkpoints.restore(abstract_state(state))
-        if before["digests"] != inputs["digests"]:
-            raise UserError(
-                f"the checkpoint of step {checkpoints.latest} was trained from another model or adapter ({', '.join(before['digests'])}) "
-                f"than what is in {setup.model_dir} now ({', '.join(setup.digests)}); bring that one back, or start a new --output"
-            )
+    if config.resume and distributed.agreed(lambda: checkpoints.latest) is not None:
+        saved, position = checkpoints.restore(abstract_state(state))
         state = dataclasses.replace(state, **saved)
         loader.set_state(position)
         console.print(f"resumed from the checkpoint of step {checkpoints.latest}")
@@ -125,6 +157,7 @@ def _loop(setup: Setup, steps: Steps, state: TrainState, references: References,
         start_step=int(state.step),
         log_every=config.log_every,
         console=console,
+        write=distributed.is_first(),
     )
     held_out = setup.held_out
     return Loop(
@@ -132,7 +165,7 @@ def _loop(setup: Setup, steps: Steps, state: TrainState, references: References,
         state=state,
         steps=steps,
         loader=loader,
-        eval_batches=None if held_out is None else functools.partial(_eval_batches, setup, held_out, references.get("eval")),
+        eval_batches=None if held_out is None else functools.partial(_eval_batches, setup, steps, held_out, references.get("eval")),
         checkpoints=checkpoints,
         tracker=tracker,
         learning_rates=np.asarray(make_schedule(config.optimizer, config.learning_rate, total_steps)(np.arange(total_steps))),
@@ -146,10 +179,10 @@ def _train(setup: Setup, loop: Loop, console: Console) -> bool:
     with loop.tracker, loop.loader:
         finished = loop.run()
     loop.checkpoints.close()
-    if finished:
+    if finished and distributed.is_first():
         console.print(closing_table(loop.tracker.history))
         plot_curves(loop.tracker.history, output / "curves.png")
-    else:
+    elif not finished:
         step = int(loop.state.step)
         console.print(f"stopped at step {step} of {loop.total_steps}, state saved; go on with the same command and --resume")
     return finished
@@ -158,27 +191,35 @@ def _train(setup: Setup, loop: Loop, console: Console) -> bool:
 def _export(setup: Setup, state: TrainState, console: Console) -> None:
     """The merged model directory, and the adapters in PEFT's format."""
     config, policy = setup.config, setup.policy
-    if policy.has_adapters:
-        pairs = jax.device_get(take_adapters(state.trainable))
+    full = [f"parts.{part}" for part, mode in policy.parts.items() if mode == "full"]
+    if policy.has_adapters and full:
+        console.print(f"[yellow]no adapter/: it could not hold {' and '.join(full)}, trained in full; use {MODEL}/[/]")
+    elif policy.has_adapters:
+        pairs = distributed.on_host(take_adapters(state.trainable))
         lora = config.lora
-        adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout, base=str(setup.model_dir))
+        adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout)
         table, abstract = setup.family.weight_rules(setup.sizes), setup.family.abstract_params(setup.sizes)
-        export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
+        if distributed.is_first():
+            export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
     shardings = flatten_dict(policy.shardings(setup.mesh), sep="/")
     plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
     merge = jax.jit(functools.partial(_merged, setup), out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)
     # The run is over: the merged kernels may take the place of the frozen ones.
     merged = merge(state.frozen, state.trainable)
     with tempfile.TemporaryDirectory() as folder:
-        # The processor as it was used, pixel limits included, so that inference sees images as training did.
         files = Path(folder)
         copy_files(setup.model_dir, files)
-        setup.processor.save(files)
+        # As it was used, pixel limits or tiling included, so that inference sees what training saw.
+        setup.processor.save(files, images=setup.shape.patches > 0)
         write_model_directory(config.output / MODEL, family=setup.family.name, source=files, params=merged, parents=setup.digests)
+    _show_results(config.output, console)
+
+
+def _show_results(output: Path, console: Console) -> None:
     rows = [("model (merged)", MODEL), ("PEFT adapter", "adapter"), ("curves", "curves.png"), ("metrics", "metrics.jsonl")]
     for name, file in rows:
-        if (config.output / file).exists():
-            console.print(f"{name + ':':16} {config.output / file}", soft_wrap=True)
+        if (output / file).exists():
+            console.print(f"{name + ':':16} {output / file}", soft_wrap=True)
 
 
 def _merged(setup: Setup, frozen: Params, trainable: Params) -> Params:
@@ -187,7 +228,9 @@ def _merged(setup: Setup, frozen: Params, trainable: Params) -> Params:
     return unflatten_dict({path: leaf.astype(setup.stored[path]) for path, leaf in flat.items()}, sep="/")
 
 
-def _loader(setup: Setup, dataset: Dataset, reference: np.ndarray | None, *, epochs: int, accumulation: int, shuffle: bool) -> Loader:
+def _loader(
+    setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None, *, epochs: int, accumulation: int, shuffle: bool
+) -> Loader:
     config = setup.config
     return make_loader(
         dataset,
@@ -197,6 +240,7 @@ def _loader(setup: Setup, dataset: Dataset, reference: np.ndarray | None, *, epo
         epochs=epochs,
         seed=config.seed,
         shuffle=shuffle,
+        columns=steps.columns(config.rows_per_step),
         workers=config.data.workers,
         # The next step's rows are made while this one runs.
         buffer=max(config.data.buffer, config.rows_per_step * accumulation),
@@ -204,13 +248,13 @@ def _loader(setup: Setup, dataset: Dataset, reference: np.ndarray | None, *, epo
     )
 
 
-def _pass(setup: Setup, dataset: Dataset, reference: np.ndarray | None) -> Loader:
+def _pass(setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Loader:
     """One pass over all rows in the plan's order, a micro-batch at a time."""
-    return _loader(setup, dataset, reference, epochs=1, accumulation=1, shuffle=False)
+    return _loader(setup, steps, dataset, reference, epochs=1, accumulation=1, shuffle=False)
 
 
-def _eval_batches(setup: Setup, dataset: Dataset, reference: np.ndarray | None) -> Iterator[Mapping[str, np.ndarray]]:
-    with _pass(setup, dataset, reference) as loader:
+def _eval_batches(setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Iterator[Mapping[str, np.ndarray]]:
+    with _pass(setup, steps, dataset, reference) as loader:
         yield from _unstacked(loader)
 
 

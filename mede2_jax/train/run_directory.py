@@ -1,24 +1,29 @@
 """The run directory: whose it is, when it may be resumed or replaced, and what is written before training.
 
 `manifest.json` marks a directory as a run. It holds the inputs by digest, and every record that was left out and why.
-Files are replaced in one step, so that a kill at any moment leaves a run that can be resumed.
+Files are replaced in one step, so that a kill at any moment leaves a run that can be resumed. One process at a time holds it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mede2_jax.config import UserError, to_yaml
+from mede2_jax.outputs.file import write_whole
 from mede2_jax.train.config import TrainConfig
 
-CONFIG, MANIFEST, MODEL = "config.yaml", "manifest.json", "model"
+CONFIG, MANIFEST, MODEL, LOCK = "config.yaml", "manifest.json", "model", ".lock"
+PATHS = ("model", "adapter", "data.path", "data.eval_path", "data.image_root")
+"""Options that name a file or a folder: two spellings of one place are the same."""
 
 FREE_TO_CHANGE = (
     "output",
@@ -35,65 +40,87 @@ FREE_TO_CHANGE = (
 """Options that may differ when a run is resumed: they do not change its numbers (a mesh does so by rounding only)."""
 
 
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the run to be resumed has nothing left to do.
+
+    Raises:
+        UserError: It was another config's run.
+    """
+    if not (config.resume and (config.output / MANIFEST).exists() and (config.output / MODEL).exists()):
+        return False
+    _check_same_config(config)
+    return True
+
+
 def check_run_directory(config: TrainConfig, model_dir: Path) -> None:
     """Refuses to touch a run unless told to resume it with the same config, or to overwrite it; changes nothing.
 
     Raises:
-        UserError: As said; or the directory is no run, or holds what the run reads.
+        UserError: As said; or the directory is no run, is in use, or holds what the run reads.
     """
     output = config.output
+    if output.is_symlink() and config.overwrite:
+        raise UserError(f"{output} is a link, and --overwrite does not replace links; use --output={output.resolve()}")
     if output.exists() and not output.is_dir():
         raise UserError(f"output {str(output)!r} is a file; choose a directory")
-    if not output.exists() or not any(output.iterdir()):
-        return
+    if output.exists() and any(path.name != LOCK for path in output.iterdir()):
+        with _held(output):  # a run that goes on there is noticed before the model and the data are opened
+            _check_may_continue(config, model_dir)
+
+
+@contextlib.contextmanager
+def open_run_directory(config: TrainConfig, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Makes the run directory and writes manifest and config, or takes up a run that is resumed; holds it while inside.
+
+    With `overwrite`, what was there goes first: it is renamed away before it is deleted. All is checked once more under the
+    lock: opening the data takes minutes, in which another process may have begun or ended a run there.
+
+    Raises:
+        UserError: As `check_run_directory`; or the model or the data are not those that the run began with.
+    """
+    output, model_dir = config.output, Path(manifest["model"])
+    if config.overwrite:
+        removed = output.with_name(f".{output.name}.removed")
+        shutil.rmtree(removed, ignore_errors=True)  # left by a process that was killed while it deleted
+        if output.exists():
+            with _held(output):
+                _check_may_continue(config, model_dir)
+                output.rename(removed)
+            shutil.rmtree(removed)
+    output.mkdir(parents=True, exist_ok=True)
+    with _held(output):
+        if any(path.name != LOCK for path in output.iterdir()):
+            _check_may_continue(config.model_copy(update={"overwrite": False}), model_dir)
+        if (output / CONFIG).exists():
+            _check_same_inputs(output, manifest)
+        else:
+            write_whole(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+            # Not how it was started: a config that said "overwrite" would delete this run when it is used again.
+            write_whole(output / CONFIG, to_yaml(config.model_copy(update={"resume": False, "overwrite": False})))
+        yield
+
+
+def _check_may_continue(config: TrainConfig, model_dir: Path) -> None:
+    """There is something in the run directory: may it be resumed, or replaced?"""
+    output = config.output
     if not (config.resume or config.overwrite):
-        raise UserError(f"{output} already exists; use --resume to continue it, --overwrite to start over, or another --output")
+        on = "--overwrite to start over" if (output / MODEL).exists() else "--resume to continue it, --overwrite to start over"
+        raise UserError(f"{output} already exists; use {on}, or another --output")
     if not (output / MANIFEST).exists():
         raise UserError(f"{output} is not a run directory (no {MANIFEST}), and is not touched; choose another output")
     if config.overwrite:
         _check_inputs_stay(config, model_dir)
-        return
-    if (output / MODEL).exists():
-        raise UserError(f"{output} is finished (it has {MODEL}/); use --overwrite to start over, or another --output")
-    _check_same_config(config)
-
-
-def prepare_run_directory(config: TrainConfig, manifest: Mapping[str, Any]) -> None:
-    """Makes the run directory and writes manifest and config, or leaves those of a run that is resumed.
-
-    With `overwrite`, what was there goes first: it is renamed away before it is deleted.
-    """
-    output = config.output
-    if config.overwrite and output.exists():
-        removed = output.with_name(f".{output.name}.removed")
-        shutil.rmtree(removed, ignore_errors=True)
-        output.rename(removed)
-        shutil.rmtree(removed)
-    output.mkdir(parents=True, exist_ok=True)
-    if not (output / CONFIG).exists():
-        write_whole(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        # Not how it was started: a config that said "overwrite" would delete this run when it is used again.
-        write_whole(output / CONFIG, to_yaml(config.model_copy(update={"resume": False, "overwrite": False})))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file in one step: it has the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    elif (output / MODEL).exists():
+        raise UserError(f"{output} has been finished meanwhile; there is nothing to do")
+    else:
+        _check_same_config(config)
 
 
 def _check_inputs_stay(config: TrainConfig, model_dir: Path) -> None:
     """Deleting the old run must not delete what the new one reads."""
-    output = config.output.resolve()
-    data = config.data
-    for name, path in (
-        ("model", model_dir),
-        ("adapter", config.adapter),
-        ("data.path", data.path),
-        ("data.eval_path", data.eval_path),
-        ("data.image_root", data.image_root),
-    ):
+    output, options = config.output.resolve(), _flat(config.model_dump())
+    inputs = {name: options[name] for name in PATHS} | {"model": model_dir}
+    for name, path in inputs.items():
         if path is not None and path.resolve().is_relative_to(output):
             raise UserError(f"--overwrite would delete {name}={path}, which this run reads; choose another --output")
 
@@ -107,12 +134,57 @@ def _check_same_config(config: TrainConfig) -> None:
     differing = [
         f"{name}: {before.get(name)} then, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not _free(name)
+        if not _free(name) and not _same(name, before.get(name), now.get(name))
     ]
     if differing:
         raise UserError(
             f"cannot resume {config.output} with another config ({'; '.join(differing)}); resume with the same one, or use another --output"
         )
+
+
+def _check_same_inputs(output: Path, manifest: Mapping[str, Any]) -> None:
+    """What the run began with must still be what its files hold now."""
+    try:
+        before = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        digests, data = before["digests"], before["data"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{output / MANIFEST} is damaged, so nobody knows what the run began with; start a new --output") from None
+    changed = [] if digests == manifest["digests"] else [f"{manifest['model']} holds another model or adapter"]
+    for name, now in manifest["data"].items():
+        then = data.get(name, {})
+        if then.get("digest") != now["digest"]:
+            counts = f"{then.get('examples')} examples then, {now['examples']} now"
+            changed.append(f"{now['path']} ({name}), its images or the processor's files were changed ({counts})")
+    if changed:
+        raise UserError(
+            f"cannot resume {output}: since it began, {'; '.join(changed)}; bring back what it began with, or use another --output"
+        )
+
+
+@contextlib.contextmanager
+def _held(output: Path) -> Iterator[None]:
+    """Holds the run directory; the lock dies with its holder."""
+    with (output / LOCK).open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(output) from None
+        except OSError:
+            pass  # a file system without locks
+        # Whoever replaced the directory since this file was opened holds another one.
+        if not (output / LOCK).exists() or not os.path.samestat(os.fstat(handle.fileno()), (output / LOCK).stat()):
+            raise _in_use(output)
+        yield
+
+
+def _in_use(output: Path) -> UserError:
+    return UserError(f"another process is training in {output}; wait for it or stop it, or use another --output")
+
+
+def _same(name: str, before: Any, now: Any) -> bool:
+    if name in PATHS and before is not None and now is not None:
+        return Path(before).resolve() == Path(now).resolve()
+    return bool(before == now)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -17,20 +18,23 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from mede2_jax import __version__
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.data.dataset import Dataset, open_splits
 from mede2_jax.data.rows import BatchShape
-from mede2_jax.families import Family, model_config
+from mede2_jax.families import Family, check_tokenizer, model_config
+from mede2_jax.models.attention import has_fused
 from mede2_jax.models.lora import is_trainable
-from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.distributed import agreed, is_first, several
+from mede2_jax.parallel.mesh import make_mesh, processes_along
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.losses import DPOLoss, Loss, SFTLoss
 from mede2_jax.train.reference import pairs_digest
 from mede2_jax.train.run_directory import check_run_directory
 from mede2_jax.train.state import Policy, make_policy
-from mede2_jax.weights.model_directory import PARAMS, check_params, read_info
+from mede2_jax.weights.model_directory import check_params
+from mede2_jax.weights.model_info import PARAMS, read_info
 from mede2_jax.weights.params import ParamReader
-from mede2_jax.weights.peft import Adapter, import_adapter
+from mede2_jax.weights.peft import Adapter, check_exportable, import_adapter
 
 STATE_BYTES = 12
 """Of each trained number in a checkpoint: itself and two moments, float32."""
@@ -67,15 +71,31 @@ def open_setup(config: TrainConfig, model_dir: Path, devices: list[jax.Device] |
         UserError: Something the user gave cannot be used.
     """
     mesh = make_mesh(config.mesh, devices)
-    _check_machine(config, mesh)
-    check_run_directory(config, model_dir)
+    if is_first():
+        check_run_directory(config, model_dir)
     info = read_info(model_dir)
     family, sizes = model_config(model_dir)
     infos = ParamReader(model_dir / PARAMS).infos
     abstract = family.abstract_params(sizes)
     check_params(model_dir, abstract, infos)
     stored = {path: entry.dtype for path, entry in infos.items()}
-    policy = make_policy(
+    policy = open_policy(config, family, sizes, stored, mesh)
+    adapted = [path.removesuffix("/lora_a") for path in policy.abstract if path.endswith("/lora_a")]
+    check_exportable(adapted, family.weight_rules(sizes), abstract)
+    _check_disk(config, policy, stored)
+    adapter = None if config.adapter is None else _given_adapter(config, family, sizes)
+    digests = (info.digest,) if adapter is None else (info.digest, pairs_digest(adapter.pairs))
+    return open_data(config, model_dir, family, sizes, mesh, policy, stored=stored, digests=digests, adapter=adapter)
+
+
+def open_policy(config: TrainConfig, family: Family, sizes: Any, stored: Mapping[str, np.dtype], mesh: Mesh) -> Policy:
+    """The model as it is trained, on a mesh that can run it.
+
+    Raises:
+        UserError: The mesh or the platform cannot do what the config asks for, or `param_dtype` is narrower than stored.
+    """
+    _check_machine(config, mesh)
+    return make_policy(
         family,
         sizes,
         parts=config.parts.model_dump(),
@@ -84,24 +104,43 @@ def open_setup(config: TrainConfig, model_dir: Path, devices: list[jax.Device] |
         param_dtype=_frozen_dtypes(config, stored),
         remat=config.remat,
     )
-    _check_disk(config, policy, stored)
-    adapter = None if config.adapter is None else _given_adapter(config, family, sizes)
-    processor = family.load_processor(model_dir, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels)
-    _check_vocabulary(model_dir, processor, sizes, abstract)
+
+
+def open_data(
+    config: TrainConfig,
+    model_dir: Path,
+    family: Family,
+    sizes: Any,
+    mesh: Mesh,
+    policy: Policy,
+    *,
+    stored: Mapping[str, np.dtype],
+    digests: tuple[str, ...],
+    adapter: Adapter | None = None,
+) -> Setup:
+    """The setup of a model that is known, once its data are indexed and packed.
+
+    Raises:
+        UserError: The data, the tokenizer or the image processor cannot be used.
+    """
+    processor = family.load_processor(model_dir, config.data)
+    check_tokenizer(model_dir, processor, sizes)
     train, held_out = open_splits(config.data, config.stage, processor)
+    # One shape for training, evaluation and the reference pass, so that each function compiles once.
+    shape = train.shape.union(held_out.shape) if held_out else train.shape
+    _check_length(model_dir, shape, sizes)
     return Setup(
         config=config,
         model_dir=model_dir,
         family=family,
         sizes=sizes,
         stored=stored,
-        digests=(info.digest,) if adapter is None else (info.digest, pairs_digest(adapter.pairs)),
+        digests=digests,
         processor=processor,
         adapter=adapter,
         train=train,
         held_out=held_out,
-        # One shape for training, evaluation and the reference pass, so that each function compiles once.
-        shape=train.shape.union(held_out.shape) if held_out else train.shape,
+        shape=shape,
         mesh=mesh,
         policy=policy,
         loss=DPOLoss(config.dpo) if config.stage == "dpo" else SFTLoss(),
@@ -131,15 +170,37 @@ def manifest(setup: Setup) -> dict[str, Any]:
     }
 
 
+def check_same(setup: Setup) -> None:
+    """Every process must have been started with one config, and see one model and one data set.
+
+    Raises:
+        UserError: This one differs from the first.
+    """
+    ours = manifest(setup)
+    first = agreed(lambda: ours)
+    for name, what in (
+        ("config", "was started with another config than"),
+        ("digests", "sees another model than"),
+        ("data", "sees other data than"),
+    ):
+        if (mine := json.loads(json.dumps(ours[name]))) != first[name]:
+            raise UserError(f"this process {what} process 0 ({mine} here, {first[name]} there); give all the same options and files")
+
+
 def show_setup(setup: Setup, console: Console) -> None:
     """What will be trained on what, before the waiting begins."""
     config, policy, mesh = setup.config, setup.policy, setup.mesh
     sizes = {path: math.prod(leaf.shape) for path, leaf in policy.abstract.items()}
     trained = sum(size for path, size in sizes.items() if is_trainable(path, policy.parts))
     axes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    if several():
+        spread = ", ".join(
+            f"{name} over {counted(number, 'process')}".replace("processs", "processes") for name, number in processes_along(mesh).items()
+        )
+        console.print(f"{jax.process_count()} processes: {spread}")
     console.print(
         f"[bold]{config.stage}[/] of {setup.family.name}: {sum(sizes.values()):,} parameters, {trained:,} trained; "
-        f"{mesh.size} {mesh.devices.flat[0].platform} device(s): {axes}"
+        f"{counted(mesh.size, f'{mesh.devices.flat[0].platform} device')}: {axes}"
     )
     for name, data in (("train", setup.train), ("eval", setup.held_out)):
         if data is None:
@@ -147,16 +208,28 @@ def show_setup(setup: Setup, console: Console) -> None:
         stats = data.statistics()
         fill = f"{stats.token_fill:.1%} full" + (f", patches {stats.patch_fill:.1%}" if setup.shape.patches else "")
         source = f"{data.source.file.path} ({data.source.format})"
-        console.print(f"{name}: {stats.examples} examples of {source} in {stats.rows} rows of {setup.shape.tokens} tokens, {fill}")
+        fullest = f" (the fullest; data.row_tokens={config.data.row_tokens})" if setup.shape.tokens < config.data.row_tokens else ""
+        size = f"{counted(stats.rows, 'row')} of {setup.shape.tokens} tokens{fullest}"
+        console.print(f"{name}: {counted(stats.examples, 'example')} of {source} in {size}, {fill}")
         for reason, count in stats.skipped.items():
-            console.print(f"[yellow]skipped {count} example(s): {reason}[/]")
+            console.print(f"[yellow]skipped {counted(count, 'example')}: {reason}[/]")
+    a_step = config.rows_per_step * config.accumulation
+    if len(setup.train.rows) < a_step:
+        console.print(
+            f"[yellow]{counted(len(setup.train.rows), 'row')} cannot fill a step of {a_step} (rows_per_step × accumulation): the rest is "
+            "padding; lower them, or data.row_tokens[/]"
+        )
 
 
 def _check_machine(config: TrainConfig, mesh: Mesh) -> None:
-    if jax.process_count() > 1:
-        raise UserError(f"{jax.process_count()} processes are not supported yet; train with the devices of one process")
+    if jax.process_count() > 1 and not several():
+        raise UserError(
+            f"this machine is one of {jax.process_count()} of a pod, and the others are not known; use --distributed.launcher=tpu"
+        )
     if config.rows_per_step % (pieces := mesh.shape["data"] * mesh.shape["fsdp"]):
         raise UserError(f"rows_per_step={config.rows_per_step} is not a multiple of data × fsdp = {pieces}; choose one that is")
+    if config.attention == "fused" and not has_fused(platform := mesh.devices.flat[0].platform):
+        raise UserError(f"attention=fused: there are no fused kernels for {platform}; use auto or xla")
     if config.remat == "offload" and "pinned_host" not in {memory.kind for memory in jax.devices()[0].addressable_memories()}:
         raise UserError("remat=offload needs a device with pinned host memory; use dots_no_batch or full here")
     if config.tracking.wandb_project and importlib.util.find_spec("wandb") is None:
@@ -192,13 +265,13 @@ def _check_disk(config: TrainConfig, policy: Policy, stored: Mapping[str, np.dty
         )
 
 
-def _check_vocabulary(model_dir: Path, processor: Any, sizes: Any, abstract: Mapping[str, Any]) -> None:
-    rows = abstract["language"]["embed"]["embedding"].shape[0]
-    tokens = len(processor.chat.tokenizer)
-    if tokens > rows:
-        raise UserError(f"{model_dir}: the tokenizer has {tokens} tokens, the model's embedding {rows}; use the model's own tokenizer")
-    if processor.image_token_id != sizes.image_token_id:
-        raise UserError(f"{model_dir}: config.json has image_token_id {sizes.image_token_id}, the tokenizer {processor.image_token_id}")
+def _check_length(model_dir: Path, shape: BatchShape, sizes: Any) -> None:
+    limit = sizes.language.max_positions
+    if limit is not None and shape.tokens > limit:
+        raise UserError(
+            f"{model_dir}: rows of {shape.tokens} tokens, but past {limit} this model's rotary embedding would be scaled, which is "
+            f"not supported; set data.row_tokens={limit} or less"
+        )
 
 
 def _given_adapter(config: TrainConfig, family: Family, sizes: Any) -> Adapter:

@@ -151,6 +151,23 @@ def init_params(policy: Policy, model_dir: Path, mesh: Mesh, seed: int) -> Param
     return unflatten_dict(params | _init_adapters(policy, shardings, seed), sep="/")
 
 
+def random_params(policy: Policy, mesh: Mesh, seed: int) -> Params:
+    """Parameters of the right shapes and of usual sizes, made where they live: for measuring, where no weights are at hand."""
+    shardings = flatten_dict(policy.shardings(mesh), sep="/")
+    params: dict[str, jax.Array] = {}
+    for index, (path, leaf) in enumerate(policy.abstract.items()):
+        if path.endswith("/scale"):
+            params[path] = jax.jit(jnp.ones, static_argnums=(0, 1), out_shardings=shardings[path])(leaf.shape, leaf.dtype)
+        elif not path.endswith(("/lora_a", "/lora_b")):
+            key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), index)
+            params[path] = jax.jit(_normal, static_argnums=(1, 2), out_shardings=shardings[path])(key, leaf.shape, leaf.dtype)
+    return unflatten_dict(params | _init_adapters(policy, shardings, seed), sep="/")
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.random.normal(key, shape, dtype) * jnp.asarray(0.02, dtype)
+
+
 def init_state(policy: Policy, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> TrainState:
     """The state before the first step."""
     trainable, frozen = split_params(params, policy.parts)
@@ -175,6 +192,14 @@ def train_state_shardings(policy: Policy, optimizer: optax.GradientTransformatio
         transform_non_params=lambda _: replicated,
     )
     return TrainState(frozen=frozen, trainable=trainable, optimizer_state=optimizer_state, step=replicated, rng=replicated)
+
+
+def abstract_state(policy: Policy, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of a state that nobody makes: to compile a step, or to count what it takes."""
+    trainable, frozen = split_params(unflatten_dict(dict(policy.abstract), sep="/"), policy.parts)
+    rng = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(frozen=frozen, trainable=trainable, optimizer_state=jax.eval_shape(optimizer.init, trainable), step=step, rng=rng)
 
 
 def all_params(state: TrainState) -> Params:

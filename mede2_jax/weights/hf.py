@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 
 DTYPES = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -164,7 +164,7 @@ class CheckpointWriter:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
         data = 8 + len(text)
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._handles[file] = handle
         os.pwrite(handle, struct.pack("<Q", len(text)) + text, 0)
         for name, (dtype, shape, begin, stop) in spans.items():
@@ -282,7 +282,7 @@ def _files(directory: Path) -> dict[Path, set[str] | None]:
         raise UserError(f"{index}: not an index with a weight_map ({error}); fetch it again") from None
     for file in listed:
         # A name with a folder in it could reach outside the checkpoint.
-        if not file.endswith(".safetensors") or Path(file).name != file or "\\" in file:
+        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file or "\\" in file:
             raise UserError(f"{index}: {file!r} is not the name of a .safetensors file in the same directory")
     missing = sorted(file for file in listed if not (directory / file).exists())
     if missing:
@@ -293,7 +293,7 @@ def _files(directory: Path) -> dict[Path, set[str] | None]:
 def _refuse_index(file: Path, listed: set[str], found: set[str]) -> None:
     name = sorted(listed ^ found)[0]
     where = "the index has it there, the file has not" if name in listed else "the file has it, the index has it not"
-    raise UserError(f"{file}: {len(listed ^ found)} tensors disagree with {INDEX}, first {name!r}: {where}")
+    raise UserError(f"{file}: disagrees with {INDEX} about {counted(len(listed ^ found), 'tensor')}, first {name!r}: {where}")
 
 
 def _read_into(handle: int, target: memoryview, offset: int, file: Path) -> None:

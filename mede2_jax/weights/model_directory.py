@@ -9,21 +9,18 @@ import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import pydantic
-from jax.experimental import multihost_utils
 
-from mede2_jax.config import Config, UserError, describe_validation_error
+from mede2_jax.config import UserError, counted
+from mede2_jax.parallel.distributed import barrier
+from mede2_jax.weights.model_info import HF_CONFIG, INFO, PARAMS, ModelInfo, read_info
 from mede2_jax.weights.params import COMMIT_BYTES, ParamInfo, ParamReader, ParamWriter, digest_params, reason
 from mede2_jax.weights.staging import partial_path, staged_directory
 from mede2_jax.weights.table import flatten
 
-PARAMS = "params"
-INFO = "model.json"
-HF_CONFIG = "config.json"
 COPIED = (
     HF_CONFIG,
     "generation_config.json",
@@ -45,36 +42,6 @@ COPIED = (
     "README.md",
 )
 """What is carried along unchanged: never code, never weights."""
-
-
-class ModelInfo(Config):
-    """`model.json`: what the directory holds and where it came from."""
-
-    family: str
-    """The model family, such as qwen2_5_vl."""
-    format_version: Literal[1] = 1
-    """Version of this directory's layout."""
-    digest: str
-    """Digest of the parameters' names, dtypes, shapes and values."""
-    parents: tuple[str, ...] = ()
-    """Digests of what it was made from, such as the model before training, or a merged adapter."""
-    dtype: str
-    """The parameters' dtype; `mixed` if they differ."""
-
-
-def read_info(directory: Path) -> ModelInfo:
-    """Reads `model.json`.
-
-    Raises:
-        UserError: It is not a model directory, or one of another format version.
-    """
-    file = directory / INFO
-    try:
-        return ModelInfo.model_validate_json(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"{str(directory)!r} is not a model directory (no {INFO}); make one with python -m mede2_jax.convert") from None
-    except pydantic.ValidationError as error:
-        raise UserError(f"{file}: {describe_validation_error(error)}; convert the model again") from None
 
 
 def load_params(directory: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,11 +77,20 @@ def check_params(directory: Path, abstract: Mapping[str, Any], stored: Mapping[s
     if unmatched:
         have = "stored but not part of the model" if unmatched[0] in stored else "part of the model but not stored"
         raise UserError(
-            f"{directory}: {len(unmatched)} parameters do not match, first {unmatched[0]}: {have}; is {HF_CONFIG} this model's?"
+            f"{directory}: no match for {counted(len(unmatched), 'parameter')}, first {unmatched[0]}: {have}; is {HF_CONFIG} this model's?"
         )
     for path, leaf in wanted.items():
         if tuple(leaf.shape) != stored[path].shape:
             raise UserError(f"{directory}: {path} is stored as {list(stored[path].shape)}, the config needs {list(leaf.shape)}")
+
+
+def share_large_writes_only() -> None:
+    """Makes Orbax cut an array for its replicas to write a part each only where a part is large: every cut is a compilation.
+
+    Orbax keeps this with the type, for the whole process.
+    """
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=COMMIT_BYTES)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def save_params(directory: Path, params: Mapping[str, Any]) -> None:
@@ -123,6 +99,7 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
     Raises:
         UserError: The disk is full or the directory cannot be written.
     """
+    share_large_writes_only()
     # Three axes are a stacked kernel, later read layer by layer: split along axis 0, a layer to a chunk.
     arguments = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=COMMIT_BYTES, shard_axes=(0,) if leaf.ndim == 3 else ()), params)
     try:
@@ -167,12 +144,34 @@ def write_model_directory(
     primary = jax.process_index() == 0
     staged = staged_directory(to, needed_bytes=needed_bytes, overwrite=overwrite) if primary else contextlib.nullcontext(partial_path(to))
     with staged as partial:
-        _barrier(f"{to}: begin")
+        barrier(f"{to}: begin")
         save_params(partial / PARAMS, params or {})
         if primary:
             _finish(partial, family, source, parents, digest_params(partial / PARAMS))
-    _barrier(f"{to}: end")
+    barrier(f"{to}: end")
     return read_info(to)
+
+
+def check_companions(source: Path) -> None:
+    """Refuses a checkpoint that lacks what training needs beside the weights; a look at the files, which are not loaded.
+
+    Raises:
+        UserError: Names all that is missing.
+    """
+    settings = source / "tokenizer_config.json"
+    found = {
+        "tokenizer (tokenizer.json)": _any_file(source, "tokenizer.json", "vocab.json"),
+        "chat template (chat_template.jinja, or in tokenizer_config.json)": _any_file(source, "chat_template.jinja")
+        or (settings.is_file() and b'"chat_template"' in settings.read_bytes()),
+        "image processor (preprocessor_config.json)": _any_file(source, "preprocessor_config.json", "processor_config.json"),
+    }
+    missing = [name for name, there in found.items() if not there]
+    if missing:
+        raise UserError(f"{str(source)!r} has no {', no '.join(missing)}; copy the model's own files there, since training needs them")
+
+
+def _any_file(directory: Path, *names: str) -> bool:
+    return any((directory / name).is_file() for name in names)
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -189,8 +188,3 @@ def _finish(partial: Path, family: str, source: Path, parents: Sequence[str], di
     info = ModelInfo(family=family, digest=digest, parents=tuple(parents), dtype=dtype)
     (partial / INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.weights.hf import CheckpointWriter, TensorInfo, read_header, read_tensor, row_blocks
+from mede2_jax.weights.model_info import INFO
 from mede2_jax.weights.staging import staged_directory
 from mede2_jax.weights.table import Entry, Layout, Table, Transpose, detect_layout, expected
 
@@ -92,6 +93,8 @@ class Adapter:
 def export_adapter(to: Path, adapter: Adapter, table: Table, abstract: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, which PEFT loads on the transformers model.
 
+    The base is named only if it is a checkpoint: a model directory is not one, and what reads the name would fail to load it.
+
     Args:
         to: The directory to make.
         adapter: What to write, in its own dtypes.
@@ -103,10 +106,8 @@ def export_adapter(to: Path, adapter: Adapter, table: Table, abstract: Mapping[s
         UserError: The target exists, the disk is full, or an adapted layer is not a linear layer of the model.
     """
     layout = table.layouts[-1]
+    check_exportable(adapter.pairs, table, abstract)
     linears = _linears(table, abstract, layout)
-    unknown = sorted(set(adapter.pairs) - {path for path, _ in linears.values()})
-    if unknown:
-        raise UserError(f"{unknown[0]!r} is not a linear layer of this model, so that PEFT cannot hold its adapter")
     tensors: dict[str, np.ndarray] = {}
     for module, (path, entry) in linears.items():
         if path in adapter.pairs:
@@ -121,6 +122,23 @@ def export_adapter(to: Path, adapter: Adapter, table: Table, abstract: Mapping[s
                 writer.write(name, tensor)
         config = _peft_config(adapter, target_modules(adapter, table, layout))
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def check_exportable(paths: Collection[str], table: Table, abstract: Mapping[str, Any]) -> None:
+    """Checks that adapters of these layers can be written.
+
+    Raises:
+        UserError: One is no linear layer of the model, or the checkpoint fuses it with others.
+    """
+    unknown = sorted(set(paths) - {path for path, _ in _linears(table, abstract, table.layouts[-1]).values()})
+    if not unknown:
+        return
+    if any(rule.path == unknown[0] + KERNEL and rule.part[1] > 1 for rule in table.rules):
+        raise UserError(
+            f"{unknown[0]!r} lies fused with others in this model's checkpoint format, so that PEFT cannot hold its adapter; set "
+            f"parts.{unknown[0].split('/')[0]} to frozen or full, or start from a checkpoint in a format that keeps it apart"
+        )
+    raise UserError(f"{unknown[0]!r} is not a linear layer of this model, so that PEFT cannot hold its adapter")
 
 
 def import_adapter(directory: Path, table: Table, abstract: Mapping[str, Any]) -> Adapter:
@@ -152,8 +170,8 @@ def import_adapter(directory: Path, table: Table, abstract: Mapping[str, Any]) -
         used.update(names)
     extra = sorted(set(infos) - used)
     if extra or not layers:
-        what = f"{len(extra)} tensors belong to no linear layer of this model, first {extra[0]!r}" if extra else "it holds no tensors"
-        raise UserError(f"{file}: {what}; was the adapter made for another model?")
+        what = f"{counted(len(extra), 'tensor')} of no linear layer of this model, first {extra[0]!r}" if extra else "no tensors"
+        raise UserError(f"{file}: it holds {what}; was the adapter made for another model?")
     counts = {path: sum(path == other for other, _ in linears.values()) for path in layers}
     for path, found in layers.items():
         if len(found) != counts[path]:
@@ -177,8 +195,9 @@ def target_modules(adapter: Adapter, table: Table, layout: Layout) -> str:
 
 def _linears(table: Table, abstract: Mapping[str, Any], layout: Layout) -> dict[str, tuple[str, Entry]]:
     """Module name to (path of the linear layer, the entry of its weight)."""
-    entries = (entry for entry in expected(table, abstract, layout) if entry.path.endswith(KERNEL) and isinstance(entry.op, Transpose))
-    return {entry.hf.removesuffix(".weight"): (entry.path.removesuffix(KERNEL), entry) for entry in entries}
+    entries = (entry for entry in expected(table, abstract, layout) if entry.path.endswith(KERNEL) and entry.rows is None)
+    linear = (entry for entry in entries if isinstance(entry.op, Transpose))
+    return {entry.hf.removesuffix(".weight"): (entry.path.removesuffix(KERNEL), entry) for entry in linear}
 
 
 def _stacked(layers: Mapping[int | None, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -219,10 +238,11 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _peft_config(adapter: Adapter, targets: str) -> dict[str, Any]:
+    loadable = adapter.base and not (Path(adapter.base) / INFO).exists()
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapter.base or None,
+        "base_model_name_or_path": adapter.base if loadable else None,
         "inference_mode": True,
         "r": adapter.rank,
         "lora_alpha": int(adapter.alpha) if float(adapter.alpha).is_integer() else adapter.alpha,

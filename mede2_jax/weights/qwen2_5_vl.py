@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mede2_jax.models.qwen2_5_vl import Qwen2_5VLConfig
+from mede2_jax.model_configs.qwen2_5_vl import Qwen2_5VLConfig
 from mede2_jax.weights.qwen2 import decoder_rules
 from mede2_jax.weights.table import FlattenPatches, Layout, Rule, Table, Transpose
 

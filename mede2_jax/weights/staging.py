@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all: written beside their destination, synced, then renamed."""
+"""Directories and files that appear whole or not at all: written beside their destination, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def staged_directory(to: Path, *, needed_bytes: int = 0, overwrite: bool = False
     partial = partial_path(to)
     with _only_writer(partial):
         shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-        partial.mkdir()
         try:
+            partial.mkdir()
             yield partial
             _sync(partial)
             _replace(partial, to)
@@ -81,11 +81,12 @@ def _replace(partial: Path, to: Path) -> None:
         return
     old = to.parent / f".{to.name}.replaced"
     shutil.rmtree(old, ignore_errors=True)
-    to.rename(old)
     try:
+        to.rename(old)
         partial.rename(to)
-    except OSError:
-        old.rename(to)
+    except BaseException:
+        if old.exists() and not to.exists():
+            old.rename(to)
         raise
     shutil.rmtree(old)
 

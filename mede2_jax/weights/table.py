@@ -4,7 +4,8 @@ A rule is written once, in the hub's names; a layout renames prefixes and is inv
 tensor of a checkpoint and every layer of every parameter must be matched exactly once, with the right shape, unless a
 rule without a path lists it as ignorable.
 
-Shapes: a stacked parameter has its L layers in axis 0; one Hugging Face tensor is one layer of it.
+Shapes: a stacked parameter has its L layers in axis 0; one Hugging Face tensor is one layer of it. A fused tensor (q, k and
+v in one) is several parameters, one after another along its first axis.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ class Transpose:
 
 @dataclass(frozen=True)
 class FlattenPatches:
-    """torch's Conv3d weight [C, *window] whose stride is its window, and the kernel [prod(window), C] of the same product."""
+    """torch's Conv2d or Conv3d weight [C, *window] whose stride is its window, and the kernel [prod(window), C] of the same product."""
 
     window: Shape
-    """Input channels, frames, height, width of one patch."""
+    """Input channels, (frames,) height, width of one patch."""
 
     def to_flax(self, tensor: np.ndarray) -> np.ndarray:
         """[C, *window] to [prod(window), C]."""
@@ -101,6 +102,8 @@ class Rule:
     op: Op = Identity()
     same_as: str | None = None
     """For a tensor that is not stored: the one (hub name) it must equal, as a tied head equals the embedding."""
+    part: tuple[int, int] = (0, 1)
+    """(i, n): the tensor is n parameters of one shape fused along its first axis, and this is number i."""
 
     @property
     def stacked(self) -> bool:
@@ -152,6 +155,9 @@ class Entry:
     layer: int | None
     op: Op
     hf_shape: Shape
+    """Of the whole tensor, fused or not."""
+    rows: tuple[int, int] | None = None
+    """Which rows of a fused tensor they are; None: all, it is not fused."""
 
 
 @dataclass(frozen=True)
@@ -192,22 +198,40 @@ def expected(table: Table, abstract: Mapping[str, Any], layout: Layout) -> list[
         layout: How to name the tensors.
 
     Raises:
-        UserError: A parameter that no rule or more than one reaches, or a rule for a parameter that does not exist.
+        UserError: A parameter that no rule or more than one reaches, or a rule for a parameter that does not exist; a tensor
+            that two rules claim, or of whose fused parts one is missing.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
-    paths = [rule.path for rule in table.rules if rule.path is not None]
-    wrong = sorted(set(shapes) ^ set(paths) | {path for path in paths if paths.count(path) > 1})
-    if wrong:
-        raise UserError(f"the weight table and the model disagree about {_listed(wrong)}: each parameter needs exactly one rule")
-    entries = []
+    _check_rules(table.rules, shapes)
+    entries: list[Entry] = []
     for rule in table.rules:
         if rule.path is None:
             continue
         shape = shapes[rule.path]
         layers = range(shape[0]) if rule.stacked else [None]
-        hf_shape = rule.op.hf_shape(shape[1:] if rule.stacked else shape)
-        entries += [Entry(layout.rename(rule.hf.format(layer=layer)), rule.path, layer, rule.op, hf_shape) for layer in layers]
+        hf_shape, rows = _fused(rule.op.hf_shape(shape[1:] if rule.stacked else shape), rule.part)
+        entries += [Entry(layout.rename(rule.hf.format(layer=layer)), rule.path, layer, rule.op, hf_shape, rows) for layer in layers]
     return entries
+
+
+def _check_rules(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> None:
+    paths = [rule.path for rule in rules if rule.path is not None]
+    wrong = sorted(set(shapes) ^ set(paths) | {path for path in paths if paths.count(path) > 1})
+    if wrong:
+        raise UserError(f"the weight table and the model disagree about {_listed(wrong)}: each parameter needs exactly one rule")
+    parts: dict[str, list[tuple[int, int]]] = {}
+    for rule in rules:
+        if rule.path is not None:
+            parts.setdefault(rule.hf, []).append(rule.part)
+    torn = [hf for hf, found in parts.items() if sorted(found) != [(index, len(found)) for index in range(len(found))]]
+    if torn:
+        raise UserError(f"the weight table does not use {_listed(torn)} exactly once: its parts must be the whole tensor")
+
+
+def _fused(shape: Shape, part: tuple[int, int]) -> tuple[Shape, tuple[int, int] | None]:
+    """The whole tensor's shape, and the rows that are this part."""
+    index, count = part
+    return (shape, None) if count == 1 else ((count * shape[0], *shape[1:]), (index * shape[0], (index + 1) * shape[0]))
 
 
 def resolve(table: Table, abstract: Mapping[str, Any], hf_shapes: Mapping[str, Shape], source: str = "the checkpoint") -> Resolved:
@@ -235,7 +259,7 @@ def resolve(table: Table, abstract: Mapping[str, Any], hf_shapes: Mapping[str, S
         else:
             ignored.append((name, rule.same_as and layout.rename(rule.same_as)))
     missing = [name for name in wanted if name not in hf_shapes]
-    misshapen = [entry for entry in entries if entry.hf in hf_shapes and tuple(hf_shapes[entry.hf]) != entry.hf_shape]
+    misshapen = [entry for entry in wanted.values() if entry.hf in hf_shapes and tuple(hf_shapes[entry.hf]) != entry.hf_shape]
     problems = list(_problems(missing, extra, misshapen, hf_shapes))
     if problems:
         raise UserError(f"{source} does not fit the config: {'; '.join(problems)}; use the config.json that belongs to these weights")

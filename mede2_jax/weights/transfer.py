@@ -6,10 +6,12 @@ tensors that keep their form, such as embeddings, move in 64 MB blocks of rows.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
+from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -25,9 +27,12 @@ DTYPES: Mapping[str, np.dtype | None] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+AHEAD_BYTES = 2**30
+"""How much of a model `whole_tensors` holds ready."""
+Whole = TypeVar("Whole")
 Advance = Callable[[int], None]
 Piece = tuple[Entry, int, tuple[int, int] | None]
-"""A tensor's entry, the first row of a piece of it, and the rows to read (None: all)."""
+"""An entry, the first row of a piece of its parameter, and the rows to read (None: all)."""
 
 
 def import_tensors(
@@ -62,7 +67,7 @@ def import_tensors(
         stored = dtype or _common_dtype(reader, entries)
         writer.create(path, shapes[path], stored, stacked=entries[0].layer is not None)
         pieces = ((entry, start, rows) for entry in entries for start, rows in _pieces(entry, stored))
-        for (entry, start, _), tensor in _read_ahead(pieces, lambda piece: reader.read(piece[0].hf, piece[2])):
+        for (entry, start, _), tensor in _read_ahead(pieces, lambda piece: reader.read(piece[0].hf, piece[0].rows or piece[2])):
             array = entry.op.to_flax(tensor)
             array = adapter.merged(array, path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
             writer.write(path, array, layer=entry.layer, start=start)
@@ -95,13 +100,59 @@ def export_tensors(
         content.update(entry.path, array)
         advance(array.nbytes)
         array = adapter.merged(array, entry.path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
-        writer.write(entry.hf, entry.op.to_hf(array), start=start)
+        writer.write(entry.hf, entry.op.to_hf(array), start=entry.rows[0] if entry.rows else start)
     return content.result()
 
 
+def whole_tensors(
+    reader: ParamReader,
+    entries: Sequence[Entry],
+    finish: Callable[[np.ndarray], Whole],
+    *,
+    workers: int = 4,
+    ahead_bytes: int = AHEAD_BYTES,
+) -> Iterator[tuple[str, Whole]]:
+    """Each tensor of a checkpoint, whole, in the entries' order; the parts of a fused one are put together.
+
+    Threads read and finish ahead of the one who takes them, no more than `ahead_bytes` (or one tensor, if that is larger).
+
+    Args:
+        reader: The parameters.
+        entries: The place of each tensor.
+        finish: Makes of an array, of any strides, what is given out; runs in the threads.
+        workers: How many threads.
+        ahead_bytes: See above.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.hf, []).append(entry)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        waiting: deque[tuple[str, int, Future[Whole]]] = deque()
+        held = 0
+        for name, parts in groups.items():
+            nbytes = math.prod(parts[0].hf_shape) * reader.infos[parts[0].path].dtype.itemsize
+            while waiting and held + nbytes > ahead_bytes:
+                ready, size, future = waiting.popleft()
+                yield ready, future.result()
+                del future  # it holds the tensor
+                held -= size
+            waiting.append((name, nbytes, pool.submit(_whole, reader, parts, finish)))
+            held += nbytes
+        while waiting:
+            ready, _, future = waiting.popleft()
+            yield ready, future.result()
+            del future
+
+
+def _whole(reader: ParamReader, parts: Sequence[Entry], finish: Callable[[np.ndarray], Whole]) -> Whole:
+    in_order = sorted(parts, key=lambda part: part.rows or (0, 0))
+    arrays = [part.op.to_hf(reader.read(part.path, layer=part.layer)) for part in in_order]
+    return finish(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+
+
 def planned_tensors(entries: Sequence[Entry], infos: Mapping[str, ParamInfo], dtype: np.dtype | None) -> list[tuple[str, np.dtype, Shape]]:
-    """(name, dtype, shape) of the tensors an export writes."""
-    return [(entry.hf, dtype or infos[entry.path].dtype, entry.hf_shape) for entry in entries]
+    """(name, dtype, shape) of the tensors an export writes; the parts of a fused one share its dtype, having come from it."""
+    return list({entry.hf: (entry.hf, dtype or infos[entry.path].dtype, entry.hf_shape) for entry in entries}.values())
 
 
 def in_layer_order(entries: Sequence[Entry]) -> list[Entry]:
@@ -114,7 +165,7 @@ def in_layer_order(entries: Sequence[Entry]) -> list[Entry]:
 
 def _pieces(entry: Entry, stored: np.dtype) -> Iterator[tuple[int, tuple[int, int] | None]]:
     """(first row, rows to read): the parameter's own chunks, where rows of one form are rows of the other."""
-    if entry.layer is not None or not isinstance(entry.op, Identity) or not entry.hf_shape:
+    if entry.layer is not None or not isinstance(entry.op, Identity) or not entry.hf_shape or entry.rows:
         yield 0, None
         return
     step = rows_per_block(entry.hf_shape, stored)

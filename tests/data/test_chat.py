@@ -3,6 +3,7 @@ import pytest
 from data_builders import TEMPLATE, write_processor
 
 from mede2_jax.config import UserError
+from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.data.qwen2_5_vl import Qwen2_5VLProcessor
 from mede2_jax.data.records import Message
 
@@ -77,6 +78,35 @@ def test_a_template_that_raises_is_one_line(tmp_path):
     processor = Qwen2_5VLProcessor.load(write_processor(tmp_path, picky))
     with pytest.raises(UserError, match="chat template refuses"):
         processor.chat.prompt([message("user", "x")] * 3)
+
+
+def test_a_system_prompt_for_conversations_without_one(model_directory):
+    processor = Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(system_prompt="Think first."))
+    turns = [message("user", "x"), message("assistant", "y"), message("user", "z"), message("assistant", "w")]
+    text = decode(processor, processor.chat.demonstration(turns).tokens)
+    assert text.startswith("<|im_start|>system\nThink first.<|im_end|>\n<|im_start|>user\nx") and text.count("system") == 1
+    own = processor.chat.prompt([message("system", "Be brief."), message("user", "x")])
+    assert decode(processor, own).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nx")
+    assert processor.fingerprint != Qwen2_5VLProcessor.load(model_directory).fingerprint
+
+
+def test_no_system_prompt_needs_a_template_that_adds_none(model_directory, tmp_path):
+    without = ProcessorOptions(system_prompt="none")
+    with pytest.raises(UserError, match=r"data\.system_prompt=none, but the chat template adds a system turn of its own") as caught:
+        Qwen2_5VLProcessor.load(model_directory, without)
+    assert "\n" not in str(caught.value)
+    plain = TEMPLATE[TEMPLATE.index("{%- for message") :]
+    for number, template in enumerate([plain, TEMPLATE.replace("!= 'system'", "!= 'system' and default_system_prompt | default(true)", 1)]):
+        processor = Qwen2_5VLProcessor.load(write_processor(tmp_path / str(number), template), without)
+        assert decode(processor, processor.chat.prompt([message("user", "x")])).startswith("<|im_start|>user\nx")
+
+
+def test_a_template_without_system_turns(tmp_path):
+    deaf = TEMPLATE[TEMPLATE.index("{%- for message") :].replace("in messages -%}", "in messages if message.role != 'system' -%}")
+    directory = write_processor(tmp_path, deaf)
+    Qwen2_5VLProcessor.load(directory, ProcessorOptions(system_prompt="none"))
+    with pytest.raises(UserError, match=r"does not show data\.system_prompt='Think first\.'"):
+        Qwen2_5VLProcessor.load(directory, ProcessorOptions(system_prompt="Think first."))
 
 
 def test_the_released_tokenizer(real_processor):

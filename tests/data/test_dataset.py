@@ -1,11 +1,15 @@
+import collections
 import json
 
 import numpy as np
 import pytest
 from data_builders import demonstrations, pairs, write_image, write_jsonl
+from PIL import Image
 
 from mede2_jax.config import UserError
+from mede2_jax.data import source
 from mede2_jax.data.dataset import open_dataset, open_splits, split
+from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.data.qwen2_5_vl import Qwen2_5VLProcessor
 from mede2_jax.data.source import DataConfig
 
@@ -66,20 +70,48 @@ def test_too_long_is_skipped_and_counted_or_an_error(processor, tmp_path):
         opened(processor, path, row_tokens=16)
 
 
+def test_pairs_of_equal_responses_are_left_out_and_counted(processor, tmp_path):
+    path = pairs(tmp_path, 6, with_images=False)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[1]["rejected"] = records[1]["chosen"]
+    records[4]["chosen"] = records[4]["rejected"] = "the patient " * 300  # also too long
+    dataset = opened(processor, write_jsonl(path, records), too_long="error")
+    assert dataset.skipped == {"chosen equals rejected": ["pair-1", "pair-4"]}
+    assert dataset.statistics().skipped == {"chosen equals rejected": 2}
+    assert dataset.ids == ["pair-0", "pair-2", "pair-3", "pair-5"]
+    with pytest.raises(UserError, match=r"no examples left to use \(chosen equals rejected: 1\)"):
+        opened(processor, write_jsonl(path, records[1:2]))
+
+
+def test_a_row_reads_each_record_and_image_once(processor, tmp_path, monkeypatch):
+    dataset = opened(processor, pairs(tmp_path, 6))
+    calls = []
+    for name in ("read_record", "read_image_bytes", "decode_image"):
+        original = getattr(source, name)
+        monkeypatch.setattr(source, name, lambda *args, name=name, original=original: calls.append((name, args)) or original(*args))
+    row = next(number for number, examples in enumerate(dataset.rows) if {2, 5} & set(examples))
+    dataset.row(row, dataset.shape)
+    files = sum(len(dataset.record(example).images) for example in dataset.rows[row])
+    counts = collections.Counter(name for name, _ in calls)
+    assert files and counts["read_image_bytes"] == counts["decode_image"] == files
+    assert counts["read_record"] == 2 * len(dataset.rows[row])  # half of them the line above
+
+
 def test_digest_changes_with_whatever_changes_the_numbers(processor, model_directory, tmp_path):
     path = pairs(tmp_path, 6)
     digest = opened(processor, path).digest
     assert digest == opened(processor, path, verify_images=False).digest
     others = [opened(processor, path, **options).digest for options in ({"row_tokens": 300}, {"shared_prompt": False}, {"packing": False})]
-    smaller = Qwen2_5VLProcessor.load(model_directory, max_pixels=28 * 28 * 6)
+    smaller = Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(max_pixels=28 * 28 * 6))
     others.append(opened(smaller, path).digest)
+    others.append(opened(Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(system_prompt="Think.")), path).digest)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1].replace("fever", "rash", 1))
     others.append(opened(processor, path).digest)
     path.write_text("".join(lines))
     write_image(tmp_path / "images" / "1_0.png", 70, 60, seed=99)
     others.append(opened(processor, path).digest)
-    assert len({digest, *others}) == 7
+    assert len({digest, *others}) == 8
 
 
 def test_split_follows_the_id_alone(processor, tmp_path):
@@ -122,13 +154,13 @@ def test_ids_must_differ_but_copies_without_id_may_stay(processor, tmp_path):
     ("change", "expected"),
     [
         ({"chosen": None}, r"pairs\.jsonl:2: field 'chosen'"),
-        ({"images": []}, r"pairs\.jsonl:2: 1 image places .* 0 files"),
+        ({"images": []}, r"pairs\.jsonl:2: 1 image place in the messages but 0 files"),
         ({"images": ["none.png"]}, r"pairs\.jsonl:2: image 'none.png' not found"),
         ({"images": ["../outside.png"]}, r"pairs\.jsonl:2: image '../outside.png' lies outside"),
         ({"images": ["cut.png"]}, r"pairs\.jsonl:2: image 'cut.png' is truncated or damaged"),
         ({"images": ["big.png"]}, r"pairs\.jsonl:2: image 'big.png' has 900×800 = 720,000 pixels"),
         ({"images": ["thin.png"]}, r"pairs\.jsonl:2: image 'thin.png' .* longer than 200 times"),
-        ({"chosen": "a <|image_pad|>"}, r"pairs\.jsonl:2: .*reserved token"),
+        ({"chosen": "a <|image_pad|>"}, r"pairs\.jsonl:2: field 'chosen' contains the reserved token"),
     ],
 )
 def test_a_broken_record_or_image_is_one_line(processor, tmp_path, change, expected):
@@ -160,6 +192,52 @@ def test_an_image_that_changes_after_indexing_is_noticed(processor, tmp_path):
     row = next(number for number, examples in enumerate(dataset.rows) if 1 in examples)
     with pytest.raises(UserError, match=r"pairs\.jsonl:2: .* changed since the data were indexed"):
         dataset.row(row, dataset.shape)
+
+
+@pytest.mark.parametrize("change", ["image", "text"])
+def test_a_change_that_keeps_every_size_is_noticed(processor, tmp_path, change):
+    path = pairs(tmp_path, 6)
+    dataset = opened(processor, path)
+    if change == "image":
+        write_image(tmp_path / "images" / "1_0.png", 70, 60, seed=7)
+    else:
+        path.write_text(path.read_text().replace("reason 1", "reason 9"))
+    row = next(number for number, examples in enumerate(dataset.rows) if 1 in examples)
+    with pytest.raises(UserError, match=r"pairs\.jsonl:2: .* changed since the data were indexed"):
+        dataset.row(row, dataset.shape)
+
+
+def test_sideways_images_of_every_format_keep_text_and_pixels_together(processor, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    records = []
+    for format in ("jpeg", "png", "tiff", "webp"):
+        Image.new("RGB", (112, 56), "red").save(tmp_path / f"a.{format}", exif=exif)
+        prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}]
+        records.append({"id": format, "prompt": prompt, "images": [f"a.{format}"], "chosen": "A", "rejected": "B"})
+    path = write_jsonl(tmp_path / "pairs.jsonl", records)
+    for verify in (True, False):
+        dataset = opened(processor, path, verify_images=verify)
+        for number in range(4):
+            assert dataset.example(number)[0].grids == ((8, 4),)
+
+
+def test_a_later_record_of_another_format_names_it(processor, tmp_path):
+    text = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+    image = {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}, {"role": "assistant", "content": "A"}]}
+    write_image(tmp_path / "a.png", 56, 56)
+    path = write_jsonl(tmp_path / "d.jsonl", [text, image])
+    with pytest.raises(UserError, match=r"d\.jsonl:2: .*this record looks like trl: try data\.format=trl\)"):
+        opened(processor, path, stage="sft")
+    assert len(opened(processor, path, stage="sft", format="trl")) == 2
+
+
+@pytest.mark.parametrize("name", ["https://example.org/a.png", "data:image/png;base64,iVBORw0KGgo=", "file:///a.png"])
+def test_image_parts_that_carry_no_path_are_refused(processor, tmp_path, name):
+    prompt = [{"role": "user", "content": [{"type": "image", "image": name}, {"type": "text", "text": "Q"}]}]
+    path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": prompt, "chosen": "A", "rejected": "B"}])
+    with pytest.raises(UserError, match=r"d\.jsonl:1: image '.*' is not a file; download images and give their paths"):
+        opened(processor, path)
 
 
 def test_neighbours_formats_give_the_same_rows(processor, tmp_path):

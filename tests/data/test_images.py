@@ -1,5 +1,7 @@
 import contextlib
 import io
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -12,8 +14,8 @@ from mede2_jax.data.images import decode_image, image_size, read_image_bytes, re
 
 LIMIT = 1_000_000
 
-# Pillow warns about damaged TIFF tags before it gives up.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+# The module silences Pillow's warnings for the process; pytest brings its own filters.
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -47,7 +49,7 @@ def test_orientation_turns_size_and_pixels():
     image = Image.fromarray(np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3))
     exif = Image.Exif()
     exif[0x0112] = 6
-    for format in ("JPEG", "PNG"):
+    for format in ("JPEG", "PNG", "TIFF", "WEBP"):
         data = encoded(image, format, exif=exif)
         assert image_size(data, "a", LIMIT) == (30, 20)
         assert decode_image(data, "a", LIMIT).size == (20, 30)
@@ -116,17 +118,67 @@ def test_damaged_bytes_never_raise_anything_else():
                     read(bytes(broken), "a", LIMIT)
 
 
+def bomb(width, height):
+    """A few bytes that claim to be an image of that size."""
+    data = bytearray(encoded(Image.new("L", (10, 10))))
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+def gif_bomb():
+    """A frame of 65535×65535 that Pillow would fill while it reads the header, were it not for its own limit."""
+    size = b"\xff\xff\xff\xff"
+    return b"GIF89a" + size + bytes(3) + b"!\xf9\x04\x08" + bytes(4) + b"," + bytes(4) + size + b"\0\x02\x02\x44\x01\0;"
+
+
 def test_enormous_and_extreme_images_are_refused_by_their_header():
     with pytest.raises(UserError, match=r"2000×1000 = 2,000,000 pixels.*max_image_pixels=1,000,000"):
         image_size(encoded(Image.new("L", (2000, 1000))), "a", LIMIT)
-    bomb = bytearray(encoded(Image.new("L", (10, 10))))
-    bomb[16:24] = (60000).to_bytes(4, "big") * 2
-    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
-    with pytest.raises(UserError, match=r"enormous|pixels"):
-        decode_image(bytes(bomb), "a", LIMIT)
+    for data, pixels in (
+        (bomb(60_000, 60_000), r".*3,600,000,000"),
+        (bomb(20_000, 6_000), "20000×6000 = 120,000,000"),
+        (gif_bomb(), ".*4,294,836,225"),
+    ):
+        for read in (image_size, decode_image):
+            with pytest.raises(UserError, match=rf"image 'a' has {pixels} pixels, more than data.max_image_pixels=1,000,000"):
+                read(data, "a", LIMIT)
     with pytest.raises(UserError, match="longer than 200 times"):
         image_size(encoded(Image.new("L", (2010, 10))), "a", LIMIT)
     image_size(encoded(Image.new("L", (2000, 10))), "a", LIMIT)
+
+
+def test_our_limit_decides_also_above_pillows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    data = encoded(Image.new("L", (30, 20)))
+    with pytest.raises(UserError, match=r"600 pixels, more than data.max_image_pixels=50;"):
+        decode_image(data, "a", 50)
+    assert image_size(data, "a", 600) == (20, 30) and decode_image(data, "a", 600).size == (30, 20)
+
+
+def test_no_warning_of_pillows_comes_before_our_line(tmp_path):
+    damaged = encoded(Image.new("L", (64, 64)), "TIFF")[:40]
+    for name, data in (("large", bomb(12_000, 10_000)), ("larger", bomb(60_000, 60_000)), ("damaged", damaged)):
+        (tmp_path / name).write_bytes(data)
+    code = f"""
+from pathlib import Path
+from mede2_jax.config import UserError
+from mede2_jax.data.images import image_size
+for name in ("large", "larger", "damaged"):
+    try:
+        image_size(Path({str(tmp_path)!r}, name).read_bytes(), name, 1_000_000)
+    except UserError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line.split("'")[1] for line in done.stdout.splitlines()] == ["large", "larger", "damaged"] and done.stderr == ""
+
+
+def test_a_name_that_is_no_path_is_a_user_error(tmp_path):
+    for name in ("iVBORw0KGgo" * 1000, "a\0.png"):
+        with pytest.raises(UserError, match="is no path; save images as files") as caught:
+            resolve_image(tmp_path, name)
+        assert len(str(caught.value)) < 200
 
 
 def test_formats_that_call_other_programs_are_refused():

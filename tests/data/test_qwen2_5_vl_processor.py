@@ -12,6 +12,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLCo
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mede2_jax.config import UserError
+from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.data.qwen2_5_vl import Qwen2_5VLProcessor, image_geometry, mrope_positions
 
 GRIDS = [(8, 8), (6, 10), (2, 2), (4, 34), (18, 6), (16, 24), (10, 10)]
@@ -96,7 +97,7 @@ def test_image_index_finds_each_units_own_place(processor):
 
 
 def test_pixel_limits_are_taken_saved_and_used_by_transformers(model_directory, tmp_path):
-    ours = Qwen2_5VLProcessor.load(model_directory, min_pixels=28 * 28 * 16, max_pixels=28 * 28 * 64)
+    ours = Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(min_pixels=28 * 28 * 16, max_pixels=28 * 28 * 64))
     assert (ours.min_pixels, ours.max_pixels) == (12544, 50176)
     assert ours.grid(1000, 1000) == (16, 16)
     ours.save(tmp_path / "saved")
@@ -122,7 +123,7 @@ def test_a_directory_saved_by_newer_transformers(model_directory, tmp_path):
     directory = write_processor(tmp_path / "new")
     (directory / "preprocessor_config.json").unlink()
     (directory / "processor_config.json").write_text(json.dumps(nested))
-    ours = Qwen2_5VLProcessor.load(directory, max_pixels=28 * 28 * 64)
+    ours = Qwen2_5VLProcessor.load(directory, ProcessorOptions(max_pixels=28 * 28 * 64))
     ours.save(tmp_path / "saved")
     (tmp_path / "saved" / "config.json").write_text((directory / "config.json").read_text())
     assert Qwen2_5VLProcessor.load(tmp_path / "saved").max_pixels == 50176
@@ -142,7 +143,11 @@ def test_wrong_directories_are_user_errors(model_directory, tmp_path):
     with pytest.raises(UserError, match="cannot load the tokenizer"):
         Qwen2_5VLProcessor.load(tmp_path)
     with pytest.raises(UserError, match="min_pixels=9999999 and max_pixels=100352"):
-        Qwen2_5VLProcessor.load(model_directory, min_pixels=9999999)
+        Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(min_pixels=9999999))
+    with pytest.raises(
+        UserError, match=r"Qwen2\.5-VL has no data\.max_tiles \(found 6\); leave it out .*data\.min_pixels, data\.max_pixels"
+    ):
+        Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(max_tiles=6))
     with pytest.raises(UserError, match="longer than 200 times"):
         Qwen2_5VLProcessor.load(model_directory).grid(5, 5000)
     other = write_processor(tmp_path / "other", patch_size=16)

@@ -1,12 +1,15 @@
+import copy
 import json
+import os
+import re
 
 import pytest
 from data_builders import write_jsonl
 
 from mede2_jax.config import UserError
-from mede2_jax.data.readers import detect_format, read_record
+from mede2_jax.data.readers import detect_format, read_own, read_record
 from mede2_jax.data.record_file import RecordFile
-from mede2_jax.data.records import Demonstration, PreferencePair
+from mede2_jax.data.records import Demonstration, PreferencePair, Question, Rollout
 
 PAIR = {
     "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
@@ -59,6 +62,11 @@ def test_records_are_frozen_and_round_trip():
         ({"chosen": [], "rejected": []}, PreferencePair, "trl"),
         ({"messages": [{"role": "user", "content": "x"}], "images": ["a"]}, Demonstration, "trl"),
         ({"prompt": [], "completion": []}, Demonstration, "trl"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]}, Demonstration, "trl"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"}]}]}, Demonstration, "trl"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}], "chosen": "y"}, PreferencePair, "trl"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}], "images": ["a"]}, Demonstration, "trl"),
+        ({"conversations": None, "completion": None, "messages": [{"role": "user", "content": "x"}]}, Demonstration, "mede2"),
     ],
 )
 def test_detect_format(raw, kind, format):
@@ -113,16 +121,87 @@ def test_trl_prompt_and_completion():
     assert [message.text for message in read(raw, Demonstration).messages] == ["Q", "A"]
 
 
+def user(*parts):
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "Q", "image": None}]}]
+
+
+ANSWER = [{"role": "assistant", "content": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("parts", "images", "expected"),
+    [
+        ([{"type": "image", "image": "a.png"}], None, ("a.png",)),
+        ([{"type": "image", "path": "a.png", "text": None}, {"type": "image", "url": "b.png"}], None, ("a.png", "b.png")),
+        (
+            [{"type": "image"}, {"type": "image", "image": "b.png"}, {"type": "image", "image": None}],
+            ["a.png", "c.png"],
+            ("a.png", "b.png", "c.png"),
+        ),
+        ([{"type": "image", "image": "a.png"}], ["a.png"], ("a.png",)),
+    ],
+    ids=["Qwen", "transformers", "the others from images", "in both places"],
+)
+def test_image_parts_may_carry_their_path(parts, images, expected):
+    given = {} if images is None else {"images": images}
+    alone = read({"messages": user(*parts) + ANSWER, **given}, Demonstration)
+    explicit = read({"prompt": user(*parts), "chosen": ANSWER, "rejected": "B", **given})
+    implicit = read({"chosen": user(*parts) + ANSWER, "rejected": [*user(*parts), {"role": "assistant", "content": "B"}], **given})
+    assert alone.images == explicit.images == implicit.images == expected
+    assert explicit == implicit and (explicit.chosen, explicit.rejected) == ("A", "B")
+    assert alone.messages[0] == explicit.prompt[0] and alone.messages[0].image_count == len(expected)
+    placeholders = [{"type": "image"}] * len(expected)
+    assert read({"messages": user(*placeholders) + ANSWER, "images": list(expected)}, Demonstration) == alone
+
+
+def test_trl_text_after_a_prompt_of_messages_is_the_assistants():
+    record = read({"prompt": [{"role": "user", "content": "Q"}], "completion": "A"}, Demonstration)
+    assert [(message.role, message.text) for message in record.messages] == [("user", "Q"), ("assistant", "A")]
+    pair = read({"prompt": [{"role": "user", "content": "Q"}], "image": "a.png", "chosen": "A", "rejected": "B"})
+    assert (pair.chosen, pair.rejected, pair.images) == ("A", "B", ("a.png",))
+
+
+def test_trl_turns_that_are_the_same_throughout_still_end_in_a_response():
+    turns = [{"role": "user", "content": "Q"}, *ANSWER]
+    pair = read({"chosen": turns, "rejected": turns})
+    assert (pair.prompt[0].text, pair.chosen, pair.rejected) == ("Q", "A", "A")
+
+
+def test_a_number_may_be_an_id():
+    assert read(PAIR | {"id": 7}).id == "7"
+    assert read(PAIR | {"id": None}).id == read(PAIR).id
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "expected"),
+    [
+        ({"instruction": "Q", "input": "", "output": "A"}, Demonstration, "field 'instruction': alpaca records are not read"),
+        ({"instruction": "Q", "chosen": "A", "rejected": "B"}, PreferencePair, "field 'instruction': alpaca records are not read"),
+        ({"prompt": "Q", "completion": "A"}, Demonstration, "field 'prompt' must be a list of messages, found text"),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, PreferencePair, "field 'prompt' must be a list of messages, found text"),
+        ({"messages": "Q"}, Demonstration, "field 'messages' must be a list of messages, found text"),
+        ({"chosen": "QA", "rejected": "QB"}, PreferencePair, "field 'prompt' is missing (found: chosen, rejected)"),
+        ({"text": "QA"}, Demonstration, "field 'messages' is missing (found: text)"),
+    ],
+)
+def test_records_that_hold_no_conversation_name_what_is_read(raw, kind, expected):
+    with pytest.raises(UserError) as caught:
+        read(raw, kind)
+    message = str(caught.value)
+    assert message.startswith(f"pairs.jsonl:3: {expected}") and "\n" not in message
+    assert '[{"role": "user", "content": "…"}' in message and "TRL" in message
+
+
 @pytest.mark.parametrize(
     ("raw", "kind", "expected"),
     [
         ({k: v for k, v in PAIR.items() if k != "chosen"}, PreferencePair, "field 'chosen' is missing"),
         ({k: v for k, v in PAIR.items() if k != "prompt"}, PreferencePair, "field 'prompt' is missing"),
-        (PAIR | {"rejected": 3}, PreferencePair, "field 'rejected': Input should be a valid string"),
+        (PAIR | {"rejected": 3}, PreferencePair, "field 'rejected' must be text, found 3"),
         (PAIR | {"chosn": 3}, PreferencePair, "unknown field 'chosn'; did you mean 'chosen'?"),
-        (PAIR | {"images": []}, PreferencePair, "1 image places in the messages but 0 files in field 'images'"),
+        (PAIR | {"images": []}, PreferencePair, "1 image place in the messages but 0 files in field 'images'"),
         (PAIR, Demonstration, "this is a preference pair"),
-        (DEMONSTRATION, PreferencePair, "field 'prompt' is missing"),
+        (DEMONSTRATION, PreferencePair, "fields 'chosen' and 'rejected' are missing; DPO needs preference pairs"),
         (DEMONSTRATION | {"messages": DEMONSTRATION["messages"][:1]}, Demonstration, "field 'messages'"),
         (PAIR | {"prompt": [{"role": "doctor", "content": "x"}]}, PreferencePair, "field 'prompt.0.role'"),
         (PAIR | {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, PreferencePair, "video input is not supported"),
@@ -135,7 +214,65 @@ def test_trl_prompt_and_completion():
             "field 'rejected' is missing",
         ),
         ({"chosen": [{"role": "user", "content": "x"}], "rejected": []}, PreferencePair, "one assistant turn"),
-        ({"messages": [{"role": "user", "content": "x"}], "image": 3}, Demonstration, "field 'images' must be a list"),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "image": 3},
+            Demonstration,
+            "field 'images' must be a list of file paths, found 3",
+        ),
+        (PAIR | {"chosen": ""}, PreferencePair, "field 'chosen' is empty"),
+        (PAIR | {"chosen": "\ud800"}, PreferencePair, "field 'chosen' holds one half of a surrogate pair"),
+        (PAIR | {"prompt": 5}, PreferencePair, "field 'prompt' must be a list of messages, found 5"),
+        (PAIR | {"prompt": []}, PreferencePair, "field 'prompt' must hold at least 1 message, found 0"),
+        (PAIR | {"prompt": ["x"]}, PreferencePair, "field 'prompt.0' must be an object, found text"),
+        (
+            PAIR | {"prompt": [{"role": "user", "content": {"text": "x"}}]},
+            PreferencePair,
+            "'prompt.0.content' must be text or a list of parts",
+        ),
+        (
+            PAIR | {"prompt": [{"role": "user", "content": ["x"]}]},
+            PreferencePair,
+            "field 'prompt.0.content.0' must be an object, found text",
+        ),
+        (
+            PAIR | {"prompt": [{"role": "user", "content": [{"type": "audio"}]}]},
+            PreferencePair,
+            'or {"type": "image"}, found {"type": "audio"}',
+        ),
+        (PAIR | {"prompt": [{"role": "user", "content": "x", "name": "y"}]}, PreferencePair, "unknown field 'prompt.0.name'; take it out"),
+        (
+            PAIR | {"prompt": [{"role": 5, "content": "x"}]},
+            PreferencePair,
+            "field 'prompt.0.role' must be 'system', 'user' or 'assistant', found 5",
+        ),
+        (PAIR | {"images": "a.png"}, PreferencePair, "field 'images' must be a list, found text"),
+        (PAIR | {"metadata": []}, PreferencePair, "field 'metadata' must be an object, found a list"),
+        (PAIR | {"id": []}, PreferencePair, "field 'id' must be text or a number, found a list"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, Demonstration, "field 'conversations.0.from' must be text, found a list"),
+        ({"conversations": [], "system": 5}, Demonstration, "field 'system' must be text, found 5"),
+        ({"conversations": [], "tools": [{}]}, Demonstration, "field 'tools' is not supported"),
+        ({"prompt": ANSWER, "completion": 5}, Demonstration, "field 'prompt' has an assistant turn"),
+        ({"prompt": [], "completion": 5}, Demonstration, "field 'completion' must be a list of messages, found 5"),
+        ({"prompt": [], "completion": "A", "label": False}, Demonstration, "field 'label' is false"),
+        (
+            {"messages": [{"role": "user", "content": 5}], "image": "a"},
+            Demonstration,
+            "'messages.0.content' must be text or a list of parts, found 5",
+        ),
+        ({"messages": user({"type": "text", "text": None})}, Demonstration, "field 'messages.0.content.0.text' must be text, found null"),
+        ({"messages": user({"type": "image", "base64": "iVBO"})}, Demonstration, 'must give one file ("path": "a.png")'),
+        ({"messages": user({"type": "image", "image": {"bytes": "x"}})}, Demonstration, 'must give one file ("path": "a.png")'),
+        ({"messages": user({"type": "image", "image": "a", "path": "b"})}, Demonstration, 'must give one file ("path": "a.png")'),
+        (
+            {"messages": user({"type": "image", "image": "a"}), "images": ["b"]},
+            Demonstration,
+            "0 image parts without a file of its own in the messages but 1 file in field 'images'",
+        ),
+        (
+            {"chosen": ANSWER, "rejected": user({"type": "image", "path": "a"})},
+            PreferencePair,
+            "field 'rejected' must hold one assistant turn",
+        ),
     ],
 )
 def test_broken_records_name_place_and_field(raw, kind, expected):
@@ -144,6 +281,8 @@ def test_broken_records_name_place_and_field(raw, kind, expected):
     assert str(caught.value).startswith("pairs.jsonl:3: ")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+    # The words of pydantic and of Python.
+    assert not re.search(r"Input should|[Tt]uple|dict|\bstr\b|NoneType|discriminator|validat", str(caught.value))
 
 
 def test_record_file_reads_lines_at_random(tmp_path):
@@ -161,19 +300,27 @@ def test_record_file_reads_a_json_list(tmp_path):
         path.write_text(json.dumps(items, indent=indent, ensure_ascii=False), encoding="utf-8")
         file = RecordFile(path)
         assert [file[i] for i in range(3)] == items
-        assert file.where(2) == f"{path}: item 3"
+        assert file.where(2) == f"{path}:{1 if indent is None else 15} (item 3)"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"n": 1}\n{"n": \n', ":2: not valid JSON"),
-        ('{"n": 1}\n[1]\n', ":2: expected a JSON object, found list"),
+        (
+            '{"n": 1}\n{"n": \n',
+            ":2: not valid JSON at column 6: expecting value, found the end of the line; a record is one object on one line",
+        ),
+        ('{"n": "x}\n', ":1: not valid JSON at column 7: unterminated string, found '\"x}'"),
+        ('{"n": "x\ty"}\n', ":1: not valid JSON at column 9: invalid control character, found '\\ty\"}'"),
+        ('{"n": 1} {"n": 2}\n', ":1: not valid JSON at column 10: extra data, found '{\"n\": 2}'"),
+        ('{"n": 1}\n[1]\n', ":2: a record must be a JSON object, found a list"),
         ("", "no records"),
         ("[]", "no records"),
-        ('[{"n": 1}, {"n": ]', "item 2: not valid JSON"),
-        ('[{"n": 1} {"n": 2}]', "item 1: not valid JSON: expected ','"),
-        ('[{"n": 1}', "expected ',' or ']'"),
+        ('[{"n": 1},\n {"n": ]', ":2 (item 2): not valid JSON at column 8: expecting value, found ']'"),
+        ('[{"n": 1} {"n": 2}]', ":1 (item 1): not valid JSON at column 11: expecting ',' or ']' after the item, found '{\"n\": 2}]'"),
+        ('[{"n": 1}', "expecting ',' or ']' after the item, found the end of the file"),
+        ('[{"n": 1}]\n[{"n": 2}]', ":2 (item 1): not valid JSON at column 1: expecting one list with all items"),
+        ("[" * 200_000, "(item 1): JSON nested too deeply"),
     ],
 )
 def test_broken_files_name_the_line(tmp_path, text, expected):
@@ -191,8 +338,130 @@ def test_a_missing_file(tmp_path):
         RecordFile(tmp_path / "none.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.parquet", b"PAR1\x15\x04\x00", "this is a Parquet file; make it"),
+        ("a.data", b"PAR1\x15\x04\x00", "this is a Parquet file; make it"),
+        ("a.parquet", b"not even that", "this is a Parquet file; make it"),
+        ("a.arrow", b"\xff\xff\xff\xff\x78\x00", "this is an Arrow stream; make it"),
+        ("a.feather", b"ARROW1\x00\x00", "this is an Arrow file; make it"),
+        ("a.csv", b"instruction,output\nQ,A\n", "this is a CSV file; make it"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08\x00", "this is compressed (gzip); unpack it"),
+        ("a.jsonl", b"\x89PNG\r\n\x1a\n\x00\x00", "this is a binary file; give"),
+        ("a.json", '[{"n": 1}]'.encode("utf-16"), "this is UTF-16 text; give"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        RecordFile(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: {expected}") and "\n" not in str(caught.value)
+    assert "a file of JSON objects, one a line (JSONL) or in one list" in str(caught.value)
+
+
+def test_a_name_alone_refuses_nothing(tmp_path):
+    assert RecordFile(write_jsonl(tmp_path / "a.csv", [{"n": 1}]))[0] == {"n": 1}
+
+
+def test_a_pipe_is_refused_rather_than_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match="is a folder or a pipe"):
+            RecordFile(path)
+
+
+def test_a_record_file_that_was_sent_to_a_worker_reads_on(tmp_path):
+    # copy takes an object apart and puts it together as multiprocessing does.
+    file = copy.copy(RecordFile(write_jsonl(tmp_path / "a.jsonl", [{"n": 1}, {"n": 2}])))
+    assert file[1] == {"n": 2}
+
+
 def test_many_records_keep_only_offsets(tmp_path):
     path = write_jsonl(tmp_path / "big.jsonl", [{"n": i} for i in range(100_000)])
     file = RecordFile(path)
     assert len(file) == 100_000 and file[99_999] == {"n": 99_999}
     assert file._spans.nbytes == 100_000 * 24
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"chosen": "a \\ud800 b"}, "chosen"),
+        ({"prompt": [{"role": "user", "content": "\\udc00"}]}, "prompt.0.content"),
+        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "\\ud83d"}]}]}, "prompt.0.content.0.text"),
+        ({"id": "\\ud800"}, "id"),
+    ],
+)
+def test_half_a_character_names_its_field(tmp_path, change, field):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"id": "b"} | change).replace("\\\\u", "\\u") + "\n")
+    with pytest.raises(UserError, match=rf"pairs.jsonl:2: field '{field}' holds one half of a surrogate pair"):
+        RecordFile(path)[1]
+    path.write_text(json.dumps({"text": "😀 \\u00e9 😀"}) + "\n")
+    assert RecordFile(path)[0]["text"].startswith("😀")
+
+
+def test_a_placeholder_in_trl_text_is_refused():
+    """It would stay as text, and its image would come before it."""
+    messages = [{"role": "user", "content": "left <image> or right?"}]
+    turns = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    with pytest.raises(UserError, match="stands for an image in sharegpt's format only"):
+        read_record({"prompt": messages, "images": ["a.png"], **turns}, PreferencePair, "trl", "f:1")
+
+
+QUESTION = {
+    "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
+    "images": ["a.png"],
+    "answer": "B",
+    "options": {"A": "A cyst", "B": "A fracture"},
+}
+ROLLOUT = QUESTION | {
+    "id": "q#0",
+    "parents": ["q"],
+    "sample": 0,
+    "response": "",
+    "finish_reason": "stop",
+    "prompt_tokens": 12,
+    "response_tokens": 1,
+    "seed": 7,
+    "model": "sha256:ab",
+}
+
+
+def test_questions_and_rollouts_round_trip():
+    question = read_own(QUESTION, Question, "q.jsonl:1")
+    assert (question.answer, question.options["B"], len(question.id)) == ("B", "A fracture", 16)
+    assert read_own(QUESTION | {"id": 3, "answer": None, "options": None}, Question, "q.jsonl:1").id == "3"
+    rollout = read_own(ROLLOUT, Rollout, "r.jsonl:1")
+    assert read_own(json.loads(rollout.model_dump_json(exclude_none=True)), Rollout, "r.jsonl:1") == rollout
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "expected"),
+    [
+        (QUESTION | {"anwser": "B"}, Question, "unknown field 'anwser'; did you mean 'answer'?"),
+        (QUESTION | {"choices": ["x"]}, Question, "unknown field 'choices' (known: id, images"),
+        ({"question": "Q", "answer": "A"}, Question, "field 'prompt' is missing (found: question, answer); write {"),
+        ({}, Question, "field 'prompt' is missing (found: no fields)"),
+        (PAIR, Question, "this is a preference pair"),
+        (QUESTION | {"prompt": "What?"}, Question, "field 'prompt' must be a list of messages, found text"),
+        (QUESTION | {"prompt": [*QUESTION["prompt"], {"role": "assistant", "content": "B"}]}, Question, "must end with the user's turn"),
+        (QUESTION | {"images": []}, Question, "1 image place in the messages but 0 files"),
+        (QUESTION | {"answer": ""}, Question, "field 'answer' is empty"),
+        (QUESTION | {"answer": 2}, Question, "field 'answer' must be text, found 2"),
+        (QUESTION | {"options": ["x", "y"]}, Question, "field 'options' must be an object, found a list"),
+        (QUESTION | {"options": {"a": "x", "b": "y"}}, Question, "field 'options': 'a' must be one capital letter"),
+        (QUESTION | {"options": {"A": "x"}}, Question, "field 'options' must hold at least 2 choices, found 1"),
+        (QUESTION | {"options": {"A": "x", "B": " "}}, Question, "field 'options.B' is empty"),
+        (QUESTION | {"options": {"A": "x", "B": 3}}, Question, "field 'options.B' must be text, found 3"),
+        (ROLLOUT | {"finish_reason": "abort"}, Rollout, "field 'finish_reason' must be 'stop' or 'length', found abort"),
+        ({key: value for key, value in ROLLOUT.items() if key != "seed"}, Rollout, "field 'seed' is missing"),
+        (ROLLOUT | {"sample": -1}, Rollout, "field 'sample'"),
+    ],
+)
+def test_faults_in_questions_and_rollouts_name_place_and_field(raw, kind, expected):
+    with pytest.raises(UserError) as caught:
+        read_own(copy.deepcopy(raw), kind, "q.jsonl:3")
+    message = str(caught.value)
+    assert message.startswith("q.jsonl:3: ") and expected in message and "\n" not in message

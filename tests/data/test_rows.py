@@ -5,6 +5,13 @@ from PIL import Image
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.data.rows import BatchShape, assemble_row, encode_demonstration, encode_pair
 
+
+@pytest.fixture(params=["processor", "internvl_processor"], scope="module")
+def processor(request):
+    """Each family's; four patches are a unit in both."""
+    return request.getfixturevalue(request.param)
+
+
 SIZES = {"wide": (60, 300), "tall": (250, 90), "small": (56, 56)}
 
 
@@ -57,8 +64,10 @@ def build(processor, records, shared=True, shape=None):
         scored=sum(example.scored_count for example in encoded) + 3,
         responses=sum(len(example.roles) for example in encoded) + 2,
         patch_dim=processor.patch_dim,
+        position_axes=processor.position_axes,
     )
-    row = assemble_row(list(enumerate(encoded)), lambda i: images_of(processor, records[i]), shape, processor.pad_token_id)
+    examples = [(index, example, images_of(processor, records[index])) for index, example in enumerate(encoded)]
+    row = assemble_row(examples, shape, processor.pad_token_id)
     return row, encoded, shape
 
 
@@ -68,7 +77,7 @@ def seen_by(row, query):
     for key in range(row["key_start"][query], row["key_end"][query]):
         unit = row["image_index"][key]
         pixels = row["patches"][4 * unit : 4 * unit + 4].sum(dtype=np.float64) if unit >= 0 else None
-        seen.append((int(row["tokens"][key]), tuple(map(int, row["positions"][:, key])), pixels))
+        seen.append((int(row["tokens"][key]), tuple(row["positions"][..., key].ravel().tolist()), pixels))
     return sorted(seen, key=str)
 
 
@@ -84,8 +93,10 @@ def scored(row):
 def test_shapes_types_and_padding(processor):
     row, encoded, shape = build(processor, RECORDS)
     tokens = sum(example.token_count for example in encoded)
-    assert row["tokens"].shape == (shape.tokens,) and row["positions"].shape == (3, shape.tokens)
-    assert row["patches"].shape == (shape.patches, 1176) and row["patches"].dtype == np.float32
+    assert (
+        row["tokens"].shape == (shape.tokens,) and row["positions"].shape == {3: (3, shape.tokens), 1: (shape.tokens,)}[shape.position_axes]
+    )
+    assert row["patches"].shape == (shape.patches, processor.patch_dim) and row["patches"].dtype == np.float32
     assert all(value.dtype == np.int32 for name, value in row.items() if name not in ("patches", "response_reference", "response_weight"))
     assert (row["tokens"][tokens:] == processor.pad_token_id).all()
     assert (row["key_end"][tokens:] == 0).all() and (row["key_start"][tokens:] == 0).all() and (row["image_index"][tokens:] == -1).all()
@@ -135,9 +146,9 @@ def test_pair_is_stored_reversed_around_its_prompt(processor):
     start, end = row["key_start"], row["key_end"]
     assert np.array_equal(start[: n + m + k], [*range(n), *[n] * (m + k)])
     assert np.array_equal(end[: n + m + k], [*[n + m] * n, *range(n + 1, n + m + k + 1)])
-    last = row["positions"][:, n + m - 1].max()
-    assert np.array_equal(row["positions"][:, :n], np.tile(last + np.arange(n, 0, -1), (3, 1)))
-    assert np.array_equal(row["positions"][:, n + m : n + m + k], np.tile(last + np.arange(1, k + 1), (3, 1)))
+    last = row["positions"][..., n + m - 1].max()
+    assert (row["positions"][..., :n] == last + np.arange(n, 0, -1)).all()
+    assert (row["positions"][..., n + m : n + m + k] == last + np.arange(1, k + 1)).all()
     first = np.flatnonzero(row["scored_target"] == chosen[0])[0]
     assert row["scored_index"][first] == n + m - 1 and row["scored_index"][n] == n + m - 1
     assert np.array_equal(row["scored_target"][: n + k], np.concatenate([chosen, rejected]))
@@ -175,20 +186,23 @@ def test_demonstration_scores_only_the_assistant(processor):
 
 
 def test_reference_goes_to_its_pair(processor):
-    encoded = [(index, encode(processor, RECORDS[index])) for index in (2, 0)]
+    examples = [(index, encode(processor, RECORDS[index]), images_of(processor, RECORDS[index])) for index in (2, 0)]
     reference = np.arange(10, dtype=np.float32).reshape(5, 2)
-    shape = BatchShape(2000, 2000, 200, 6, processor.patch_dim)
-    row = assemble_row(encoded, lambda i: images_of(processor, RECORDS[i]), shape, processor.pad_token_id, reference)
+    shape = BatchShape(2000, 2000, 200, 6, processor.patch_dim, processor.position_axes)
+    row = assemble_row(examples, shape, processor.pad_token_id, reference)
     assert row["response_reference"].tolist() == [4, 5, 0, 1, 0, 0]
     assert row["response_pair"].tolist() == [2, 2, 0, 0, -1, -1]
 
 
 def test_text_rows_need_no_patches(processor):
-    row, _, _ = build(processor, [RECORDS[2], RECORDS[3]], shape=BatchShape(300, 0, 80, 3, processor.patch_dim))
-    assert row["patches"].shape == (0, 1176) and row["patch_positions"].shape == (0, 2)
+    row, _, _ = build(processor, [RECORDS[2], RECORDS[3]], shape=BatchShape(300, 0, 80, 3, processor.patch_dim, processor.position_axes))
+    assert row["patches"].shape == (0, processor.patch_dim) and row["patch_positions"].shape == (0, 2)
     with pytest.raises(ValueError):
-        build(processor, [RECORDS[2]], shape=BatchShape(10, 0, 80, 3, processor.patch_dim))
+        build(processor, [RECORDS[2]], shape=BatchShape(10, 0, 80, 3, processor.patch_dim, processor.position_axes))
 
 
 def test_union_of_shapes():
     assert BatchShape(1, 8, 3, 4, 7).union(BatchShape(5, 6, 1, 9, 7)) == BatchShape(5, 8, 3, 9, 7)
+    assert BatchShape(1, 8, 3, 4, 7, 1).union(BatchShape(5, 6, 1, 9, 7, 1)).position_axes == 1
+    with pytest.raises(AssertionError):
+        BatchShape(1, 8, 3, 4, 7, 1).union(BatchShape(1, 8, 3, 4, 7, 3))

@@ -9,6 +9,8 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 from torch_reference import (
     config_with,
+    largest_gap,
+    logits,
     make_batch,
     make_example,
     numpy_gradients,
@@ -19,9 +21,10 @@ from torch_reference import (
     torch_model,
 )
 
-from mede2_jax.models.logprobs import token_logprobs
+from mede2_jax.model_configs.qwen2_5_vl import config_from_hf
+from mede2_jax.models.logprobs import token_logprobs, token_scores
 from mede2_jax.models.qwen2 import rotary_angles
-from mede2_jax.models.qwen2_5_vl import config_from_hf, vision_angles
+from mede2_jax.models.qwen2_5_vl import vision_angles
 
 TOLERANCE = 1e-4
 TEXT = [17]
@@ -48,18 +51,9 @@ PATTERNS = {
 }
 
 
-def logits(graph, params, batch):
-    model = nnx.merge(graph, params)
-    return model.hidden_states(batch) @ model.vocabulary().T
-
-
 def reference_logits(model, example):
     with torch.no_grad():
         return model(**torch_inputs(example)).logits[0].numpy()
-
-
-def largest_gap(ours, theirs):
-    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -112,6 +106,18 @@ def test_gradients(name, remat):
     for path, ours in flatten_dict(gradients, sep="/").items():
         assert largest_gap(ours, theirs[path]) <= TOLERANCE, path
     assert max(float(jnp.abs(g).max()) for g in theirs.values()) > 1e-3
+
+
+@pytest.mark.parametrize("train_vocabulary", [True, False])
+def test_the_first_choice_is_known_where_logits_are_not(train_vocabulary):
+    """Every other target is the most probable token, the others are not; padding never counts."""
+    raw, example = config_with(), make_example(np.random.default_rng(4), [30])
+    batch, graph, params = make_batch(raw, [[example]], tokens=50), our_graph(raw), our_params(raw, numpy_state(torch_model(raw)))
+    first = np.asarray(logits(graph, params, batch)[0].argmax(-1))[np.asarray(batch["scored_index"][0])]
+    wanted = np.arange(len(first)) % 2 == 0
+    batch = {**batch, "scored_target": jnp.asarray(np.where(wanted, first, (first + 1) % raw["vocab_size"])[None], jnp.int32)}
+    best = token_scores(nnx.merge(graph, params), batch, train_vocabulary=train_vocabulary, chunk=16).best
+    np.testing.assert_array_equal(best[0], wanted & np.asarray(batch["scored_response"][0] >= 0))
 
 
 @pytest.mark.parametrize("train_vocabulary", [True, False])

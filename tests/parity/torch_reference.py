@@ -11,7 +11,8 @@ from flax.traverse_util import unflatten_dict
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from mede2_jax.data.qwen2_5_vl import image_geometry, mrope_positions
-from mede2_jax.models.qwen2_5_vl import Qwen2_5VL, abstract_params, config_from_hf
+from mede2_jax.model_configs.qwen2_5_vl import config_from_hf
+from mede2_jax.models.qwen2_5_vl import Qwen2_5VL, abstract_params
 from mede2_jax.weights.qwen2_5_vl import weight_rules
 from mede2_jax.weights.table import expected
 
@@ -177,3 +178,12 @@ def make_batch(raw, rows, *, tokens=None, patches=None):
                 image_tokens, patch_at = image_tokens[count:], patch_at + len(pixels)
             at, scored_at = at + n, scored_at + n - 1
     return jax.tree.map(jnp.asarray, batch)
+
+
+def logits(graph, params, batch):
+    model = nnx.merge(graph, params)
+    return model.hidden_states(batch) @ model.vocabulary().T
+
+
+def largest_gap(ours, theirs):
+    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())

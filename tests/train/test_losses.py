@@ -11,6 +11,7 @@ import pytest
 import torch
 from trl import DPOTrainer
 
+from mede2_jax.models.logprobs import TokenScores
 from mede2_jax.train.losses import DPOConfig, DPOLoss, SFTLoss
 
 PAIRS, LENGTH = 5, 12
@@ -81,11 +82,16 @@ def our_batch(numbers, rows=1):
     }
 
 
+def scores(logprobs):
+    """As the model gives them; which tokens were its first choice does not matter to a loss."""
+    return TokenScores(jnp.asarray(logprobs), jnp.asarray(logprobs) > -0.5)
+
+
 def our_loss(numbers, config):
     loss, batch = DPOLoss(config), our_batch(numbers)
 
     def total(logprobs):
-        return loss(logprobs.reshape(1, -1), batch, loss.totals(batch))
+        return loss(scores(logprobs.reshape(1, -1)), batch, loss.totals(batch))
 
     (value, sums), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(numbers[0]))
     return float(value), np.asarray(gradient) * numbers[1], loss.report(sums, loss.totals(batch))
@@ -138,7 +144,7 @@ def test_padding_pairs_add_nothing(numbers):
         "response_reference": jnp.pad(batch["response_reference"], ((0, 1), (0, 2))),
         "response_weight": jnp.pad(batch["response_weight"], ((0, 1), (0, 2))),
     }
-    again, sums = loss(jnp.pad(jnp.asarray(numbers[0]).reshape(1, -1), ((0, 1), (0, 3))), padded, loss.totals(padded))
+    again, sums = loss(scores(jnp.pad(jnp.asarray(numbers[0]).reshape(1, -1), ((0, 1), (0, 3)))), padded, loss.totals(padded))
     metrics_again = loss.report(sums, loss.totals(padded))
     assert float(again) == pytest.approx(value, abs=1e-6)
     assert {k: float(v) for k, v in metrics_again.items()} == pytest.approx({k: float(v) for k, v in metrics.items()}, abs=1e-5)
@@ -148,8 +154,11 @@ def test_sft_loss_is_the_mean_over_scored_tokens(numbers):
     logprobs, mask, _ = numbers
     batch = {"scored_response": jnp.asarray(np.where(mask, 0, -1))}
     loss = SFTLoss()
-    value, _ = loss(jnp.asarray(logprobs), batch, loss.totals(batch))
+    best = jnp.asarray(mask & (logprobs > -0.5))
+    value, sums = loss(TokenScores(jnp.asarray(logprobs), best), batch, loss.totals(batch))
     assert float(value) == pytest.approx(-logprobs[mask].mean(), abs=1e-5)
+    accuracy = loss.report(sums, loss.totals(batch))["accuracy"]
+    assert 0 < float(accuracy) < 1 and float(accuracy) == pytest.approx((logprobs[mask] > -0.5).mean(), abs=1e-6)
 
 
 def test_smoothing_without_effect_is_an_error():
@@ -166,5 +175,5 @@ def test_the_sum_over_micro_batches_is_the_loss_of_the_whole(numbers):
         keep = np.isin(np.asarray(whole["scored_response"]), list(responses))
         weight = np.isin(np.arange(2 * PAIRS), list(responses)).astype(np.float32)[None]
         micro = {**whole, "scored_response": jnp.where(keep, whole["scored_response"], -1), "response_weight": jnp.asarray(weight)}
-        parts += float(loss(jnp.asarray(numbers[0]).reshape(1, -1) * keep, micro, totals)[0])
+        parts += float(loss(scores(jnp.asarray(numbers[0]).reshape(1, -1) * keep), micro, totals)[0])
     assert parts == pytest.approx(value, abs=1e-5)

@@ -1,18 +1,30 @@
 """Frozen parts stay as they are and cost no optimizer state; every part can train, also without an image in the data."""
 
+import io
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from rich.console import Console
 from training import make_config, one_device_setup, short_pairs
 
+from mede2_jax.config import UserError
 from mede2_jax.data.loader import make_loader
 from mede2_jax.families import model_config
 from mede2_jax.models.lora import LoRAConfig, base_path
 from mede2_jax.train.optimizer import make_optimizer
+from mede2_jax.train.setup import show_setup
 from mede2_jax.train.state import all_params, init_params, init_state, make_policy
 from mede2_jax.train.step import Steps
+
+
+@pytest.fixture(params=["qwen2_5_vl", "internvl3"])
+def model(request, tiny_model, tiny_internvl):
+    """Of either family."""
+    return {"qwen2_5_vl": tiny_model, "internvl3": tiny_internvl}[request.param]
 
 
 def trained(setup, model, count=2, learning_rate=1e-2):
@@ -49,10 +61,10 @@ def moment_sizes(state):
     ],
     ids=lambda parts: "-".join(parts.values()),
 )
-def test_frozen_parts_keep_their_bits_and_have_no_optimizer_state(parts, sample, tiny_model, tmp_path):
+def test_frozen_parts_keep_their_bits_and_have_no_optimizer_state(parts, sample, model, tmp_path):
     pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)
-    setup = one_device_setup(make_config(pairs, sample, parts=parts), tiny_model)
-    before, state, losses = trained(setup, tiny_model)
+    setup = one_device_setup(make_config(pairs, sample, parts=parts), model)
+    before, state, losses = trained(setup, model)
     assert np.isfinite(losses).all()
     changed = changed_paths(before, state)
     assert {path.split("/")[0] for path in changed} == {part for part, mode in parts.items() if mode != "frozen"}
@@ -64,11 +76,11 @@ def test_frozen_parts_keep_their_bits_and_have_no_optimizer_state(parts, sample,
 
 
 @pytest.mark.parametrize("vision", ["lora", "full"])
-def test_a_text_only_batch_trains_with_vision_unfrozen(vision, sample, tiny_model):
+def test_a_text_only_batch_trains_with_vision_unfrozen(vision, sample, model):
     parts = {"vision": vision, "projector": vision, "language": "lora"}
-    setup = one_device_setup(make_config(sample / "demonstrations.jsonl", sample, stage="sft", parts=parts, rows_per_step=2), tiny_model)
+    setup = one_device_setup(make_config(sample / "demonstrations.jsonl", sample, stage="sft", parts=parts, rows_per_step=2), model)
     assert setup.shape.patches == 0
-    before, state, losses = trained(setup, tiny_model)
+    before, state, losses = trained(setup, model)
     assert np.isfinite(losses).all() and losses[1] != losses[0]
     assert {path.split("/")[0] for path in changed_paths(before, state)} == {"language"}, "no image, no gradient, no change"
 
@@ -98,3 +110,21 @@ def test_learning_rates_by_part(sample, tiny_model, tmp_path):
         }
     assert moved[1e-2]["projector"] == pytest.approx(10 * moved[1e-3]["projector"], rel=0.02)
     assert moved[1e-2]["language"] == pytest.approx(moved[1e-3]["language"], rel=1e-3)
+
+
+def test_a_lora_part_that_no_target_names_is_refused(sample, tiny_model, tmp_path):
+    """It would stay frozen without a word: Qwen's vision tower has no q_proj."""
+    pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)
+    parts = {"vision": "lora", "projector": "frozen", "language": "lora"}
+    with pytest.raises(UserError, match=r"\['q_proj', 'v_proj'\] name no linear layer of parts.vision=lora; add some of \[.*'qkv'"):
+        one_device_setup(make_config(pairs, sample, parts=parts, lora={"targets": ["q_proj", "v_proj"]}), tiny_model)
+    one_device_setup(make_config(pairs, sample, parts=parts, lora={"targets": ["q_proj", "qkv"]}), tiny_model)
+
+
+def test_rows_that_cannot_fill_a_step_are_said(sample, tiny_model, tmp_path):
+    pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)
+    setup = one_device_setup(make_config(pairs, sample, rows_per_step=8), tiny_model)
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    show_setup(setup, console)
+    text = console.export_text()
+    assert re.search(r"\d rows? cannot fill a step of 8", text) and "(the fullest; data.row_tokens=2048)" in text

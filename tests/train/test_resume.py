@@ -4,8 +4,17 @@ import random
 import signal
 import time
 
+import numpy as np
 import pytest
+from rich.console import Console
 from trainer_process import metrics, outcome, start, train, training_metrics
+from training import make_config, moved_params, one_device_setup
+
+from mede2_jax.train import run as run_module
+from mede2_jax.train.optimizer import make_optimizer
+from mede2_jax.train.run import _references
+from mede2_jax.train.step import Steps
+from mede2_jax.train.stop import StopRequest
 
 KILLS = 5
 
@@ -87,6 +96,55 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, compilation_cache,
     status, output = train([*arguments, f"--output={run}", "--resume", "--checkpoint.every=1000"], compilation_cache)
     assert status == 0 and f"resumed from the checkpoint of step {last}" in output
     assert outcome(run) == outcome(unbroken)
+
+
+def test_a_reference_pass_goes_on_where_it_was_stopped(sample, tiny_model, tmp_path, monkeypatch):
+    """Stopped after every batch, it computes each row once, and ends in the numbers of a pass that was never stopped."""
+    config = make_config(
+        sample / "preferences.jsonl", sample, stage="dpo", output=tmp_path / "run", data={"row_tokens": 1024, "eval_fraction": 0.2}
+    )
+    setup = one_device_setup(config, tiny_model)
+    config.output.mkdir()
+    steps = Steps(setup.policy, setup.loss, make_optimizer(config.optimizer, 1e-4, 1), setup.mesh, config.logprob_chunk)
+    params, console, computed = moved_params(setup, tiny_model), Console(quiet=True), []
+    reference = steps.reference
+
+    def counted(params, batch):
+        computed.append(sorted({int(pair) for pair in np.asarray(batch["response_pair"]).ravel() if pair >= 0}))
+        return reference(params, batch)
+
+    unbroken = _references(setup, steps, params, console)
+    (config.output / "reference.safetensors").unlink()
+    monkeypatch.setattr(steps, "reference", counted)
+
+    class StoppedByABatch(StopRequest):
+        requested = property(lambda self: bool(computed), lambda self, value: computed.clear())
+
+    rows = len(setup.train.rows) + len(setup.held_out.rows)
+    assert rows > 5
+    with monkeypatch.context() as stopped:
+        stopped.setattr(run_module, "StopRequest", StoppedByABatch)
+        for _ in range(rows):
+            assert _references(setup, steps, params, console) is None, "also when it was the last batch"
+    computed.clear()
+    tables = _references(setup, steps, params, console)
+    assert not computed, "every attempt but this one did a batch"
+    for name in ("train", "eval"):
+        np.testing.assert_array_equal(tables[name], unbroken[name])
+        assert np.isfinite(tables[name]).all()
+
+
+def test_sigterm_in_the_reference_pass_saves_what_it_has(arguments, compilation_cache, tmp_path):
+    run = tmp_path / "run"
+    process = start([*arguments, f"--output={run}"], compilation_cache)
+    for line in process.stdout:
+        if "reference log-probabilities" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "stopped before the first step" in output
+    assert (run / "reference.safetensors").exists()
 
 
 def test_a_changed_config_on_resume_shows_the_difference(unbroken, arguments, compilation_cache, tmp_path):

@@ -56,6 +56,8 @@ def test_sft_learns(finished):
     folder, output, _ = finished
     losses = [record["loss"] for record in training_metrics(folder / "sft")]
     assert losses[-1] < losses[0] - 0.1
+    accuracies = [record["accuracy"] for record in training_metrics(folder / "sft")]
+    assert 0 <= accuracies[0] < accuracies[-1] <= 1
     assert "curves" in output["sft"] and (folder / "sft" / "curves.png").stat().st_size > 5000
 
 
@@ -119,10 +121,20 @@ def test_the_model_directory_opens_for_the_next_stage(finished, tiny_model):
 def test_a_run_is_not_touched_without_being_told(finished, compilation_cache):
     folder, _, arguments = finished
     before = outcome(folder / "dpo")
-    for extra, expected in (([], "already exists; use --resume"), (["--resume"], "is finished")):
-        status, output = train([*arguments, *extra], compilation_cache)
-        assert status == 2 and expected in output
-        assert output.strip().count("\n") == 0
+    status, output = train(arguments, compilation_cache)
+    assert status == 2 and "already exists; use --overwrite" in output
+    assert output.strip().count("\n") == 0
+    assert outcome(folder / "dpo") == before
+
+
+def test_resuming_a_finished_run_has_nothing_to_do(finished, compilation_cache):
+    """A scheduler that starts a job again until it ends well gets its 0; under another config it is still refused."""
+    folder, _, arguments = finished
+    before = outcome(folder / "dpo")
+    status, output = train([*arguments, "--resume"], compilation_cache)
+    assert status == 0 and "is finished" in output and str(folder / "dpo" / "model") in output
+    status, output = train([*arguments, "--resume", "--dpo.beta=0.3"], compilation_cache)
+    assert status == 2 and "dpo.beta: 0.1 then, 0.3 now" in output
     assert outcome(folder / "dpo") == before
 
 
@@ -158,7 +170,7 @@ def test_resume_from_another_model_in_the_same_place_is_refused(finished, tiny_m
     shutil.rmtree(model)
     shutil.copytree(folder / "sft" / "model", model)
     status, output = train([*arguments, "--checkpoint.every=1", "--resume"], compilation_cache)
-    assert status == 2 and "was trained from another model" in output
+    assert status == 2 and "holds another model" in output
     assert not (run / "model").exists()
 
 
@@ -207,7 +219,8 @@ def test_not_a_number_keeps_the_last_good_checkpoint(tmp_path, sample, tiny_mode
     monkeypatch.setattr(trainer, "Steps", Broken)
     pairs = few(sample, tmp_path / "pairs.jsonl", "preferences.jsonl", 14)
     values = {"data": {"path": pairs, "image_root": sample, "row_tokens": 1024, "packing": False}, "output": tmp_path / "run"}
-    values |= {"rows_per_step": 8, "epochs": 3, "checkpoint": {"every": 1}, "compute_dtype": "float32"}
+    # An epoch is two steps: max_steps, when given, decides alone how long a run is.
+    values |= {"rows_per_step": 8, "epochs": 1, "max_steps": 5, "checkpoint": {"every": 1}, "compute_dtype": "float32"}
     with pytest.raises(UserError, match=r"step 3: \w+ is nan; the checkpoint of step 2 is kept"):
         trainer.run(TrainConfig.model_validate(values), tiny_model, Console(quiet=True))
     kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()}
@@ -248,7 +261,7 @@ def test_reference_of_another_model_is_refused(finished, compilation_cache, tiny
     (run / "manifest.json").write_bytes((folder / "dpo" / "manifest.json").read_bytes())
     (run / "config.yaml").write_text((folder / "dpo" / "config.yaml").read_text().replace(str(folder / "sft" / "model"), str(tiny_model)))
     status, output = train([*changed, "--resume"], compilation_cache)
-    assert status == 2 and "another model or other data" in output
+    assert status == 2 and "holds another model" in output
 
 
 def test_embedded_default_is_a_valid_config():

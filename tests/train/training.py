@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mede2_jax.data.loader import make_loader
-from mede2_jax.models.logprobs import token_logprobs
+from mede2_jax.models.logprobs import token_scores
 from mede2_jax.models.lora import join_params, split_params
 from mede2_jax.parallel import rules
 from mede2_jax.train.config import TrainConfig
@@ -67,8 +67,8 @@ def loss_and_gradients(setup, params, batch):
     def loss(trained):
         with rules.use_mesh(setup.mesh):
             model = setup.policy.model(join_params(frozen, trained))
-            logprobs = token_logprobs(model, batch, train_vocabulary=setup.policy.trains_vocabulary, chunk=64)
-            return setup.loss(logprobs, batch, totals)
+            scores = token_scores(model, batch, train_vocabulary=setup.policy.trains_vocabulary, chunk=64)
+            return setup.loss(scores, batch, totals)
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
     return float(value), metrics, gradients

@@ -69,14 +69,21 @@ def write_checkpoint(
     """Writes config.json and random tensors, a block of rows at a time."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config, indent=2))
+    write_companions(directory)
     random = np.random.default_rng(seed)
-    entries = entries_of(config, layout)
-    with CheckpointWriter(directory, [(entry.hf, dtype, entry.hf_shape) for entry in entries], shard_bytes) as writer:
-        for entry in entries:
-            rows = max(1, CHUNK // max(1, int(np.prod(entry.hf_shape[1:]))))
-            for start in range(0, entry.hf_shape[0], rows):
-                block = random.standard_normal((min(rows, entry.hf_shape[0] - start), *entry.hf_shape[1:]), np.float32)
-                writer.write(entry.hf, block.astype(dtype), start=start)
+    shapes = {entry.hf: entry.hf_shape for entry in entries_of(config, layout)}
+    with CheckpointWriter(directory, [(name, dtype, shape) for name, shape in shapes.items()], shard_bytes) as writer:
+        for name, shape in shapes.items():
+            rows = max(1, CHUNK // max(1, int(np.prod(shape[1:]))))
+            for start in range(0, shape[0], rows):
+                block = random.standard_normal((min(rows, shape[0] - start), *shape[1:]), np.float32)
+                writer.write(name, block.astype(dtype), start=start)
+
+
+def write_companions(directory: Path) -> None:
+    """Empty files where a checkpoint has tokenizer, chat template and image processor: enough to convert, not to train."""
+    for name in ("tokenizer.json", "chat_template.jinja", "preprocessor_config.json"):
+        (directory / name).write_text("{}")
 
 
 if __name__ == "__main__":

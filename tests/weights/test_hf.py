@@ -109,6 +109,16 @@ def test_an_incomplete_write_is_caught(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_have_the_usual_mode(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write(tmp_path, numpy_tensors())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_a_missing_shard_is_named(tmp_path):
     (sharded(tmp_path / "x") / "model-00002-of-00004.safetensors").unlink()
     with pytest.raises(UserError, match=r"1 of 4 shards missing.*model-00002-of-00004\.safetensors"):
@@ -131,7 +141,7 @@ def test_a_file_cut_after_opening_is_an_error(tmp_path):
             reader.read("w1")
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..\\x.safetensors", "model.bin"])
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..\\x.safetensors", "model.bin", 3])
 def test_an_index_cannot_reach_outside(tmp_path, name):
     save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     directory = tmp_path / "d"
@@ -146,12 +156,12 @@ def test_an_index_that_disagrees_is_refused(tmp_path):
     content = json.loads(index.read_text())
     content["weight_map"]["w9"] = content["weight_map"]["w1"]
     index.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="'w9': the index has it there, the file has not"):
+    with pytest.raises(UserError, match="about 1 tensor, first 'w9': the index has it there, the file has not"):
         CheckpointReader(tmp_path / "x")
     del content["weight_map"]["w9"], content["weight_map"]["w2"]
     content["weight_map"]["w0"] = "model-00003-of-00004.safetensors"
     index.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="tensors disagree"):
+    with pytest.raises(UserError, match=r"disagrees with .* about 2 tensors"):
         CheckpointReader(tmp_path / "x")
 
 

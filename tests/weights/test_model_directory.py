@@ -10,7 +10,8 @@ import pytest
 
 from mede2_jax.config import UserError
 from mede2_jax.weights import staging
-from mede2_jax.weights.model_directory import COPIED, load_params, read_info, write_model_directory
+from mede2_jax.weights.model_directory import COPIED, check_companions, load_params, write_model_directory
+from mede2_jax.weights.model_info import read_info
 from mede2_jax.weights.params import digest_params
 from mede2_jax.weights.staging import staged_directory
 
@@ -78,7 +79,7 @@ def test_saves_sharded_arrays_with_the_same_digest(model, source):
 
 
 @pytest.mark.parametrize(
-    "damage", ["shape", "missing", "extra", "truncated", "no metadata", "no data", "no params", "model.json", "version"]
+    "damage", ["shape", "missing", "extra", "truncated", "no metadata", "no data", "no params", "model.json", "not text", "version"]
 )
 def test_what_does_not_fit_is_one_line(model, damage):
     wanted = abstract(kernel=(3, 8, 7)) if damage == "shape" else abstract()
@@ -97,12 +98,14 @@ def test_what_does_not_fit_is_one_line(model, damage):
         shutil.rmtree(model / "params")
     elif damage == "model.json":
         (model / "model.json").unlink()
+    elif damage == "not text":
+        (model / "model.json").write_bytes(b"\xff\xfe")
     elif damage == "version":
         (model / "model.json").write_text(json.dumps(json.loads((model / "model.json").read_text()) | {"format_version": 2}))
     with pytest.raises(UserError) as error:
         load_params(model, wanted)
     assert "\n" not in str(error.value)
-    named = {"shape": "[3, 8, 6]", "missing": "more/scale", "extra": "norm/scale", "version": "format_version"}
+    named = {"shape": "[3, 8, 6]", "missing": "1 parameter, first more/scale", "extra": "norm/scale", "version": "format_version"}
     assert named.get(damage, str(model)) in str(error.value)
 
 
@@ -117,6 +120,39 @@ def test_target_is_replaced_only_when_asked_and_only_a_model(model, source, tmp_
     with pytest.raises(UserError, match="is not a model"):
         write_model_directory(precious, family="f", source=source, params=values, overwrite=True)
     assert (precious / "thesis.tex").read_text() == "years" and not hidden(tmp_path)
+
+
+def test_what_training_needs_beside_the_weights(source):
+    (source / "tokenizer_config.json").write_text('{"eos_token": "x"}')
+    check_companions(source)
+    (source / "chat_template.jinja").unlink()
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer \(tokenizer\.json\), no chat template \([^)]*\); copy"):
+        check_companions(source)
+    (source / "preprocessor_config.json").rename(source / "processor_config.json")
+    (source / "vocab.json").write_text("{}")
+    (source / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    check_companions(source)
+    (source / "processor_config.json").unlink()
+    with pytest.raises(UserError, match=r"has no image processor \(preprocessor_config\.json\); copy"):
+        check_companions(source)
+
+
+def test_an_interrupt_while_replacing_leaves_one_or_the_other(tmp_path, monkeypatch):
+    target = tmp_path / "old"
+    target.mkdir()
+    (target / "model.json").write_text("{}")
+    rename = type(target).rename
+
+    def interrupted(path, to):
+        if path == staging.partial_path(target):
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(type(target), "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged_directory(target, overwrite=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["old"] and [path.name for path in target.iterdir()] == ["model.json"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), UserError("x")])

@@ -1,18 +1,20 @@
 """Adapters both ways against peft on the transformers model: names, values and the updates they make."""
 
 import json
+import os
 
 import numpy as np
 import peft
 import pytest
 import torch
-from random_checkpoint import tiny_config
+from random_checkpoint import tiny_config, write_companions
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from mede2_jax.config import UserError
 from mede2_jax.convert import ConvertConfig, run
 from mede2_jax.families import family_of
+from mede2_jax.weights.model_info import read_info
 from mede2_jax.weights.params import ParamReader
 from mede2_jax.weights.peft import CONFIG, TENSORS, Adapter, export_adapter, import_adapter
 from mede2_jax.weights.table import expected
@@ -105,6 +107,27 @@ def test_what_peft_made_is_imported(tmp_path, targets):
     assert (adapter.rank, adapter.alpha, adapter.rslora) == (RANK, 8.0, True)
     assert adapter.scale == pytest.approx(8 / 3**0.5)
     assert_merged(adapter, plain, kernels_of(model.merge_and_unload()))
+
+
+def test_a_model_directory_is_not_named_as_the_base(tmp_path):
+    """Neither transformers nor PEFT could load it; null is what PEFT itself writes for a model without a name."""
+    (tmp_path / "m0").mkdir()
+    (tmp_path / "m0" / "model.json").write_text("{}")
+    for base in (str(tmp_path / "m0"), ""):
+        export_adapter(tmp_path / "adapter", random_adapter(LANGUAGE, base=base), TABLE, ABSTRACT, overwrite=True)
+        assert json.loads((tmp_path / "adapter" / CONFIG).read_text())["base_model_name_or_path"] is None
+        model = peft.PeftModel.from_pretrained(torch_model(), tmp_path / "adapter")
+        assert model.peft_config["default"].base_model_name_or_path is None
+    assert import_adapter(tmp_path / "adapter", TABLE, ABSTRACT).base == ""
+
+
+def test_files_have_the_usual_mode(tmp_path):
+    before = os.umask(0o027)
+    try:
+        export_adapter(tmp_path / "adapter", random_adapter(LANGUAGE), TABLE, ABSTRACT)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "adapter").iterdir()} == {CONFIG: 0o640, TENSORS: 0o640}
 
 
 def test_there_and_back(tmp_path):
@@ -204,13 +227,17 @@ def test_only_linear_layers_can_be_exported(tmp_path):
 def test_the_converter_merges_in_either_direction(tmp_path, dtype):
     """Merged on import and merged on export give what peft's own merge gives, rounded once."""
     torch_model().save_pretrained(tmp_path / "hf")
+    write_companions(tmp_path / "hf")
     model = torch_adapter(tmp_path / "adapter", target_modules=["q_proj", "down_proj"])
     merged = kernels_of(model.merge_and_unload())
 
     def convert(source, to, **options):
-        run(ConvertConfig.model_validate({"from": tmp_path / source, "to": tmp_path / to, **options}), console())
+        return run(ConvertConfig.model_validate({"from": tmp_path / source, "to": tmp_path / to, **options}), console())
 
-    convert("hf", "merged", adapter=tmp_path / "adapter", dtype=dtype)
+    def digest(name):
+        return read_info(tmp_path / name).digest
+
+    assert convert("hf", "merged", adapter=tmp_path / "adapter", dtype=dtype).digest == digest("merged")
     reader = ParamReader(tmp_path / "merged" / "params")
     tolerance = 2e-5 if dtype == "float32" else 2**-8
     for (path, layer), kernel in merged.items():
@@ -220,7 +247,7 @@ def test_the_converter_merges_in_either_direction(tmp_path, dtype):
     assert len(parents) == 1 and parents[0].startswith("sha256:")
     convert("merged", "one")
     convert("hf", "plain")
-    convert("plain", "two", adapter=tmp_path / "adapter", dtype=dtype)
+    assert convert("plain", "two", adapter=tmp_path / "adapter", dtype=dtype).digest is None, "it is not what was read"
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
 

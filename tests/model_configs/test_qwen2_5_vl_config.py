@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from mede2_jax.models.qwen2_5_vl import config_from_hf
+from mede2_jax.model_configs.qwen2_5_vl import config_from_hf
 
 RELEASED = {
     "model_type": "qwen2_5_vl",

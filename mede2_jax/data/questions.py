@@ -1,0 +1,116 @@
+"""A file of questions with its images: checked in one pass before anything is sampled, then read question by question."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mede2_jax.config import UserError
+from mede2_jax.data.images import decode_image, read_image_bytes
+from mede2_jax.data.ordered import in_order
+from mede2_jax.data.readers import read_own
+from mede2_jax.data.record_file import RecordFile
+from mede2_jax.data.records import Question
+from mede2_jax.data.source import ImageSize, located
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the check keeps of a question."""
+
+    record: int
+    """Number of the question in its file."""
+    id: str
+    files: tuple[bytes, ...]
+    """Digest of each image file."""
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """A file of questions that is open; questions are read when asked for, from any thread."""
+
+    file: RecordFile
+    image_root: Path
+    max_image_pixels: int
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def question(self, number: int) -> Question:
+        """The question with that number in the file.
+
+        Raises:
+            UserError: Names file, line and field.
+        """
+        return read_own(self.file[number], Question, self.file.where(number))
+
+    def images(self, number: int, question: Question) -> tuple[Image.Image, ...]:
+        """The images of a question, RGB.
+
+        Raises:
+            UserError: One is missing or damaged.
+        """
+        with located(self.file.where(number)):
+            return tuple(decode_image(read_image_bytes(self.image_root, name), name, self.max_image_pixels) for name in question.images)
+
+    def ids(self) -> list[str]:
+        """The id of every question, in order; every question is read, no image is.
+
+        Raises:
+            UserError: The first fault in the file, with line and field; or two questions with one id.
+        """
+        seen: dict[str, int] = {}
+        for number in range(len(self)):
+            question = self.question(number)
+            first = seen.setdefault(question.id, number)
+            if first != number:
+                same = "is the question of" if "id" not in question.model_fields_set else f"field 'id': {question.id!r} is also that of"
+                raise UserError(f"{self.file.where(number)}: {same} {self.file.where(first)}; ids must differ")
+        return list(seen)
+
+    def check(self, numbers: Sequence[int], accept: Callable[[Question, list[ImageSize]], None]) -> Iterator[Checked]:
+        """Reads these questions and decodes their images, each file once; one question after the other.
+
+        Args:
+            numbers: Of the questions.
+            accept: Called with each question and its images' sizes, in several threads; a UserError of its own gets the place.
+
+        Raises:
+            UserError: The first fault, with file, line and field or image.
+        """
+        known: dict[str, tuple[bytes, ImageSize]] = {}
+
+        def job(number: int) -> Checked:
+            question = self.question(number)
+            with located(self.file.where(number)):
+                for name in question.images:
+                    if name not in known:  # two threads may both decode a shared image once; the results are equal
+                        known[name] = self._look_at(name)
+                accept(question, [known[name][1] for name in question.images])
+            return Checked(number, question.id, tuple(known[name][0] for name in question.images))
+
+        return in_order(job, numbers)
+
+    def _look_at(self, name: str) -> tuple[bytes, ImageSize]:
+        data = read_image_bytes(self.image_root, name)
+        image = decode_image(data, name, self.max_image_pixels)
+        return hashlib.sha256(data).digest(), (image.height, image.width)
+
+
+def open_questions(path: Path, image_root: Path | None, max_image_pixels: int) -> QuestionFile:
+    """Opens a file of questions.
+
+    Args:
+        path: JSONL, or JSON with one list.
+        image_root: Folder that image paths start from; None: the file's.
+        max_image_pixels: An image with more is an error.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    file = RecordFile(path)
+    return QuestionFile(file, image_root or file.path.parent, max_image_pixels)

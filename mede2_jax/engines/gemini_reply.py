@@ -1,0 +1,114 @@
+"""What Gemini's generateContent answers, checked before anything of it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+from pydantic.alias_generators import to_camel
+
+from mede2_jax.config import describe_validation_error
+from mede2_jax.engines.openai_reply import MalformedReply, quoted
+from mede2_jax.engines.outcome import Outcome, no_answer
+
+BLOCKED = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION")
+"""Ends of a response that say: not this one, and not the next time either."""
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(alias_generator=to_camel)
+
+
+class _Part(_Model):
+    text: str | None = None
+    thought: bool = False
+
+
+class _Content(_Model):
+    parts: list[_Part] = []
+
+
+class _Rating(_Model):
+    category: str = ""
+    probability: str = ""
+    blocked: bool = False
+
+
+class _Candidate(_Model):
+    content: _Content | None = None
+    finish_reason: str | None = None
+    finish_message: str | None = None
+    safety_ratings: list[_Rating] = []
+
+
+class _Feedback(_Model):
+    block_reason: str | None = None
+    safety_ratings: list[_Rating] = []
+
+
+class _Usage(_Model):
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+
+
+class _Reply(_Model):
+    candidates: list[_Candidate] = []
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: _Usage | None = None
+    model_version: str = ""
+
+
+def read_reply(raw: str) -> Outcome:
+    """Reads a reply.
+
+    Raises:
+        MalformedReply: It is not JSON, or no reply of generateContent.
+    """
+    try:
+        reply = _Reply.model_validate_json(raw)
+    except pydantic.ValidationError as error:
+        raise MalformedReply(quoted(describe_validation_error(error))) from None
+    if not reply.model_fields_set:
+        raise MalformedReply(f"nothing that generateContent says is in {quoted(raw)!r}")
+    counts = _counts(reply)
+    if reply.prompt_feedback is not None and reply.prompt_feedback.block_reason:
+        reason = reply.prompt_feedback.block_reason
+        return no_answer(f"the prompt was blocked: {reason}{_categories(reply.prompt_feedback.safety_ratings)}", is_final=True, **counts)
+    if not reply.candidates:
+        return no_answer("the reply has no candidates", is_final=False, **counts)
+    return _read(reply.candidates[0], counts)
+
+
+def _read(candidate: _Candidate, counts: dict[str, Any]) -> Outcome:
+    parts = candidate.content.parts if candidate.content else []
+    text = "".join(part.text or "" for part in parts if not part.thought)
+    end = candidate.finish_reason or "FINISH_REASON_UNSPECIFIED"
+    if end == "STOP" and text:
+        return Outcome(text=text, **counts)
+    if end == "MAX_TOKENS":
+        if text:
+            return Outcome(text=text, finish_reason="length", **counts)
+        return no_answer("max_tokens were used up by thinking before the answer began; raise max_tokens", is_final=True, **counts)
+    details = _categories(candidate.safety_ratings) + (f" ({quoted(candidate.finish_message)})" if candidate.finish_message else "")
+    if end in BLOCKED:
+        return no_answer(f"the response was blocked: {end}{details}", is_final=True, **counts)
+    # Now and then the model stops without a word; asked once more, it mostly answers.
+    return no_answer(
+        f"the reply has no text ({end}{details})" if not text else f"the response broke off: {end}{details}", is_final=False, **counts
+    )
+
+
+def _counts(reply: _Reply) -> dict[str, Any]:
+    usage = reply.usage_metadata
+    if usage is None or usage.prompt_token_count is None:
+        return {"model": reply.model_version}
+    # Thoughts are not among the candidates' tokens, but they are on the bill as output.
+    response = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
+    return {"prompt_tokens": usage.prompt_token_count, "response_tokens": response, "model": reply.model_version}
+
+
+def _categories(ratings: list[_Rating]) -> str:
+    """The categories that had a part in a block."""
+    names = [rating.category.removeprefix("HARM_CATEGORY_").lower() for rating in ratings if rating.blocked or rating.probability == "HIGH"]
+    return f" ({', '.join(names)})" if names else ""

@@ -1,0 +1,142 @@
+"""What a server of the OpenAI chat protocol answers, checked before anything of it is used."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import time
+from typing import Any
+
+import pydantic
+
+from mede2_jax.config import UserError, describe_validation_error, one_line
+from mede2_jax.engines.chat import ChatRequest, Completion
+
+LONGEST_TEXT = 300
+"""Characters of a server's error that are quoted."""
+
+
+class MalformedReply(Exception):
+    """A reply that is not what was asked for."""
+
+
+class _Message(pydantic.BaseModel):
+    content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+
+
+class _TokenLogprob(pydantic.BaseModel):
+    logprob: float
+
+
+class _Logprobs(pydantic.BaseModel):
+    content: list[_TokenLogprob] | None = None
+
+
+class _Choice(pydantic.BaseModel):
+    index: int
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
+
+
+class _Usage(pydantic.BaseModel):
+    prompt_tokens: int
+    completion_tokens: int | None = None
+
+
+class Reply(pydantic.BaseModel):
+    """A chat completion; `prompt_token_ids` and a choice's `token_ids` are vLLM's."""
+
+    model: str | None = None
+    choices: list[_Choice]
+    usage: _Usage
+    prompt_token_ids: list[int] | None = None
+
+
+def parse_reply(raw: bytes) -> Reply:
+    """Reads a reply.
+
+    Raises:
+        MalformedReply: It is not JSON, or lacks something.
+    """
+    try:
+        return Reply.model_validate_json(raw)
+    except pydantic.ValidationError as error:
+        raise MalformedReply(quoted(describe_validation_error(error))) from None
+
+
+def completions(reply: Reply, request: ChatRequest, *, logprobs: bool, with_ids: bool) -> tuple[Completion, ...]:
+    """The samples of a reply, in their order.
+
+    Args:
+        reply: The reply.
+        request: What was asked.
+        logprobs: Whether each token must have its log-probability.
+        with_ids: Whether token ids were asked for.
+
+    Raises:
+        MalformedReply: Samples are missing or cut off by the server.
+        UserError: The server does not know what was asked for.
+    """
+    choices = sorted(reply.choices, key=lambda choice: choice.index)
+    if [choice.index for choice in choices] != list(range(request.n)):
+        raise MalformedReply(f"{request.n} samples asked for, found those numbered {[choice.index for choice in choices]}")
+    if with_ids and (reply.prompt_token_ids is None or any(choice.token_ids is None for choice in choices)):
+        raise UserError("the server gives no token ids, so nobody can check that it sees the prompt that training sees; use a recent vLLM")
+    return tuple(_completion(choice, request.seed + choice.index, logprobs) for choice in choices)
+
+
+def _completion(choice: _Choice, seed: int, logprobs: bool) -> Completion:
+    if choice.finish_reason not in ("stop", "length"):
+        raise MalformedReply(f"sample {choice.index} ended by {choice.finish_reason!r}")
+    tokens, scores = tuple(choice.token_ids or ()), None
+    if logprobs:
+        if choice.logprobs is None or choice.logprobs.content is None:
+            raise UserError("the server gives no log-probabilities; leave --logprobs out, or use a server that has them")
+        scores = tuple(token.logprob for token in choice.logprobs.content)
+        if choice.token_ids is not None and len(scores) != len(tokens):
+            raise MalformedReply(f"sample {choice.index} has {len(tokens)} tokens but {len(scores)} log-probabilities")
+    return Completion(choice.message.content or "", tokens, scores, "stop" if choice.finish_reason == "stop" else "length", seed)
+
+
+def error_text(response: Any) -> str:
+    """The message in an error reply, on one line."""
+    try:
+        found = response.json()
+        found = found.get("error", found) if isinstance(found, dict) else found
+        found = found.get("message", found) if isinstance(found, dict) else found
+        return quoted(found if isinstance(found, str) else response.text)
+    except (ValueError, RecursionError):
+        return quoted(response.text)
+
+
+def error_field(response: Any, name: str) -> Any:
+    """A field of an error reply beside its message; None if it is not there."""
+    try:
+        return response.json()["error"].get(name)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def quoted(text: str) -> str:
+    """The beginning of a server's text, on one line."""
+    text = one_line(text)
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def retry_after(response: Any) -> float | None:
+    """Seconds that the server asks to be left alone, by `Retry-After` (seconds or a date); None if it does not say."""
+    given = response.headers.get("retry-after")
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        date = email.utils.parsedate_tz(given)
+        if date is None:
+            return None
+        seconds = email.utils.mktime_tz(date) - time.time()
+    return max(seconds, 0.0) if math.isfinite(seconds) else None

@@ -1,0 +1,30 @@
+"""What an API said to a request: a whole reply, which is on the bill and in the cache whether there is an answer in it or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mede2_jax.config import Config
+from mede2_jax.engines.chat import FinishReason
+
+
+class Outcome(Config):
+    """A reply that came whole."""
+
+    text: str | None
+    """The answer; None: there is none, because of `reason`."""
+    finish_reason: FinishReason = "stop"
+    reason: str = ""
+    is_final: bool = True
+    """Asking the very same again would not help: blocked, refused, or answered."""
+    prompt_tokens: int | None = None
+    """As the API counts them for its bill; None: it does not say."""
+    response_tokens: int | None = None
+    """Thoughts counted."""
+    model: str = ""
+    """What the API says has answered, which may name a version."""
+
+
+def no_answer(reason: str, *, is_final: bool, **counts: Any) -> Outcome:
+    """A reply without an answer."""
+    return Outcome(text=None, reason=reason, is_final=is_final, **counts)

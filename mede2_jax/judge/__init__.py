@@ -1,0 +1,1 @@
+"""Judging rollouts by MMRP: the stage between sampling and pairing."""

@@ -1,0 +1,167 @@
+"""Everything a judging run is made of, as one frozen config; and the embedded default that needs no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from mede2_jax.config import UserError
+from mede2_jax.data.records import JudgedBy
+from mede2_jax.engines.chat import Sampling
+from mede2_jax.reasoning import offline_judge
+from mede2_jax.reasoning.prompts import JUDGES, Prompt
+
+PAPER_JUDGE = "gemini-2.5-pro"
+"""MedE², section 3.3."""
+
+SAMPLE_ROLLOUTS = Path(__file__).resolve().parents[2] / "data" / "sample" / "rollouts.jsonl"
+
+EMBEDDED: dict[str, Any] = {"judge": "offline", "out": "runs/judgments.jsonl"}
+"""With no --rollouts and no --config: the sample's responses, judged by rules, in seconds."""
+
+API_OPTIONS = ("base_url", "concurrency", "patience", "timeout", "first_rest", "longest_rest", "cache", "max_cost", "prices")
+"""How an API is used; none of it changes a judgment."""
+GEMINI_OPTIONS = ("thinking", "block")
+
+
+class JudgeConfig(Sampling):
+    """A judging run."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
+        "engine": "judge",
+        "judge_model": "model",
+        "k": "repeat",
+        "n": "repeat",
+        "budget": "max_cost",
+        "max_budget": "max_cost",
+        "cache_dir": "cache",
+        "input": "rollouts",
+        "output": "out",
+        "retries": "attempts",
+        "media_dir": "image_root",
+        "max_new_tokens": "max_tokens",
+    }
+
+    rollouts: Path | None = None
+    """Rollouts to judge: what `python -m mede2_jax.rollout` writes."""
+    out: Path | None = None
+    """File that the judgments go to, one line each. What it already holds is kept, and what is missing is added."""
+    judge: Literal["offline", "gemini", "openai"] = "gemini"
+    """gemini: Google's API; openai: any that speaks OpenAI's protocol (a vLLM server too); offline: rules over a case's hidden facts."""
+    model: str | None = None
+    """The API's model; none: gemini-2.5-pro, the paper's judge, for gemini. openai needs one."""
+    prompt: Literal["paper", "reasons"] = "paper"
+    """paper: Appendix A word for word, Yes or No; reasons: ours, the same with a short reason before each."""
+    repeat: int = Field(default=1, ge=1)
+    """Judgments of each response; may grow from one run to the next. With more than one, self-agreement is reported."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a judge is asked whose replies cannot be read, before the judgment counts as failed."""
+    unknown_answers: Literal["judge", "leave_out"] = "leave_out"
+    """Responses to questions without a known answer: judge them, correctness included, or leave them out."""
+    free_texts: Literal["rules", "judge"] = "rules"
+    """An answer to a question without options that is another text than the right one: rules: it is wrong; judge: it may mean the same, so
+    the response is judged, and the judge's correctness decides."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first responses that are to be judged; may change from one run to the next."""
+    seed: int = 0
+    """Each judgment's seed follows from this one, the response's id and the repeat."""
+    image_root: Path | None = None
+    """Folder that image paths start from; none: the one that the rollouts' manifest names, or their folder."""
+    max_image_pixels: int = Field(default=50_000_000, gt=0)
+    """An image file with more pixels is an error."""
+
+    max_tokens: int = Field(default=8192, ge=1)
+    """Longest reply in tokens; of a model that thinks, its thoughts count."""
+    base_url: str | None = None
+    """Where the API is; none: the vendor's own address."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Requests under way at a time; none: the engine's own number."""
+    patience: float | None = Field(default=None, ge=0.0)
+    """Seconds to go on when the API answers nothing at all; none: the engine's own."""
+    timeout: float | None = Field(default=None, gt=0.0)
+    """Seconds that one attempt may take; none: the engine's own."""
+    first_rest: float | None = Field(default=None, gt=0.0)
+    """Longest rest before a request that failed is sent again, in seconds, doubled from failure to failure; none: the engine's own."""
+    longest_rest: float | None = Field(default=None, gt=0.0)
+    """The most that it is doubled to; none: the engine's own."""
+    thinking: int | None = Field(default=None, ge=-1)
+    """Gemini: tokens it may think, as part of max_tokens (-1: as many as it likes); none: the model's default."""
+    block: bool = True
+    """Gemini: its own safety filters decide, which take some medical images for something else; off: they block nothing."""
+    cache: Path | None = Path("runs/api_cache.sqlite")
+    """Every paid answer by its whole request, so that none is paid for twice; none keeps no cache."""
+    max_cost: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    """US dollars that this run may cost; it ends there, and what was judged is kept."""
+    prices: Path | None = None
+    """YAML with dollars per million tokens by model; none: the file that comes with the package."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_secret(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.username or parts.password or parts.query:
+                # The manifest keeps the config.
+                raise ValueError("must hold no user, password or key, which would end up in files; set the key's environment variable")
+            if parts.scheme not in ("http", "https") or not parts.netloc:
+                raise ValueError(f"must be a URL such as https://HOST/v1 (got {value!r})")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> JudgeConfig:
+        if self.judge == "offline":
+            if self.free_texts == "judge":
+                raise ValueError("judge=offline cannot tell whether two texts mean the same; use free_texts=rules, or another judge")
+            if self.repeat > 1:
+                raise ValueError(f"judge=offline says the same every time, so repeat={self.repeat} tells nothing; use repeat=1")
+            fields = {name: type(self).model_fields[name].default for name in ("model", *API_OPTIONS, *GEMINI_OPTIONS)}
+            if given := [name for name, default in fields.items() if getattr(self, name) != default]:
+                raise ValueError(f"judge=offline asks no API and has no use for {', '.join(given)}; leave it out, or choose another judge")
+        if self.judge == "openai" and (self.thinking is not None or not self.block):
+            raise ValueError("thinking and block are Gemini's; leave them out with judge=openai")
+        if self.judge == "openai" and self.model is None:
+            raise ValueError("judge=openai needs a model: --model=NAME as the API calls it, such as gpt-4o")
+        return self
+
+    @property
+    def judged_by(self) -> JudgedBy:
+        """Who judges, as each judgment says."""
+        if self.judge == "offline":
+            return JudgedBy(engine="offline", model=offline_judge.NAME)
+        return JudgedBy(engine=self.judge, model=self.model or PAPER_JUDGE, prompt=self.judge_prompt.title)
+
+    @property
+    def judge_prompt(self) -> Prompt:
+        """What an API is asked."""
+        return JUDGES[self.prompt]
+
+    @property
+    def sampling(self) -> Sampling:
+        """What an engine needs to know."""
+        return Sampling(**{name: getattr(self, name) for name in Sampling.model_fields})
+
+    @property
+    def api_options(self) -> dict[str, Any]:
+        """How the API is used, where it is said."""
+        names = [*API_OPTIONS, *(GEMINI_OPTIONS if self.judge == "gemini" else ())]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def embedded_defaults() -> dict[str, Any]:
+    """The embedded default as config values.
+
+    Raises:
+        UserError: The sample data is not beside the package (it comes with a checkout, not with a wheel).
+    """
+    if not SAMPLE_ROLLOUTS.exists():
+        raise UserError(f"no sample data at {SAMPLE_ROLLOUTS}; run from a checkout of the project, or give --rollouts")
+    return {**EMBEDDED, "rollouts": str(SAMPLE_ROLLOUTS)}
+
+
+def embedded_summary() -> str:
+    """What the embedded default sets, as one line for `--help`."""
+    return " ".join(f"{name}={value}" for name, value in {**EMBEDDED, "rollouts": "data/sample/rollouts.jsonl"}.items())

@@ -1,0 +1,131 @@
+"""What came out of a judging run: counts by criterion, what it took, how far the judge agrees with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mede2_jax.data.records import Judgment
+from mede2_jax.judge.agreement import Agreement, agreement
+from mede2_jax.outputs.progress import RunProgress
+from mede2_jax.reasoning.rubric import ASPECTS, MMRP, Aspect, failed
+
+
+class Tally:
+    """Counts over judgments."""
+
+    def __init__(self) -> None:
+        self.verdicts: dict[str, dict[int, tuple[bool, ...]]] = {}
+        """Of each response and repeat, in the order of `ASPECTS`."""
+        self.positive = self.wrong = 0
+        """Judgments that find all of MMRP met; that find the answer wrong where rules do not tell, and count as neither."""
+        self.met = dict.fromkeys(ASPECTS, 0)
+        self.contradicted = 0
+        """Judgments that call an answer wrong which is right by the rules."""
+        self.prompt_tokens = self.response_tokens = self.calls = self.cached = 0
+        self.cost = 0.0
+
+    @property
+    def judgments(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.verdicts.values()))
+
+    @property
+    def negative(self) -> int:
+        """How many find some of MMRP not met."""
+        return self.judgments - self.positive - self.wrong
+
+    def add(self, judgment: Judgment) -> None:
+        """Counts a judgment."""
+        verdicts = judgment.verdicts
+        self.verdicts.setdefault(judgment.rollout, {})[judgment.repeat] = tuple(verdicts[aspect] for aspect in ASPECTS)
+        wrong = judgment.outcome is None and not verdicts["correctness"]
+        self.wrong += wrong
+        self.positive += not wrong and not failed(verdicts)
+        for aspect in ASPECTS:
+            self.met[aspect] += verdicts[aspect]
+        self.contradicted += judgment.outcome == "correct" and not verdicts["correctness"]
+        if (usage := judgment.usage) is not None:
+            self.prompt_tokens += usage.prompt_tokens
+            self.response_tokens += usage.response_tokens
+            self.calls += usage.calls
+            self.cached += usage.cached
+            self.cost += usage.cost
+
+    def agreements(self, repeat: int) -> dict[Aspect | str, Agreement]:
+        """How far the judge agrees with itself over `repeat` judgments, by aspect and as to which responses are positive."""
+        complete = [
+            [by_repeat[place] for place in range(repeat)] for by_repeat in self.verdicts.values() if {*range(repeat)} <= by_repeat.keys()
+        ]
+        columns: dict[Aspect | str, list[list[bool]]] = {
+            aspect: [[verdicts[place] for verdicts in item] for item in complete] for place, aspect in enumerate(ASPECTS)
+        }
+        columns["positive"] = [[not failed(dict(zip(ASPECTS, verdicts, strict=True))) for verdicts in item] for item in complete]
+        return {name: found for name, items in columns.items() if (found := agreement(items)) is not None}
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "judgments": self.judgments,
+            "positive": self.positive,
+            "negative": self.negative,
+            "wrong": self.wrong,
+            "met": dict(self.met),
+            "contradicted": self.contradicted,
+            "prompt_tokens": self.prompt_tokens,
+            "response_tokens": self.response_tokens,
+            "calls": self.calls,
+            "cached": self.cached,
+        }
+
+
+def closing_table(
+    tally: Tally, rollouts: int, dropped: Mapping[str, int], failures: Mapping[str, int], lost: float, progress: RunProgress
+) -> Table:
+    """What the file holds, and what this run did; `lost` is what judgments that failed have cost."""
+    table = Table(title="judgments", show_header=False)
+    total = tally.judgments
+    table.add_row("responses", f"{rollouts:,}")
+    for reason, count in dropped.items():
+        table.add_row("  left out", f"{_share(count, rollouts)}: {escape(reason)}")
+    table.add_row("  judged", _share(len(tally.verdicts), rollouts))
+    table.add_section()
+    table.add_row("judgments", f"{total:,}")
+    for aspect in MMRP:
+        table.add_row(f"  {aspect.replace('_', ' ')}", _share(tally.met[aspect], total))
+    table.add_row("  all four: positive", _share(tally.positive, total))
+    table.add_row("  any not: negative", _share(tally.negative, total))
+    if tally.wrong:
+        table.add_row("  judged wrong", _share(tally.wrong, total))
+    if tally.contradicted:
+        table.add_row("[yellow]  right, judged wrong[/]", _share(tally.contradicted, total))
+    for reason, count in failures.items():
+        table.add_row("[yellow]  failed[/]", f"{count:,}: {escape(reason)}")
+    if tally.calls:
+        table.add_section()
+        cached = f", {tally.cached:,} from the cache" if tally.cached else ""
+        table.add_row("requests", f"{tally.calls:,}{cached}")
+        table.add_row("tokens", f"{tally.prompt_tokens:,} in, {tally.response_tokens:,} out")
+        table.add_row("cost", f"${tally.cost:,.4f}" + (f", and ${lost:,.4f} for judgments that failed" if lost else ""))
+    done, seconds = progress.done - progress.begun_with, max(progress.seconds, 1e-9)
+    if done:
+        table.add_row("this run", f"{done:,} in {seconds:.1f} s: {done / seconds:,.1f}/s")
+    return table
+
+
+def agreement_table(agreements: Mapping[Aspect | str, Agreement]) -> Table:
+    """How far the judge agrees with itself."""
+    first = next(iter(agreements.values()))
+    table = Table(title=f"self-agreement over {first.items:,} responses")
+    for column in ("", "agreement", f"{first.kind}'s kappa"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, found in agreements.items():
+        table.add_row(name.replace("_", " "), f"{found.percent:.1%}", "—" if found.kappa is None else f"{found.kappa:.2f}")
+    return table
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} ({count / total:.1%})" if total else "—"

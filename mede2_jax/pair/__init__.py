@@ -1,0 +1,1 @@
+"""Making preference pairs of judged rollouts: the stage before DPO."""

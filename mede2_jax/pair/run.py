@@ -1,0 +1,152 @@
+"""From judged rollouts to files of pairs, question by question; the files appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mede2_jax import __version__
+from mede2_jax.config import UserError
+from mede2_jax.data.records import PreferencePair
+from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.manifest import file_digest, manifest_path, read_manifest, write_manifest
+from mede2_jax.pair.choose import choose_pairs, is_held_out
+from mede2_jax.pair.config import PairConfig
+from mede2_jax.pair.report import Report, tables
+from mede2_jax.pair.setup import Asked, Setup, open_setup
+
+COMMAND = "python -m mede2_jax.pair"
+
+
+def run(config: PairConfig, console: Console) -> None:
+    """Makes pairs.
+
+    Args:
+        config: The rule.
+        console: Where to show what came out.
+
+    Raises:
+        UserError: Something the user gave cannot be used, or no pair can be made; files that were there are as they were.
+    """
+    assert config.out is not None
+    outs = [config.out, config.eval_out] if config.eval_fraction else [config.out]
+    for out in [config.out, config.eval_out]:
+        _check_replaceable(out)
+    setup = open_setup(config, console)
+    if unfinished := _unfinished(config):
+        console.print(unfinished, style="yellow", soft_wrap=True, markup=False)
+    report = Report.of(setup)
+    with contextlib.ExitStack() as stack:
+        # A name that no other run uses while it is locked; what a killed run left in it goes.
+        files = [stack.enter_context(OutputFile(out.with_name(f".{out.name}.partial"), "pairs")) for out in outs]
+        stack.enter_context(_removed_on_failure(file.path for file in files))
+        for file in files:
+            file.restart()
+        for id, asked in setup.questions.items():
+            held_out = is_held_out(id, config)
+            files[held_out].append(_pairs(setup, report, id, asked, held_out=held_out))
+        if report.pairs == report.held_out:
+            held = f"all {report.pairs:,} pairs are held out; use a smaller eval_fraction" if report.pairs else report.why_none()
+            raise UserError(f"no pair to train on can be made of {config.rollouts}: {held}")
+        outs = outs[:1] if not report.held_out else outs
+        _publish(config, [file.path for file in files], outs, _manifest(setup, report))
+    for table in tables(report):
+        console.print(table)
+    for out in outs:
+        console.print(f"{'pairs:':10} {out}", soft_wrap=True, markup=False)
+    if config.eval_fraction and not report.held_out:
+        console.print("no question with pairs is held out: a larger eval_fraction or another seed holds out some", style="yellow")
+
+
+def _unfinished(config: PairConfig) -> str:
+    """What the manifest of the judgments says is missing from them."""
+    assert config.judgments is not None
+    manifest = read_manifest(config.judgments) or {}
+    if manifest.get("finished") is False:
+        return f"judging has not come to its end: the command that wrote {config.judgments} goes on"
+    failed = manifest.get("failed")
+    return f"{len(failed):,} judgments failed, see {manifest_path(config.judgments)}" if isinstance(failed, list) and failed else ""
+
+
+def _pairs(setup: Setup, report: Report, id: str, asked: Asked, *, held_out: bool) -> Iterator[PreferencePair]:
+    """The pairs of a question, counted."""
+    candidates = asked.candidates
+    positive = sum(not candidate.fails for candidate in candidates)
+    if not 0 < positive < len(candidates):
+        report.add_without(positive, len(candidates) - positive)
+        return
+    rollouts = [setup.rollout(candidate.record) for candidate in candidates]
+    choice = choose_pairs(id, candidates, [rollout.response for rollout in rollouts], setup.config)
+    report.add(choice, candidates, [rollout.response for rollout in rollouts], held_out=held_out)
+    for chosen, rejected in choice.pairs:
+        sides = {"chosen": rollouts[chosen], "rejected": rollouts[rejected]}
+        judgments = {side: setup.judged[rollout.id].ids for side, rollout in sides.items()}
+        named: dict[str, Any] = {
+            side: {"rollout": rollout.id, "model": rollout.model, "judgments": judgments[side]} for side, rollout in sides.items()
+        }
+        yield PreferencePair(
+            id=f"{id}#{candidates[chosen].sample}-{candidates[rejected].sample}",
+            images=rollouts[chosen].images,
+            parents=(id, *(rollout.id for rollout in sides.values()), *judgments["chosen"], *judgments["rejected"]),
+            source=rollouts[chosen].source,
+            metadata={"question": id, **named, "rejected_fails": list(candidates[rejected].fails)},
+            prompt=rollouts[chosen].prompt,
+            chosen=rollouts[chosen].response,
+            rejected=rollouts[rejected].response,
+        )
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuses a file that this command did not make.
+
+    Raises:
+        UserError: As said.
+    """
+    if not out.exists():
+        return
+    if out.is_dir():
+        raise UserError(f"--out={out} is a folder; give a file, such as {out / 'pairs.jsonl'}")
+    if (read_manifest(out) or {}).get("command") != COMMAND:
+        raise UserError(f"{out} is there and was not made by {COMMAND}; use another --out, or move it away")
+
+
+@contextlib.contextmanager
+def _removed_on_failure(paths: Iterable[Path]) -> Iterator[None]:
+    paths = list(paths)
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _publish(config: PairConfig, partials: list[Path], outs: list[Path], manifest: Mapping[str, Any]) -> None:
+    """Puts the files in the place of an earlier rule's, whose held-out pairs do not belong to these."""
+    assert config.out is not None
+    for out in (config.out, config.eval_out):
+        manifest_path(out).unlink(missing_ok=True)
+    if len(outs) == 1:
+        config.eval_out.unlink(missing_ok=True)
+    for partial, out in zip(partials, outs, strict=False):
+        write_manifest(out, {**manifest, "split": "train" if out == config.out else "eval"})
+        os.replace(partial, out)
+
+
+def _manifest(setup: Setup, report: Report) -> dict[str, Any]:
+    config = setup.config
+    assert config.judgments is not None and config.rollouts is not None
+    inputs = {"judgments": config.judgments, "rollouts": config.rollouts}
+    return {
+        "command": COMMAND,
+        "config": config.model_dump(mode="json"),
+        **{name: {"path": str(path.absolute()), "digest": file_digest(path)} for name, path in inputs.items()},
+        "images": {"root": str(setup.image_root.absolute())},
+        "versions": {"mede2_jax": __version__},
+        **report.content(),
+    }

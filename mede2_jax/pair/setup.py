@@ -1,0 +1,124 @@
+"""The responses of each question with what the judgments say of them: one pass over the rollouts, which stay in their file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from mede2_jax.config import UserError
+from mede2_jax.data.images import resolve_image
+from mede2_jax.data.index import reading_progress
+from mede2_jax.data.readers import read_own
+from mede2_jax.data.record_file import RecordFile
+from mede2_jax.data.records import Rollout
+from mede2_jax.data.source import located
+from mede2_jax.outputs.manifest import image_root, manifest_path, read_manifest
+from mede2_jax.pair.choose import Candidate
+from mede2_jax.pair.config import PairConfig
+from mede2_jax.pair.verdicts import JudgedRollout, fails, read_judgments
+from mede2_jax.reasoning.rubric import Criterion
+
+NOT_JUDGED = "not judged"
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question, by its responses."""
+
+    content: bytes
+    """Digest of prompt and images, which all its responses must share."""
+    first: int
+    """Record of the first response."""
+    candidates: list[Candidate] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What pairs are made of."""
+
+    config: PairConfig
+    file: RecordFile
+    image_root: Path
+    judged: Mapping[str, JudgedRollout]
+    questions: dict[str, Asked]
+    """In the order of their first responses."""
+    dropped: Counter[str]
+    """Responses that can be neither chosen nor rejected, by reason."""
+    failing: Counter[Criterion]
+    """How many responses fail each criterion."""
+
+    def rollout(self, record: int) -> Rollout:
+        """A response with its question."""
+        return read_own(self.file[record], Rollout, self.file.where(record))
+
+
+def open_setup(config: PairConfig, console: Console) -> Setup:
+    """Reads judgments and rollouts and puts them together.
+
+    Raises:
+        UserError: A file cannot be read, or they do not belong together.
+    """
+    assert config.judgments is not None and config.rollouts is not None
+    if not config.judgments.exists() and (made := read_manifest(config.judgments)) is not None:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in made.get("dropped", {}).items())
+        raise UserError(f"no response was judged ({reasons}), so there are no pairs to make; see {manifest_path(config.judgments)}")
+    judged = read_judgments(config.judgments)
+    file = RecordFile(config.rollouts)
+    setup = Setup(config, file, image_root(config.rollouts, config.image_root), judged, {}, Counter(), Counter())
+    seen: dict[str, int] = {}
+    with reading_progress(console.is_terminal) as progress:
+        task = progress.add_task(f"reading {file.path.name}", total=len(file))
+        for record in range(len(file)):
+            progress.advance(task)
+            rollout = setup.rollout(record)
+            if (first := seen.setdefault(rollout.id, record)) != record:
+                raise UserError(f"{file.where(record)}: field 'id': {rollout.id!r} is also that of {file.where(first)}; ids must differ")
+            _add(setup, rollout, record)
+    if foreign := next((id for id in judged if id not in seen), None):
+        raise UserError(
+            f"{judged[foreign].where}: a judgment of {foreign!r}, which is not in {file.path}; give the rollouts that were judged"
+        )
+    for asked in setup.questions.values():
+        asked.candidates.sort(key=lambda candidate: (candidate.sample, candidate.id))
+    return setup
+
+
+def _add(setup: Setup, rollout: Rollout, record: int) -> None:
+    """Takes note of a response."""
+    where = setup.file.where(record)
+    content = _content(rollout)
+    asked = setup.questions.setdefault(rollout.question_id, Asked(content, record))
+    if asked.content != content:
+        raise UserError(
+            f"{where}: question {rollout.question_id!r} has another prompt or other images than at {setup.file.where(asked.first)}; "
+            "questions need ids of their own"
+        )
+    judged = setup.judged.get(rollout.id)
+    if judged is None:
+        setup.dropped[NOT_JUDGED] += 1
+        return
+    if judged.of != rollout.content_digest:
+        raise UserError(f"{judged.where}: a judgment of another response than {rollout.id!r} of {where}; judge these rollouts first")
+    if judged.question != rollout.question_id:
+        raise UserError(f"{judged.where}: field 'question' is {judged.question!r}, but {rollout.id!r} answers {rollout.question_id!r}")
+    found = fails(judged, setup.config)
+    if isinstance(found, str):
+        setup.dropped[found] += 1
+        return
+    setup.failing.update(found)
+    if not asked.candidates:
+        with located(where):
+            for name in rollout.images:
+                resolve_image(setup.image_root, name)
+    asked.candidates.append(Candidate(record, rollout.id, rollout.sample, found))
+
+
+def _content(rollout: Rollout) -> bytes:
+    content = rollout.model_dump(mode="json", include={"prompt", "images"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:16]

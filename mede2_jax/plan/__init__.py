@@ -1,0 +1,1 @@
+"""Training steps compiled for machines nobody has to own: do they fit, and what bounds them."""

@@ -1,0 +1,80 @@
+"""How fast a step can be at best: what its arithmetic, its transfers and its memory traffic each take on the makers' figures.
+
+    compute      (model FLOP + recomputed FLOP) / (devices × peak FLOP/s)
+    transfers    Σ bytes that a device receives / bandwidth into it, over the step's collectives
+    memory       (parameters and state read once, state written once, gathered bytes written and read) / memory bandwidth
+    step         at least the largest of the three, when everything overlaps; at most about their sum, when nothing does
+    MFU bound    model FLOP / (step × devices × peak FLOP/s)
+
+A GPU's group of devices that spans nodes receives through the network cards of its members in a node, at most at the speed inside the node.
+A TPU's figure is all links of a chip together: a bound that a transfer along one axis of the torus does not reach.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from mede2_jax.plan.compile import Plan
+from mede2_jax.plan.hlo import Collective
+from mede2_jax.plan.topology import Chip
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of one step at the least; none where the makers' figures are not known (a CPU)."""
+
+    compute: float | None
+    transfers: float | None
+    memory: float | None
+    mfu_bound: float | None
+    mfu_without_overlap: float | None
+
+    @property
+    def step(self) -> float | None:
+        """When everything overlaps."""
+        known = [one for one in (self.compute, self.transfers, self.memory) if one is not None]
+        return max(known) if known else None
+
+    @property
+    def bound_by(self) -> str:
+        """Which of the three is the largest."""
+        known = {name: getattr(self, name) for name in ("compute", "transfers", "memory") if getattr(self, name) is not None}
+        return max(known, key=lambda name: known[name]) if known else "unknown"
+
+
+def roofline(plan: Plan) -> Roofline:
+    """The bounds of a compiled step."""
+    chip = plan.topology.chip
+    if chip.tflops is None:
+        return Roofline(None, None, None, None, None)
+    peak = plan.topology.size * chip.tflops * 1e12
+    compute = (plan.flops.total + sum(plan.flops.recomputation.values())) / peak
+    transfers = sum(one.received / bandwidth(chip, one) for one in plan.collectives)
+    memory, gathered = plan.memory, sum(one.received for one in plan.collectives)
+    traffic = memory.frozen + 2 * (memory.trained + memory.optimizer) + 2 * gathered
+    times = Roofline(
+        compute, transfers if plan.collectives or plan.topology.size == 1 else None, traffic / chip.memory_bandwidth, None, None
+    )
+    if times.transfers is None:
+        return times
+    step, total = times.step or compute, compute + transfers + (times.memory or 0.0)
+    return dataclasses.replace(times, mfu_bound=plan.flops.total / peak / step, mfu_without_overlap=plan.flops.total / peak / total)
+
+
+def bandwidth(chip: Chip, collective: Collective) -> float:
+    """Bytes a second into a device that takes part in a collective."""
+    if chip.node_devices is None:
+        return chip.link_bandwidth
+    nodes = Counter(place // chip.node_devices for place in collective.group)
+    if len(nodes) == 1:
+        return chip.link_bandwidth
+    return min(chip.link_bandwidth, chip.network_bandwidth * min(nodes.values()))
+
+
+def by_kind_and_axes(collectives: list[Collective]) -> dict[tuple[str, str], float]:
+    """Bytes that a device receives in a step."""
+    total: Counter[tuple[str, str]] = Counter()
+    for one in collectives:
+        total[one.kind, one.axes] += one.received  # type: ignore[assignment]
+    return dict(total.most_common())

@@ -1,0 +1,118 @@
+"""Every prompt that MedE² itself says, versioned. A change to a text is a new version: what was made with the old one names it.
+
+| prompt | where it is from |
+|---|---|
+| `SYSTEM` | the paper, Appendix A: the system turn of stage I's demonstrations |
+| `JUDGE_PAPER` | the paper, Appendix A, word for word; the judge answers Yes or No |
+| `JUDGE_REASONS` | ours: the paper's, and each Yes or No comes after a short reason |
+| `JUDGE_AGAIN` | ours: what a judge hears whose reply could not be read |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text with places that are filled in, written `{NAME}`."""
+
+    name: str
+    version: int
+    origin: str
+    """The paper (with the place), or ours."""
+    text: str
+
+    @property
+    def title(self) -> str:
+        """Name and version, as records and manifests have it."""
+        return f"{self.name}/{self.version}"
+
+
+SYSTEM = Prompt(
+    name="system",
+    version=1,
+    origin="paper, Appendix A",
+    text=(
+        "You are a helpful assistant. A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+        "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
+        "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning "
+        "process here </think> <answer> answer here </answer>."
+    ),
+)
+
+_JUDGE_TASK = """You are an expert reasoning evaluator.
+I will provide you:
+
+* A question with images.
+* The groundtruth of the question
+* A model-generated answer, including its reasoning process.
+
+Your task is to critically evaluate the reasoning based on the following five aspects:
+
+1. **Answer Correctness**: Is the final answer correct based on the question?
+2. **Logical Consistency**: Is the reasoning process logically coherent and step-by-step valid?
+3. **Image Analysis Involvement**: Does the reasoning process demonstrate appropriate analysis of any visual information mentioned or \
+implied in the question?
+4. **No Hallucination**: Does the reasoning process avoid introducing irrelevant or hallucinated information not supported by the question \
+or known facts?
+5. **Reflection Presence**: Does the reasoning show any self-checking, verification, or reflection on possible uncertainties?
+
+Please return the evaluation in the following JSON format:
+"""
+_JUDGE_INPUT = """
+<Question> {QUESTION} </Question>
+<Groundtruth> {TRUTH} </Groundtruth>
+<Answer> {RESPONSE} </Answer>"""
+
+JUDGE_PAPER = Prompt(
+    name="judge-paper",
+    version=1,
+    origin="paper, Appendix A",
+    text=_JUDGE_TASK
+    + """
+{
+    "Answer_Correctness": "Yes/No",
+    "Logical_Consistency": "Yes/No",
+    "Image_Analysis_Involvement": "Yes/No",
+    "No_Hallucination": "Yes/No",
+    "Reflection_Presence": "Yes/No"
+}
+"""
+    + _JUDGE_INPUT,
+)
+
+JUDGE_REASONS = Prompt(
+    name="judge-reasons",
+    version=1,
+    origin="ours, after the paper's Appendix A",
+    text=_JUDGE_TASK
+    + """
+{
+    "Answer_Correctness": {"Reason": "one short sentence", "Verdict": "Yes/No"},
+    "Logical_Consistency": {"Reason": "one short sentence", "Verdict": "Yes/No"},
+    "Image_Analysis_Involvement": {"Reason": "one short sentence", "Verdict": "Yes/No"},
+    "No_Hallucination": {"Reason": "one short sentence", "Verdict": "Yes/No"},
+    "Reflection_Presence": {"Reason": "one short sentence", "Verdict": "Yes/No"}
+}
+"""
+    + _JUDGE_INPUT,
+)
+
+JUDGE_AGAIN = Prompt(
+    name="judge-again",
+    version=1,
+    origin="ours",
+    text="This reply could not be read: {FAULT}. Return the evaluation again, as one JSON object in the format given and nothing else.",
+)
+
+UNKNOWN_TRUTH = "(not known)"
+"""Stands for the ground truth of a question without one."""
+
+JUDGES = {"paper": JUDGE_PAPER, "reasons": JUDGE_REASONS}
+
+
+def filled_around(prompt: Prompt, place: str) -> tuple[str, str]:
+    """The text before a place and after it: what goes there may be more than text."""
+    before, _, after = prompt.text.partition(f"{{{place}}}")
+    return before, after

@@ -1,0 +1,119 @@
+"""Multimodal Medical Reasoning Preference (MMRP, the paper's section 3.3): its criteria, and how a judge's reply is read.
+
+| aspect | the judge's question (Appendix A) | MMRP |
+|---|---|---|
+| correctness | Answer Correctness | no: wrong conclusions are taken out before |
+| logical_consistency | Logical Consistency | yes |
+| image_analysis | Image Analysis Involvement | yes |
+| no_hallucination | No Hallucination | yes |
+| reflection | Reflection Presence | yes |
+
+A response is positive if it meets all criteria that count, negative if it fails any.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from mede2_jax.config import Config
+
+Aspect = Literal["correctness", "logical_consistency", "image_analysis", "no_hallucination", "reflection"]
+Criterion = Literal["logical_consistency", "image_analysis", "no_hallucination", "reflection"]
+
+MMRP: tuple[Criterion, ...] = ("logical_consistency", "image_analysis", "no_hallucination", "reflection")
+NAMES: dict[Aspect, str] = {
+    "correctness": "Answer_Correctness",
+    "logical_consistency": "Logical_Consistency",
+    "image_analysis": "Image_Analysis_Involvement",
+    "no_hallucination": "No_Hallucination",
+    "reflection": "Reflection_Presence",
+}
+"""Of the aspects in the judge's JSON, in the paper's order."""
+ASPECTS: tuple[Aspect, ...] = tuple(NAMES)
+
+_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+
+
+class Verdict(Config):
+    """Whether a response meets one aspect."""
+
+    met: bool
+    reason: str | None = None
+    """Why, in a sentence; None where the judge was not asked."""
+
+
+class Unreadable(ValueError):
+    """A judge's reply does not say what it should; the text says what is wrong with it."""
+
+
+def failed(verdicts: Mapping[Aspect, bool], criteria: Sequence[Criterion] = MMRP) -> tuple[Criterion, ...]:
+    """The criteria that are not met: none of them makes a response positive, any makes it negative."""
+    return tuple(criterion for criterion in criteria if not verdicts[criterion])
+
+
+def reply_schema(*, reasons: bool) -> dict[str, Any]:
+    """The JSON schema of a judge's reply."""
+    answer: dict[str, Any] = {"type": "string", "enum": ["Yes", "No"]}
+    if reasons:
+        # The reason comes first: what is written before a verdict can still change it.
+        parts = {"Reason": {"type": "string"}, "Verdict": answer}
+        answer = {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
+    names = list(NAMES.values())
+    return {"type": "object", "properties": dict.fromkeys(names, answer), "required": names, "additionalProperties": False}
+
+
+def read_reply(text: str, *, reasons: bool) -> dict[Aspect, Verdict]:
+    """Reads a judge's reply; a code fence or words around its one object do no harm, and neither do keys of its own.
+
+    Raises:
+        Unreadable: It is no such object, or an aspect is missing or neither Yes nor No.
+    """
+    value = _read_object(text)
+    return {aspect: _read_verdict(value, name, reasons) for aspect, name in NAMES.items()}
+
+
+def _read_verdict(value: Mapping[str, Any], name: str, reasons: bool) -> Verdict:
+    if name not in value:
+        raise Unreadable(f"{name!r} is missing")
+    said, reason = value[name], None
+    if reasons:
+        if not (isinstance(said, dict) and isinstance(said.get("Reason"), str)):
+            raise Unreadable(f"{name!r} must be an object with 'Reason' and 'Verdict', found {_shown(said)}")
+        reason, said = said["Reason"].strip() or None, said.get("Verdict")
+    word = said.strip().casefold() if isinstance(said, str) else None
+    if word not in ("yes", "no"):
+        raise Unreadable(f"{name!r} must be Yes or No, found {_shown(said)}")
+    return Verdict(met=word == "yes", reason=reason)
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    fenced = _FENCED.search(text)
+    body = fenced[1] if fenced else text[max(text.find("{"), 0) : text.rfind("}") + 1]
+    if not body:
+        raise Unreadable("it holds no JSON object" if text.strip() else "it is empty")
+    try:
+        value = json.loads(body, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"it is not valid JSON ({error.msg}, line {error.lineno} column {error.colno})") from None
+    except RecursionError:
+        raise Unreadable("its JSON is nested too deeply") from None
+    assert isinstance(value, dict)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that says a thing twice may say both."""
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
+            raise Unreadable(f"{name!r} is given twice")
+        value[name] = item
+    return value
+
+
+def _shown(value: Any, limit: int = 60) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

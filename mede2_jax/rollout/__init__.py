@@ -1,0 +1,1 @@
+"""Sampling responses to questions: the stage between the two trainings."""

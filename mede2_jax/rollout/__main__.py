@@ -1,0 +1,52 @@
+"""`python -m mede2_jax.rollout`: samples responses to questions, n a question, one line each.
+
+With no model and no config it samples a tiny random model on the sample questions, on a CPU, in minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from mede2_jax import tiny
+from mede2_jax.command import given, run_command
+from mede2_jax.config import UserError, parse
+from mede2_jax.families import DEFAULT_FAMILY, FamilyName
+from mede2_jax.rollout.check import check_logprobs
+from mede2_jax.rollout.config import RolloutConfig, embedded_defaults, embedded_summary
+from mede2_jax.rollout.run import run
+
+DESCRIPTION = f"""Sample responses of a model to questions: what preference pairs are made of.
+
+Without --model and --config it samples a tiny random model on the sample questions, on a CPU, with these values of its own:
+
+  {embedded_summary()}
+
+  one machine    python -m mede2_jax.rollout --model=runs/sft/model --questions=questions.jsonl --out=rollouts.jsonl --n=8
+  own servers    … --base_url=http://node1:8000/v1,http://node2:8000/v1
+  more machines  … --shard=0/4 --out=rollouts-0.jsonl   (and 1/4, 2/4, 3/4; launch/slurm/rollout.sh)
+  can I trust it … --check_logprobs: the sampler's log-probabilities beside the trainer's
+  go on          the same command: what is in the file stays, what is missing is sampled
+"""
+
+TINY_MODELS = Path("runs")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and samples."""
+    embedded = not any(argument.split("=")[0] in ("--config", "--model", "-h", "--help") for argument in argv)
+    family = given(argv, "--family", get_args(FamilyName)) or DEFAULT_FAMILY
+    base = embedded_defaults(family) if embedded else {}
+    config = parse(RolloutConfig, argv, program="python -m mede2_jax.rollout", description=DESCRIPTION, base=base)
+    needed = [*([] if embedded else ["model"]), "questions", *([] if config.check_logprobs else ["out"])]
+    if missing := [f"--{name}" for name in needed if getattr(config, name) is None]:
+        raise UserError(f"missing {' and '.join(missing)}: give --model=MODEL_DIR --questions=FILE.jsonl --out=FILE.jsonl; see --help")
+    model = config.model or tiny.model_directory(TINY_MODELS / f"tiny-{config.family or family}", config.family or family)
+    (check_logprobs if config.check_logprobs else run)(config, model, Console(soft_wrap=True))
+
+
+if __name__ == "__main__":
+    run_command(main)

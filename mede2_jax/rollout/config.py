@@ -1,0 +1,144 @@
+"""Everything a sampling run is made of, as one frozen config; and the embedded default that needs no files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mede2_jax.config import UserError
+from mede2_jax.data.processor import ProcessorOptions
+from mede2_jax.engines.chat import Sampling
+from mede2_jax.engines.flax_sampler import FlaxConfig
+from mede2_jax.engines.openai_request import base_urls
+from mede2_jax.engines.servers import ServerConfig
+from mede2_jax.engines.vllm_server import VLLMConfig
+from mede2_jax.families import DEFAULT_FAMILY, FamilyName
+
+SAMPLE_QUESTIONS = Path(__file__).resolve().parents[2] / "data" / "sample" / "questions.jsonl"
+
+EMBEDDED: dict[str, Any] = {"max_tokens": 64, "out": "runs/rollouts.jsonl"}
+"""With no --model and no --config: a tiny random model on the sample questions, on a CPU, in minutes."""
+
+
+class QuestionOptions(ProcessorOptions):
+    """How questions are prepared; all that shapes the prompt must be as in training."""
+
+    image_root: Path | None = None
+    """Folder that image paths start from; none: the questions' folder."""
+    max_image_pixels: int = Field(default=50_000_000, gt=0)
+    """An image file with more pixels is an error."""
+
+
+class RolloutConfig(Sampling, ServerConfig):
+    """A sampling run."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
+        "max_new_tokens": "max_tokens",
+        "max_completion_tokens": "max_tokens",
+        "num_generations": "n",
+        "num_return_sequences": "n",
+        "num_samples": "n",
+        "output": "out",
+        "data": "questions",
+        "path": "questions",
+        "max_samples": "limit",
+        "image_max_pixels": "data.max_pixels",
+        "image_min_pixels": "data.min_pixels",
+        "media_dir": "data.image_root",
+    }
+
+    model: Path | None = None
+    """Model directory to sample, such as runs/sft/model."""
+    family: FamilyName | None = None
+    """Of the tiny random model that is made when no model is given; none: qwen2_5_vl."""
+    questions: Path | None = None
+    """Questions: JSONL, or JSON with one list (`data/README.md` has the format)."""
+    out: Path | None = None
+    """File that the responses go to, one line each. What it already holds is kept, and what is missing is added."""
+    n: int = Field(default=8, ge=1)
+    """Responses to each question; may grow from one run to the next."""
+    shard: str | None = None
+    """i/n, i from 0: only every n-th question, beginning with the i-th, so that n machines share them. Each has its own `out`."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first questions (of the shard); may change from one run to the next."""
+    seed: int = 0
+    """Each question's samples have seeds that follow from this one and the question's id."""
+    logprobs: bool = False
+    """Keep the token ids of each response and their log-probabilities."""
+    engine: Literal["auto", "vllm", "flax"] = "auto"
+    """vllm: servers; flax: in this process; auto: vllm where there is base_url or vLLM's environment, else flax."""
+    base_url: tuple[str, ...] = ()
+    """Servers to use, http://HOST:PORT/v1, several with commas between; none: vllm starts one of its own."""
+    check_logprobs: bool = False
+    """Instead of writing rollouts: sample a few questions (8, or `limit`) and compare the engine's log-probabilities with training's."""
+    max_difference: float | None = Field(default=None, gt=0)
+    """With check_logprobs: fail when a token's log-probabilities differ by more than this, in nats."""
+    vllm: VLLMConfig = VLLMConfig()
+    flax: FlaxConfig = FlaxConfig()
+    data: QuestionOptions = QuestionOptions()
+
+    @field_validator("shard")
+    @classmethod
+    def _is_shard(cls, value: str | None) -> str | None:
+        if value is not None:
+            match = re.fullmatch(r"(\d+)/(\d+)", value)
+            if not match or not int(match[1]) < int(match[2]):
+                raise ValueError(f"must be i/n with i from 0 to n - 1, such as 0/4 (got {value!r})")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _are_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(base_urls(value))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RolloutConfig:
+        if self.family is not None and self.model is not None:
+            raise ValueError(f"family={self.family} is of the tiny model made when no model is given; leave it out, the model has its own")
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(f"temperature=0 makes all {self.n} responses to a question the same; use n=1, or another temperature")
+        if self.max_difference is not None and not self.check_logprobs:
+            raise ValueError("max_difference is for check_logprobs; add --check_logprobs, or leave it out")
+        if self.engine == "flax" and self.base_url:
+            raise ValueError("engine=flax samples in this process and has no use for base_url; drop one of them")
+        if self.vllm.adapter is not None and (self.engine == "flax" or self.base_url or self.check_logprobs):
+            raise ValueError("vllm.adapter is for a vLLM server that this run starts, without check_logprobs; merge it (convert --adapter)")
+        return self
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which shard of how many."""
+        index, count = (self.shard or "0/1").split("/")
+        return int(index), int(count)
+
+    @property
+    def sampling(self) -> Sampling:
+        """What an engine needs to know."""
+        return Sampling(**{name: getattr(self, name) for name in Sampling.model_fields})
+
+    @property
+    def servers(self) -> ServerConfig:
+        """How servers are used."""
+        return ServerConfig(**{name: getattr(self, name) for name in ServerConfig.model_fields})
+
+
+def embedded_defaults(family: FamilyName = DEFAULT_FAMILY) -> dict[str, Any]:
+    """The embedded default as config values, with an output for each family.
+
+    Raises:
+        UserError: The sample data is not beside the package (it comes with a checkout, not with a wheel).
+    """
+    if not SAMPLE_QUESTIONS.exists():
+        raise UserError(f"no sample data at {SAMPLE_QUESTIONS}; run from a checkout of the project, or give --model and --questions")
+    out = Path(EMBEDDED["out"])
+    out = out if family == DEFAULT_FAMILY else out.with_stem(f"{out.stem}-{family}")
+    return {**EMBEDDED, "questions": str(SAMPLE_QUESTIONS), "out": str(out)}
+
+
+def embedded_summary() -> str:
+    """What the embedded default sets besides the data, as one line for `--help`."""
+    return " ".join(f"{name}={value}" for name, value in EMBEDDED.items())

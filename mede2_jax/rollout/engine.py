@@ -1,0 +1,104 @@
+"""Which engine samples, and how it is made from a setup."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from mede2_jax.config import UserError
+from mede2_jax.engines.chat import ChatEngine
+from mede2_jax.engines.vllm_server import VLLMServer, is_installed
+from mede2_jax.rollout.config import RolloutConfig
+from mede2_jax.rollout.setup import Setup
+from mede2_jax.weights.model_info import own_dtype
+
+
+def engine_kind(config: RolloutConfig) -> Literal["vllm", "flax"]:
+    """The engine that `config.engine` means here."""
+    if config.engine != "auto":
+        return config.engine
+    return "vllm" if config.base_url or is_installed(config.vllm) else "flax"
+
+
+def check_engine(setup: Setup) -> None:
+    """Refuses what the engine cannot do; starts nothing.
+
+    Raises:
+        UserError: vLLM reads its image options from the model directory, and others were given.
+    """
+    if engine_kind(setup.config) != "vllm":
+        if setup.config.vllm.adapter is not None:
+            raise UserError(f"no vLLM in {str(setup.config.vllm.env)!r} to serve vllm.adapter; make it with bash launch/vllm_env.sh")
+        return
+    own = type(setup.config.data)(system_prompt=setup.config.data.system_prompt)
+    if setup.family.load_processor(setup.model_dir, own).fingerprint != setup.processor.fingerprint:
+        given = setup.config.data.model_dump(exclude_defaults=True, exclude={"system_prompt", "image_root", "max_image_pixels"})
+        raise UserError(
+            f"vLLM takes its image options from the model directory, where they are not those given ({', '.join(given)}); leave them out "
+            "(a training run's model has the options it was trained with), or use --engine=flax"
+        )
+
+
+def engine_dtype(setup: Setup) -> str:
+    """What the engine computes in."""
+    chosen = setup.config.flax.dtype if engine_kind(setup.config) == "flax" else setup.config.vllm.dtype
+    return own_dtype(setup.info) if chosen == "auto" else chosen
+
+
+@contextlib.contextmanager
+def open_engine(setup: Setup, notify: Callable[[str], None]) -> Iterator[ChatEngine]:
+    """The engine, started; it is stopped on the way out.
+
+    Raises:
+        UserError: It cannot be started.
+    """
+    config = setup.config
+    with contextlib.ExitStack() as stack:
+        if engine_kind(config) == "flax":
+            from mede2_jax.engines.flax_sampler import FlaxSampler
+
+            notify("loading the model; the first samples take longer, since the sampler compiles")
+            # The cache has room for what there is.
+            sizes = {
+                "max_prompt_tokens": min(config.flax.max_prompt_tokens, setup.longest_prompt),
+                "samples": min(config.flax.samples, config.n),
+            }
+            flax = config.flax.model_copy(update=sizes)
+            yield stack.enter_context(FlaxSampler(setup.model_dir, config.sampling, flax, config.data))
+            return
+        from mede2_jax.engines.openai_chat import OpenAIChat, VLLMExtras
+
+        urls, servers, check = config.base_url, config.servers, None
+        if not urls:
+            server = stack.enter_context(_own_server(setup, notify))
+            urls, check = (server.base_url,), server.check
+            servers = servers.model_copy(update={"served_model": server.model_name})
+        yield stack.enter_context(
+            OpenAIChat(
+                urls,
+                config.sampling,
+                servers,
+                system_prompt=config.data.system_prompt,
+                logprobs=config.logprobs,
+                vllm=VLLMExtras(setup.rules, setup.prompt_ids),
+                notify=notify,
+                check=check,
+            )
+        )
+
+
+def _own_server(setup: Setup, notify: Callable[[str], None]) -> VLLMServer:
+    """A server for this run; its context is as long as this run's longest prompt and response need."""
+    config = setup.config
+    vllm = config.vllm
+    if vllm.max_model_len is None:
+        # A question that is too long for the model fails alone.
+        limit = setup.sizes.language.max_position_embeddings or math.inf
+        vllm = vllm.model_copy(update={"max_model_len": int(min(setup.longest_prompt + config.max_tokens, limit))})
+    log = Path(f"{config.out or 'runs/check_logprobs'}.vllm.log")
+    server = VLLMServer(vllm, setup.model_dir, log=log)
+    notify(f"starting vLLM; its log is {log}")
+    return server

@@ -1,0 +1,51 @@
+"""`model.json`: what a model directory holds. Read without JAX, since vLLM opens the directory too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from mede2_jax.config import Config, UserError, describe_validation_error
+
+PARAMS = "params"
+INFO = "model.json"
+HF_CONFIG = "config.json"
+
+
+class ModelInfo(Config):
+    """`model.json`: what the directory holds and where it came from."""
+
+    family: str
+    """The model family, such as qwen2_5_vl."""
+    format_version: Literal[1] = 1
+    """Version of this directory's layout."""
+    digest: str
+    """Digest of the parameters' names, dtypes, shapes and values."""
+    parents: tuple[str, ...] = ()
+    """Digests of what it was made from, such as the model before training, or a merged adapter."""
+    dtype: str
+    """The parameters' dtype; `mixed` if they differ."""
+
+
+def read_info(directory: Path) -> ModelInfo:
+    """Reads `model.json`.
+
+    Raises:
+        UserError: It is not a model directory, or one of another format version.
+    """
+    file = directory / INFO
+    try:
+        return ModelInfo.model_validate_json(file.read_bytes())
+    except OSError:
+        raise UserError(f"{str(directory)!r} is not a model directory (no {INFO}); make one with python -m mede2_jax.convert") from None
+    except pydantic.ValidationError as error:
+        raise UserError(
+            f"{file}: {describe_validation_error(error)}; if a newer mede2_jax wrote it, upgrade; else convert the model again"
+        ) from None
+
+
+def own_dtype(info: ModelInfo) -> Literal["bfloat16", "float32"]:
+    """The dtype to compute in, where nobody says another: the parameters' own, bfloat16 where they differ or are of a third."""
+    return "float32" if info.dtype == "float32" else "bfloat16"

@@ -1,0 +1,193 @@
+"""Final answers, as tables: what a response says, what is right, and whether they agree."""
+
+import time
+
+import pytest
+
+from mede2_jax.reasoning.answers import final_answer, grade, normalised, read_choice, true_choice
+
+OPTIONS = {"A": "Pneumothorax", "B": "Pleural effusion", "C": "Vitamin C deficiency", "D": "Effusion"}
+
+READ = {
+    "B": ["B", "b", "B.", "B)", "(B)", "(b)", "[B]", "b.", "option B", "Option (b)", "choice B.", "Answer: B", "**B**", "`B`", '"B"'],
+    "B in LaTeX": ["\\boxed{B}", "$\\boxed{\\text{B}}$", "\\boxed{\\text{B. Pleural effusion}}"],
+    "B by text": ["pleural effusion", "a pleural effusion.", "the PLEURAL  EFFUSION", "Ｐleural effusion", "**pleural-effusion**"],
+    "B by both": ["B. Pleural effusion", "(B) pleural effusion", "B: Pleural effusion.", "B - Pleural effusion", "B, pleural effusion"],
+    "B stated": [
+        "The answer is B",
+        "The correct answer is (B) Pleural effusion.",
+        "So the answer is: B.",
+        "The most likely diagnosis is pleural effusion",
+    ],
+    "B explained": [
+        "B. Pleural effusion, because fluid rises to a curved line",
+        "B, since the angle is blunt",
+        "B. Pleural effusion, not A",
+    ],
+    "C": ["C", "C. Vitamin C deficiency", "C Vitamin C deficiency", "vitamin c deficiency"],
+    "D": ["D", "effusion", "D. Effusion"],
+}
+
+
+@pytest.mark.parametrize(("letter", "text"), [(name[0], text) for name, texts in READ.items() for text in texts])
+def test_a_choice_is_read(letter, text):
+    assert read_choice(text, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "?",
+        "E",
+        "neither",
+        "none of the above",
+        "A. Pleural effusion",  # letter and text contradict
+        "(A) effusion",
+        "B – Pneumothorax",
+        "A or B",
+        "A, B",
+        "A/B",
+        "A and B",
+        "B. Not A",
+        "not B",
+        "A small amount of fluid",  # an article
+        "a tall patient",
+        "Pneumothorax and effusion",
+        "pneumothorax or pleural effusion",
+        "It is not a pneumothorax",
+        "I",
+        "D-dimer",
+        "C-reactive protein",
+    ],
+)
+def test_no_single_choice_is_no_guess(text):
+    assert read_choice(text, OPTIONS) is None
+
+
+def test_an_article_that_could_be_a_letter_is_no_guess():
+    options = {"A": "Fracture", "B": "Cyst"}
+    assert read_choice("a cyst", options) == "B"
+    assert read_choice("A cyst", options) is None
+    assert read_choice("A fracture", options) == "A"
+
+
+def test_options_that_look_like_letters():
+    groups = {"A": "AB", "B": "A", "C": "B", "D": "O"}
+    assert read_choice("O", groups) == "D"
+    assert read_choice("D", groups) == "D"
+    assert read_choice("B", groups) is None, "its letter says B, its text says C"
+    assert true_choice("AB", groups) == "A"
+    with pytest.raises(ValueError, match="'B' could be B or C of field 'options'"):
+        true_choice("B", groups)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"), [("B", "B"), ("pleural effusion", "B"), ("Effusion", "D"), ("The vitamin C deficiency", "C")]
+)
+def test_the_truth_is_a_letter_or_a_text(answer, letter):
+    assert true_choice(answer, OPTIONS) == letter
+
+
+@pytest.mark.parametrize("answer", ["E", "b", "fluid", "A or B"])
+def test_a_truth_that_is_no_option_is_an_error(answer):
+    with pytest.raises(ValueError, match="is neither a letter nor a text of field 'options' \\(A, B, C, D\\)"):
+        true_choice(answer, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("<think> x </think> <answer> B </answer>", "B"),
+        ("<answer>A</answer> wait <answer> B. Pleural\neffusion </answer> bye", "B. Pleural\neffusion"),
+        ("<ANSWER>B</Answer>", "B"),
+        ("<answer>B</answer> or rather <answer> C", "B"),
+        ("<answer> x <answer> B </answer>", "B"),
+        ("<answer></answer>", None),
+        ("<answer> B", None),
+        ("<think> the answer is B", None),
+        ("", None),
+        ("<think> x </think>", None),
+        ("<think> x </think> B", "B"),
+        ("B. Pleural effusion", "B. Pleural effusion"),
+        ("Long talk.\nMore of it.\n\nAnswer: B", "Answer: B"),
+        ("Long talk.\n**The final answer is B.**", "The final answer is B."),
+    ],
+)
+def test_where_the_answer_stands(response, expected):
+    assert final_answer(response) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "options", "outcome"),
+    [
+        ("<think> A? No. </think> <answer> B </answer>", "B", OPTIONS, "correct"),
+        ("<answer> Pleural effusion </answer>", "B", OPTIONS, "correct"),
+        ("<answer> B </answer>", "Pleural effusion", OPTIONS, "correct"),
+        ("<answer> A </answer>", "B", OPTIONS, "wrong"),
+        ("<answer> A. Pleural effusion </answer>", "B", OPTIONS, "unparsed"),
+        ("<think> B </think>", "B", OPTIONS, "unparsed"),
+        ("I would say B, or perhaps A.", "B", OPTIONS, "unparsed"),
+        ("Fluid is dense.\nAnswer: A", "B", OPTIONS, "wrong"),
+        ("<answer> B </answer>", None, OPTIONS, None),
+        ("anything", None, None, None),
+        ("<answer> The Hyperkalaemia. </answer>", "hyperkalaemia", None, "correct"),
+        ("<answer> The diagnosis is hyperkalaemia. </answer>", "Hyperkalaemia", None, "correct"),
+        ("<answer> high potassium </answer>", "Hyperkalaemia", None, "wrong"),
+        ("<answer> </answer>", "Hyperkalaemia", None, "unparsed"),
+        ("The potassium is high, as the T waves show.", "Hyperkalaemia", None, "unparsed"),
+        ("Hyperkalaemia.", "Hyperkalaemia", None, "correct"),
+        ("The T waves are tall.\nFinal answer: hyperkalaemia", "Hyperkalaemia", None, "correct"),
+        ("The T waves are tall.\nFinal answer: ischaemia", "Hyperkalaemia", None, "wrong"),
+        ("<answer> Epidural haematoma on the right </answer>", "Epidural haematoma on the left", None, "wrong"),
+    ],
+)
+def test_grade(response, answer, options, outcome):
+    assert grade(response, answer, options) == outcome
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Ménière’s disease", "Meniere's Disease.", True),
+        ("left-sided fracture of the femur", "Left sided fracture of femur", True),
+        ("a rupture of a berry aneurysm", "rupture of berry aneurysm", True),
+        ("pO₂ 6.1 kPa", "PO2 6.1 kpa", True),
+        ("Graves' disease", "Graves disease", True),
+        ("β-blocker", "Β blocker", True),
+        ("5–10%", "5-10 %", False),
+        ("6.1", "61", False),
+        ("1,000", "1000", False),
+        ("HER2+", "HER2-", False),
+        ("-5", "5", False),
+        ("<5", ">5", False),
+        ("hepatitis A", "hepatitis", False),
+        ("hepatitis A", "hepatitis B", False),
+        ("hepatitis a", "Hepatitis A", True),
+        ("influenza A virus", "influenza virus", False),
+    ],
+)
+def test_normalised(one, other, same):
+    assert (normalised(one) == normalised(other)) is same
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>" * 30_000,
+        "a " * 100_000,
+        "*" * 100_000,
+        "*" * 30_000 + "x",
+        "_" * 30_000 + "x",
+        "`" * 30_000 + "x",
+        "'" * 100_001,
+        "the " * 60_000,
+        "\\boxed{" * 30_000,
+    ],
+)
+def test_a_runaway_response_is_graded_at_once(text):
+    begun = time.process_time()
+    for response in (text, f"<answer>{text}</answer>"):
+        assert grade(response, "B", OPTIONS) in ("unparsed", "wrong")
+        grade(response, "fluid")
+    assert time.process_time() - begun < 10
