@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from rich.table import Table as RichTable
 from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError, parse
 from mede2_jax.families import Family, model_config
+from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.weights import model_directory, model_info
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter
 from mede2_jax.weights.params import ParamReader, ParamWriter
@@ -189,14 +188,6 @@ def _summary(console: Console, config: ConvertConfig, outcome: Outcome, seconds:
     console.print(table)
     if outcome.digest:
         console.print(f"digest {outcome.digest}", soft_wrap=True, highlight=False)
-
-
-def peak_memory() -> int:
-    """This process's largest resident size in bytes; on Linux not from getrusage, which starts from the parent's."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

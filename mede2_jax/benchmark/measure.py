@@ -19,6 +19,7 @@ import numpy as np
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.benchmark.flops import Contents, Flops, contents, count_flops, peak_tflops
 from mede2_jax.data.loader import Loader, make_loader
+from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.train.setup import Setup
 from mede2_jax.train.state import TrainState, all_params
 from mede2_jax.train.step import Steps
@@ -235,4 +236,4 @@ def _peak_memory(setup: Setup) -> int | None:
     peaks = [stats["peak_bytes_in_use"] for stats in found if stats and "peak_bytes_in_use" in stats]
     if peaks:
         return max(peaks)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()

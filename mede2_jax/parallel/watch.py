@@ -47,6 +47,8 @@ class Watch:
         self._listeners: list[threading.Thread] = []
         self._closing = False
         self._ending = threading.Lock()
+        self._joining = threading.Lock()
+        self._failure: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
         if self._process == 0:
@@ -60,9 +62,16 @@ class Watch:
                 connection = socket.create_connection((self._host, int(port)), timeout=CONNECT_SECONDS)
             except OSError as error:
                 raise UserError(f"cannot reach process 0 at {self._host}:{port}: {error}; let the machines reach one another") from None
-            connection.settimeout(None)
+            lines = connection.makefile("rb")
             _send(connection, {"token": token, "process": self._process})
-            self._start_listening(0, connection, connection.makefile("rb"))
+            # Not before it is known there: a process that ends tells those alone whom it knows.
+            welcome = _receive(lines)
+            if welcome is None:
+                raise UserError(f"process 0 at {self._host}:{port} ended, or did not answer in {CONNECT_SECONDS:.0f} s")
+            if "failed" in welcome:
+                self._end(str(welcome["failed"]), int(welcome["status"]))
+            connection.settimeout(None)
+            self._start_listening(0, connection, lines)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -81,8 +90,10 @@ class Watch:
 
     def _end(self, line: str, status: int) -> NoReturn:
         self._ending.acquire()  # never released: one thread says one line
-        for connection in list(self._sockets.values()):
-            _send(connection, {"failed": line, "status": status})
+        with self._joining:
+            self._failure = {"failed": line, "status": status}
+            for connection in self._sockets.values():
+                _send(connection, self._failure)
         print(f"error: {line}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         if self._process == 0:
@@ -103,7 +114,10 @@ class Watch:
                 connection.close()
                 continue
             connection.settimeout(None)
-            self._start_listening(int(hello["process"]), connection, lines)
+            with self._joining:
+                if self._failure is None:
+                    self._start_listening(int(hello["process"]), connection, lines)
+                _send(connection, self._failure or {"welcome": True})
         server.close()
 
     def _start_listening(self, process: int, connection: socket.socket, lines: Any) -> None:

@@ -16,11 +16,12 @@ from mede2_jax.reasoning.rubric import ASPECTS
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS, N, WORDS = 2000, 8, 450
 MEASURED = """
-import resource, sys, time
+import sys, time
+from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.pair.__main__ import main
 began = time.monotonic()
 main(sys.argv[1:])
-print(f"MEASURED {time.monotonic() - began:.1f} {time.process_time():.1f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}")
+print(f"MEASURED {time.monotonic() - began:.1f} {time.process_time():.1f} {peak_memory() / 2**20:.0f}")
 """
 
 

@@ -73,7 +73,8 @@ def test_an_adapter_made_by_peft_loads_here(kind, which, tmp_path):
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if "lora_" in name:
-                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(len(name)))
+                # At 0.2 the adapters outweigh the model tenfold, and float32 itself, here and in PyTorch, is 1e-4 from float64.
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
     peft_model.save_pretrained(tmp_path / "adapter")
     example = make_example(np.random.default_rng(0), PARTS)
     with torch.no_grad():

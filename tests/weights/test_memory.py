@@ -11,7 +11,8 @@ from random_checkpoint import released_config, tiny_config, write_checkpoint
 CODE = """
 import json, sys
 from rich.console import Console
-from mede2_jax.convert import ConvertConfig, peak_memory, run
+from mede2_jax.convert import ConvertConfig, run
+from mede2_jax.outputs.memory import peak_memory
 outcome = run(ConvertConfig.model_validate({"from": sys.argv[1], "to": sys.argv[2]}), Console(quiet=True))
 print(json.dumps({"bytes": outcome.nbytes, "digest": outcome.digest, "peak": peak_memory()}))
 """
