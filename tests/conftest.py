@@ -53,10 +53,28 @@ def compilation_cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def vllm_env() -> Path:
-    """The environment with real vLLM; tests that need it are skipped, and say so, where it was not made or not wanted."""
-    folder = Path(os.environ.get("MEDE2_TEST_VLLM", ROOT / ".venv-vllm") or "/nonexistent")
+    """The environment with real vLLM."""
+    return environment("vllm", "vllm_env.sh")
+
+
+@pytest.fixture(scope="session")
+def trl_env() -> Path:
+    """The environment with real TRL."""
+    return environment("trl", "trl_env.sh")
+
+
+@pytest.fixture(scope="session")
+def plan_env():
+    """The environment with the compiler for `tpu` or `gpu`."""
+    return lambda kind: environment(f"plan-{kind}", f"plan_env.sh {kind}")
+
+
+def environment(kind, script):
+    """A folder that a script made; tests that need it are skipped, and say so, where it was not made or not wanted."""
+    variable = f"MEDE2_TEST_{kind.upper().replace('-', '_')}"
+    folder = Path(os.environ.get(variable, ROOT / f".venv-{kind}") or "/nonexistent")
     if not (folder / ".stamp").is_file():
-        pytest.skip("needs vLLM: bash launch/vllm_env.sh makes .venv-vllm, bash launch/test.sh does so unless --no-vllm is given")
+        pytest.skip(f"needs .venv-{kind}: bash launch/{script} makes it, bash launch/test.sh does so unless --few is given")
     return folder
 
 

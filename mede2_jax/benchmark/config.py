@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -21,6 +22,8 @@ class SyntheticConfig(Config):
     """Shortest and longest response."""
     images: int = Field(default=1, ge=0)
     """Of each question; 0 for texts alone."""
+    text_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the questions that have no image all the same."""
     image_pixels: tuple[int, int] = (336, 560)
     """Shortest and longest side of an image."""
     seed: int = 0
@@ -35,6 +38,17 @@ class SyntheticConfig(Config):
         return ends
 
 
+class TRLConfig(Config):
+    """How TRL runs, with --peer=trl."""
+
+    python: Path = Path(".venv-trl/bin/python")
+    """Of an environment with TRL: `bash launch/trl_env.sh` makes this one."""
+    batch: int = Field(default=8, ge=1)
+    """Pairs, or demonstrations, a step; on a GPU halved until they fit. On a CPU 1 takes the least memory, and pads nothing."""
+    steps: int | None = Field(default=None, ge=1)
+    """Steps that are timed, after `warmup` others; none: as many as here."""
+
+
 class BenchmarkConfig(TrainConfig):
     """A benchmark of a training step."""
 
@@ -45,6 +59,9 @@ class BenchmarkConfig(TrainConfig):
     """Steps before that; the first one compiles."""
     peak_tflops: float | None = Field(default=None, gt=0)
     """Of one device in `compute_dtype`, for the MFU; none: known for some accelerators, else no MFU is given."""
+    peer: Literal["trl"] | None = None
+    """Run TRL first, on the same records, model (with random weights) and machine, and show the ratio."""
+    trl: TRLConfig = TRLConfig()
     json_: Path | None = Field(default=None, alias="json")
     """Write all figures to this file."""
     profile: Path | None = None

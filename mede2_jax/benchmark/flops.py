@@ -29,18 +29,18 @@ from mede2_jax.train.state import Policy
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a step's batch holds, padding left out."""
+    """What a step's batch holds, padding left out; or the mean of several."""
 
-    tokens: int
-    keys_seen: int
+    tokens: float
+    keys_seen: float
     """Summed over tokens."""
-    scored: int
-    image_tokens: int
-    patches: int
-    window_keys: int
+    scored: float
+    image_tokens: float
+    patches: float
+    window_keys: float
     """Keys seen within windows, summed over patches."""
-    image_keys: int
-    examples: int
+    image_keys: float
+    examples: float
     """Demonstrations, or pairs."""
 
 

@@ -226,9 +226,7 @@ def _trace(folder: Path, steps: Steps, state: TrainState, placed: list[Any]) -> 
 
 
 def _mean(held: list[Contents]) -> Contents:
-    return Contents(
-        **{field.name: round(statistics.mean(getattr(one, field.name) for one in held)) for field in dataclasses.fields(Contents)}
-    )
+    return Contents(**{field.name: statistics.mean(getattr(one, field.name) for one in held) for field in dataclasses.fields(Contents)})
 
 
 def _peak_memory(setup: Setup) -> int | None:

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mede2_jax import __version__
+from mede2_jax.benchmark.comparison import compare, comparison_table
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.benchmark.measure import Figures, measure
+from mede2_jax.benchmark.peer import check_peer, run_peer
 from mede2_jax.benchmark.workload import write_records
 from mede2_jax.config import UserError
 from mede2_jax.families import model_config
@@ -41,8 +43,13 @@ def run(config: BenchmarkConfig, model_dir: Path, console: Console) -> Figures:
     Raises:
         UserError: Something the user gave cannot be used.
     """
+    if config.peer is not None:
+        check_peer(config)
     with tempfile.TemporaryDirectory() as folder:
-        setup = _open(config, model_dir, Path(folder))
+        config = _with_records(config, model_dir, Path(folder))
+        # Before this process touches a device: JAX takes a GPU's memory at once, and for good.
+        peer = run_peer(config, model_dir, config.data.path) if config.peer is not None and config.data.path is not None else None
+        setup = _open(config, model_dir)
         show_setup(setup, console)
         with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
             optimizer = make_optimizer(config.optimizer, config.learning_rate, total_steps=1_000_000)
@@ -57,12 +64,32 @@ def run(config: BenchmarkConfig, model_dir: Path, console: Console) -> Figures:
             console.print("compiling and measuring")
             figures = measure(config, setup, steps, state, reference_pass=config.stage == "dpo")
     console.print(table(config, figures))
+    found = _as_json(config, figures)
+    if peer is not None:
+        comparison = compare(config, figures, peer)
+        console.print(comparison_table(config, comparison, peer))
+        found |= {"peer": peer.model_dump(mode="json"), "comparison": dataclasses.asdict(comparison)}
     if config.json_ is not None:
-        write_whole(config.json_, json.dumps(_as_json(config, figures), indent=1) + "\n")
+        write_whole(config.json_, json.dumps(found, indent=1) + "\n")
     return figures
 
 
-def _open(config: BenchmarkConfig, model_dir: Path, folder: Path) -> Setup:
+def _with_records(config: BenchmarkConfig, model_dir: Path, folder: Path) -> BenchmarkConfig:
+    """The config with a data file: its own, or made-up records in `synthetic.keep` or `folder`."""
+    if config.data.path is not None:
+        return config
+    family, _ = model_config(model_dir)
+    tokenizer = family.load_processor(model_dir, config.data).chat.tokenizer
+    if config.synthetic.keep is not None:
+        if config.synthetic.keep.exists():
+            raise UserError(f"synthetic.keep={config.synthetic.keep} is there already; choose a folder that is not")
+        folder = config.synthetic.keep
+        folder.mkdir(parents=True)
+    path = write_records(folder, config.stage, config.synthetic, tokenizer)
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
+
+
+def _open(config: BenchmarkConfig, model_dir: Path) -> Setup:
     mesh = make_mesh(config.mesh)
     family, sizes = model_config(model_dir)
     if (model_dir / PARAMS).exists():
@@ -73,15 +100,6 @@ def _open(config: BenchmarkConfig, model_dir: Path, folder: Path) -> Setup:
         dtype = np.dtype(config.param_dtype or config.compute_dtype)
         stored = dict.fromkeys(flatten_dict(family.abstract_params(sizes), sep="/"), dtype)
     policy = open_policy(config, family, sizes, stored, mesh)
-    if config.data.path is None:
-        tokenizer = family.load_processor(model_dir, config.data).chat.tokenizer
-        if config.synthetic.keep is not None:
-            if config.synthetic.keep.exists():
-                raise UserError(f"synthetic.keep={config.synthetic.keep} is there already; choose a folder that is not")
-            folder = config.synthetic.keep
-            folder.mkdir(parents=True)
-        path = write_records(folder, config.stage, config.synthetic, tokenizer)
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
     return open_data(config, model_dir, family, sizes, mesh, policy, stored=stored, digests=(digest,))
 
 
@@ -104,7 +122,7 @@ def table(config: BenchmarkConfig, figures: Figures) -> Table:
             f"{figures.tokens_per_second_per_device:,.0f}",
             f"{figures.real_tokens:.1%} of {figures.rows} rows × {figures.row_tokens} tokens are real",
         ),
-        (f"{unit}/s/device", f"{figures.examples_per_second_per_device:,.2f}", f"{figures.held.examples:,} a step"),
+        (f"{unit}/s/device", f"{figures.examples_per_second_per_device:,.2f}", f"{figures.held.examples:,.4g} a step"),
         ("model TFLOP/s/device", _three_digits(figures.tflops_per_device), _shares(figures.flops.model, figures.flops.total)),
         ("hardware TFLOP/s/device", _three_digits(figures.hardware_tflops_per_device), f"recomputation counted, remat={config.remat}"),
     ]

@@ -38,7 +38,10 @@ def write_records(folder: Path, stage: Stage, config: SyntheticConfig, tokenizer
 
     lines = []
     for number in range(config.examples):
-        images = [_write_image(folder / f"images/{number}-{index}.jpg", config, rng) for index in range(config.images)]
+        # Spread evenly, not drawn: a few records hold the share too.
+        text_only = int((number + 1) * config.text_share) > int(number * config.text_share)
+        count = 0 if text_only else config.images
+        images = [_write_image(folder / f"images/{number}-{index}.jpg", config, rng) for index in range(count)]
         content = [*({"type": "image"} for _ in images), {"type": "text", "text": text(config.prompt_tokens)}]
         prompt = [{"role": "user", "content": content}]
         record: dict[str, Any] = {"id": f"s{number}", "images": [f"images/{path.name}" for path in images]}

@@ -194,22 +194,9 @@ def test_mistakes_are_one_line(flags, message, tiny_model, capsys):
     assert message in capsys.readouterr().err
 
 
-def compiler(kind, module):
-    """An interpreter that has a real compiler: this one, or that of launch/plan_env.sh."""
-    import importlib.util
-    import sys
-
-    if importlib.util.find_spec(module) is not None:
-        return sys.executable
-    folder = Path(os.environ.get(f"MEDE2_TEST_PLAN_{kind.upper()}", ROOT / f".venv-plan-{kind}"))
-    if not (folder / "bin" / "python").exists():
-        pytest.skip(f"needs the {kind} compiler: bash launch/plan_env.sh {kind}")
-    return str(folder / "bin" / "python")
-
-
-@pytest.mark.parametrize(("kind", "module", "topology"), [("tpu", "libtpu", "v5e:2x2"), ("gpu", "jax_cuda13_plugin", "h100:2")])
-def test_a_real_compiler_says_that_a_small_case_fits(kind, module, topology, tiny_model, tmp_path):
-    python, out = compiler(kind, module), tmp_path / "plan.json"
+@pytest.mark.parametrize(("kind", "topology"), [("tpu", "v5e:2x2"), ("gpu", "h100:2")])
+def test_a_real_compiler_says_that_a_small_case_fits(kind, topology, tiny_model, tmp_path, plan_env):
+    python, out = str(plan_env(kind) / "bin" / "python"), tmp_path / "plan.json"
     flags = ["--data.row_tokens=512", "--synthetic.response_tokens=60,60", "--synthetic.image_pixels=112,112", "--logprob_chunk=64"]
     command = [python, "-m", "mede2_jax.plan", f"--model={tiny_model}", f"--topology={topology}", f"--json={out}", *flags]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}

@@ -1,0 +1,100 @@
+"""TRL on the same records, model and machine, in its own environment: a process that ends before anything is measured here."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pydantic
+
+from mede2_jax.benchmark.config import BenchmarkConfig
+from mede2_jax.config import Config, UserError, one_line
+from mede2_jax.data.readers import detect_format
+from mede2_jax.data.record_file import RecordFile
+from mede2_jax.outputs.manifest import image_root
+
+SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "trl_peer.py"
+
+
+class PeerFigures(Config):
+    """What the peer's own process measured."""
+
+    name: str
+    """With its version."""
+    device: str
+    torch: str
+    transformers: str
+    stage: str
+    batch: int
+    """Examples, or pairs, a step: as many as fit of those asked for."""
+    gradient_checkpointing: bool
+    step_seconds: tuple[float, ...]
+    """Of each step after the warm-up, its data loading counted."""
+    examples_per_second: float
+    """Demonstrations, or pairs."""
+    tokens_per_second: float
+    """Real tokens; a pair's prompt counts twice, as it is computed twice."""
+    real_tokens: float
+    """Share of real tokens in its padded batches."""
+    peak_memory_bytes: int
+
+
+def check_peer(config: BenchmarkConfig) -> None:
+    """Before anything starts.
+
+    Raises:
+        UserError: The peer cannot do the same as this config, or its environment is missing.
+    """
+    lora, parts = config.lora, config.parts
+    if (parts.vision, parts.projector, parts.language) != ("frozen", "frozen", "lora"):
+        raise UserError("--peer=trl compares LoRA on the language model, all else frozen; leave parts.… as they are")
+    if lora.dropout or lora.rslora or lora.alpha != 2 * lora.rank or lora.targets != type(lora)().targets:
+        raise UserError("--peer=trl compares LoRA on all linear layers with lora.alpha = 2 × lora.rank and no dropout; set lora.… so")
+    if not config.trl.python.exists():
+        raise UserError(f"no TRL at trl.python={config.trl.python}: `bash launch/trl_env.sh` makes .venv-trl")
+
+
+def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFigures:
+    """Runs TRL for some steps and returns its figures.
+
+    Args:
+        config: The benchmark; its `trl` says how.
+        model_dir: Folder with config.json, tokenizer and image processor. The peer's weights are random.
+        records: A data file of this project's format.
+
+    Raises:
+        UserError: The records are of another format, or TRL failed; with its last line.
+    """
+    found = detect_format(RecordFile(records)[0])
+    if found != "mede2":
+        raise UserError(f"--peer=trl reads records of this project's format, and {records} looks like {found}")
+    options: dict[str, object] = {
+        "model": model_dir.absolute(),
+        "records": records.absolute(),
+        "images": image_root(records, config.data.image_root).absolute(),
+        "stage": config.stage,
+        "batch": config.trl.batch,
+        "steps": config.trl.steps or config.steps,
+        "warmup": config.warmup,
+        "rank": config.lora.rank,
+        "dtype": config.compute_dtype,
+        "min_pixels": config.data.min_pixels,
+        "max_pixels": config.data.max_pixels,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        command = [str(config.trl.python.absolute()), str(SCRIPT), *given, f"--json={figures}"]
+        # Its steps are shown as they end. It runs in a folder of its own: TRL leaves files where it stands.
+        with (Path(folder) / "errors").open("w+") as errors:
+            ended = subprocess.run(command, cwd=folder, stderr=errors, check=False)
+            errors.seek(0)
+            lines = [line for line in errors.read().splitlines() if line.strip()]
+        if ended.returncode:
+            last = one_line(lines[-1]) if lines else "without a word"
+            raise UserError(f"TRL ended with status {ended.returncode}: {last}")
+        try:
+            return PeerFigures.model_validate_json(figures.read_bytes())
+        except (OSError, pydantic.ValidationError) as error:
+            raise UserError(f"TRL left no figures that can be read: {one_line(str(error))}") from None
