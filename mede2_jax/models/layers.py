@@ -12,12 +12,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from mede2_jax.models.attention import SAVED
 from mede2_jax.parallel.rules import Axes, lookup
 
 INIT_STD = 0.02
+PRODUCT = "product"
+"""Name of what a linear layer gives, for remat policies: with its adapter, so that one array is kept of it and not three."""
 RematPolicy = Literal["none", "full", "dots", "dots_no_batch", "offload"]
 
 
@@ -46,6 +49,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """The product, in the dtype of x."""
+        return checkpoint_name(self.product(x), PRODUCT)
+
+    def product(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        """The same, for a caller that adds to it and names the sum."""
         y = x @ self.kernel[...].astype(x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -163,20 +170,16 @@ def scan_keeping(
 def remat_policy(name: RematPolicy) -> Callable[..., Any] | None:
     """What to keep of each layer for the backward pass.
 
-    `full` keeps the layer's input only; `dots` all matrix products; `dots_no_batch` those with weights; `offload` the
-    same ones in host memory. All but `full` also keep attention's output and normaliser, so that it runs once forward.
+    `full` keeps the layer's input only; `dots` all matrix products; `dots_no_batch` what each linear layer gives, its adapter
+    added; `offload` the same in host memory. All but `full` also keep attention's output and normaliser, so that it runs once forward.
     """
     policies = jax.checkpoint_policies
     if name == "full":
         return policies.nothing_saveable
-    products = {
-        "dots": policies.dots_saveable,
-        "dots_no_batch": policies.dots_with_no_batch_dims_saveable,
-        "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
-    }[name]
-    attended = policies.save_only_these_names(SAVED)
-
-    def keep(primitive: Any, *arguments: Any, **parameters: Any) -> Any:
-        return attended(primitive, *arguments, **parameters) or products(primitive, *arguments, **parameters)
-
-    return keep
+    if name == "dots_no_batch":
+        return policies.save_only_these_names(SAVED, PRODUCT)
+    if name == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[SAVED], names_which_can_be_offloaded=[PRODUCT], offload_src="device", offload_dst="pinned_host"
+        )
+    return policies.save_from_both_policies(policies.dots_saveable, policies.save_only_these_names(SAVED))

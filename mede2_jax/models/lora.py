@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from mede2_jax.config import Config, UserError
-from mede2_jax.models.layers import Linear
+from mede2_jax.models.layers import PRODUCT, Linear
 
 Mode = Literal["frozen", "lora", "full"]
 Params = dict[str, Any]
@@ -56,7 +57,7 @@ class DropoutKey(nnx.Variable):
 
 
 class LoRALinear(nnx.Module):
-    """base(x) + scale · dropout(x)·A·B, with A [*, I, r] random and B [*, r, O] zero at the start."""
+    """base(x) + (scale · dropout(x)·A)·B, with A [*, I, r] random and B [*, r, O] zero at the start."""
 
     def __init__(self, base: Linear, config: LoRAConfig, *, rngs: nnx.Rngs):
         *stack, d_in, d_out = base.kernel.shape
@@ -76,8 +77,9 @@ class LoRALinear(nnx.Module):
         if self.dropout:
             keep = jax.random.bernoulli(jax.random.wrap_key_data(self.dropout_key[...]), 1 - self.dropout, x.shape)
             kept = jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
-        update = (kept @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype)
-        return self.base(x) + update * self.scale
+        # Scaled where it is narrow: neither pass touches the wide update for it.
+        narrow = checkpoint_name(kept @ self.lora_a[...].astype(x.dtype) * self.scale, PRODUCT)
+        return checkpoint_name(self.base.product(x) + narrow @ self.lora_b[...].astype(x.dtype), PRODUCT)
 
 
 def apply_lora(model: nnx.Module, config: LoRAConfig, parts: Mapping[str, Mode], *, rngs: nnx.Rngs) -> None:

@@ -14,11 +14,15 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from mede2_jax.config import UserError
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute", "collective-broadcast")
 BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0, "opaque": 0}
 """Of the element types whose name does not end in its width."""
 PIECE = "async_collective_fusion"
 """Name of the computations in which the TPU compiler goes on with a transfer that began, and counts, elsewhere."""
+IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+"""Devices as a shape, `[4,32]`, whose axes may be exchanged, `T(1,0)`."""
 VIEWS = ("parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "optimization-barrier", "constant")
 """Operations that make no array of their own; a loop's results live where its body wrote them."""
 
@@ -195,24 +199,36 @@ class Program:
 
 
 def first_group(attributes: str, devices: int) -> tuple[int, ...]:
-    """One group of `replica_groups`, or the devices that a permutation links, in any of the ways XLA writes them."""
+    """One group of `replica_groups`, or the devices that a permutation links, in any of the ways XLA writes them.
+
+    Raises:
+        UserError: They are written in a way that is not known; a guess would make a figure wrong without a word.
+    """
     if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}", attributes):
         return _linked([tuple(map(int, pair.split(","))) for pair in re.findall(r"\d+,\d+", pairs[1])])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return tuple(map(int, listed[1].split(",")))
-    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
-        ids = np.arange(devices).reshape([int(size) for size in iota[3].split(",")])
-        ids = ids.transpose([int(axis) for axis in iota[4].split(",")]) if iota[4] else ids
-        return tuple(map(int, ids.reshape(int(iota[1]), int(iota[2]))[0]))
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+    if iota := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={IOTA}", attributes):
+        return tuple(map(int, _iota(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2]))[0]))
+    if named := re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({IOTA}\))?\s*\{{([^}}]*)\}}", attributes):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
-        taken = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", named[2])
-        ids, kept = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values())), dict.fromkeys(sizes, slice(0, 1))
+        taken = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", named[4])
+        ids = _iota(named[2] or str(math.prod(sizes.values())), named[3]).reshape(tuple(sizes.values()))
+        kept = dict.fromkeys(sizes, slice(0, 1))
         for name, before, size in taken:  # 'axis':(before)size is a piece of an axis: `size` steps of what lies below it
             stride = sizes[name] // (int(before) * int(size)) if size else 1
             kept[name] = slice(0, stride * int(size), stride) if size else slice(None)
         return tuple(map(int, ids[tuple(kept.values())].ravel()))
+    if "replica_groups={}" not in attributes and (unknown := re.search(r"replica_groups=.{,80}", attributes)):
+        raise UserError(f"this compiler writes groups of devices in a form that plan does not know: {unknown[0]}")
     return tuple(range(devices))  # replica_groups={}: everyone
+
+
+def _iota(sizes: str, order: str | None) -> np.ndarray:
+    """Devices 0, 1, … in that shape, its axes in that order."""
+    shape = [int(size) for size in sizes.split(",")]
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    return ids.transpose([int(axis) for axis in order.split(",")]) if order else ids
 
 
 def axes_of(group: tuple[int, ...], mesh: Mapping[str, int]) -> str:

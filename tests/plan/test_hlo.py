@@ -3,6 +3,7 @@
 
 import pytest
 
+from mede2_jax.config import UserError
 from mede2_jax.plan.hlo import Program, axes_of, first_group, type_bytes
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
@@ -130,6 +131,9 @@ def test_largest_values_are_those_in_main_memory(program):
         ("replica_groups=mesh['a'=2,'b'=4] {'a'}, x", (0, 4), "data"),
         ("replica_groups=mesh['a'=8] {'a':(1)2}", (0, 4), "data"),
         ("replica_groups=mesh['a'=8] {'a':(2)4}", (0, 1, 2, 3), "fsdp"),
+        ("replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}, x", (0, 1, 2, 3), "fsdp"),
+        ("replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'c'}", (0, 4), "data"),
+        ("replica_groups=mesh['a'=4,'c'=2], device_ids=([8]) {'a'}", (0, 2, 4, 6), "data+fsdp"),
         ("replica_groups={}", tuple(range(8)), "data+fsdp"),
         ("source_target_pairs={{0,4},{4,0},{1,5},{5,1}}", (0, 4), "data"),
         ("source_target_pairs={{0,3},{1,0},{2,1},{3,2},{4,7},{5,4},{6,5},{7,6}}", (0, 1, 2, 3), "fsdp"),
@@ -139,6 +143,11 @@ def test_groups_in_every_way_they_are_written(written, group, axes):
     found = first_group(f", channel_id=1, {written}", 8)
     assert found == group
     assert axes_of(found, MESH) == axes
+
+
+def test_groups_in_an_unknown_way_are_not_guessed():
+    with pytest.raises(UserError, match=r"a form that plan does not know: replica_groups=spiral\[8\]"):
+        first_group(", channel_id=1, replica_groups=spiral[8], dimensions={0}", 8)
 
 
 @pytest.mark.parametrize(
