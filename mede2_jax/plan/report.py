@@ -117,10 +117,10 @@ def buffer_table(plan: Plan) -> Table:
 
 
 def advice(plan: Plan, config: PlanConfig) -> list[str]:
-    """What to change when a step does not fit, the options that cost least first."""
+    """What to change when a step does not fit, the options that cost least first; or what its free memory is good for."""
     memory = plan.memory
     if memory.fits is not False:
-        return []
+        return _use_of_headroom(plan, config)
     state, lines = memory.frozen + memory.trained + memory.optimizer, list[str]()
     if (replicas := plan.mesh["data"]) > 1:
         lines.append(
@@ -145,6 +145,14 @@ def advice(plan: Plan, config: PlanConfig) -> list[str]:
         if memory.capacity > (memory.temporaries or 0):
             lines.append(f"more devices: the state alone needs about {needed:,} of {plan.topology.chip.kind} beside these temporaries")
     return lines
+
+
+def _use_of_headroom(plan: Plan, config: PlanConfig) -> list[str]:
+    again, model = sum(plan.flops.recomputation.values()), plan.flops.total
+    if not plan.memory.fits or config.remat != "full" or plan.memory.headroom < (plan.memory.temporaries or 0):
+        return []
+    share = again / (again + model)
+    return [f"memory to spare, and {share:.0%} of the arithmetic is recomputation: try --remat=dots_no_batch, which leaves next to none"]
 
 
 def as_json(plan: Plan, config: PlanConfig) -> dict[str, Any]:

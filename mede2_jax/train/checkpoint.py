@@ -104,7 +104,7 @@ class Checkpoints:
             raise UserError(f"cannot {verb} a checkpoint in {self._manager.directory}: {reason(error)}; {kept}") from None
 
 
-def abstract_state(state: TrainState) -> TrainState:
+def shapes_of(state: TrainState) -> TrainState:
     """Shapes, dtypes and shardings of a state."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 

@@ -24,7 +24,7 @@ from mede2_jax.data.dataset import Dataset
 from mede2_jax.data.loader import Loader, make_loader
 from mede2_jax.models.lora import Params, base_path, join_params, merge_lora, put_adapters, take_adapters
 from mede2_jax.parallel import distributed
-from mede2_jax.train.checkpoint import Checkpoints, abstract_state
+from mede2_jax.train.checkpoint import Checkpoints, shapes_of
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.loop import Loop
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
@@ -145,7 +145,7 @@ def _loop(setup: Setup, steps: Steps, state: TrainState, references: dict[str, n
     loader = _loader(setup, steps, setup.train, references.get("train"), epochs=epochs, accumulation=config.accumulation, shuffle=True)
     inputs: dict[str, Any] = {"digests": list(setup.digests), "config": config.model_dump(mode="json")}
     if config.resume and distributed.agreed(lambda: checkpoints.latest) is not None:
-        saved, position = checkpoints.restore(abstract_state(state))
+        saved, position = checkpoints.restore(shapes_of(state))
         state = dataclasses.replace(state, **saved)
         loader.set_state(position)
         console.print(f"resumed from the checkpoint of step {checkpoints.latest}")

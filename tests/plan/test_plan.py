@@ -170,6 +170,14 @@ def test_what_does_not_fit_is_told_what_to_change():
     assert report.advice(made_up(), full) == []
 
 
+def test_memory_to_spare_is_told_what_it_is_good_for():
+    config = PlanConfig(topology="h100:8")
+    (line,) = report.advice(made_up(temporaries=20 * 10**9), config)
+    assert "20% of the arithmetic" in line and "--remat=dots_no_batch" in line
+    assert report.advice(made_up(temporaries=70 * 10**9), config) == []
+    assert report.advice(made_up(temporaries=None), config) == []
+
+
 def test_memory_that_the_compiler_does_not_tell_is_not_guessed():
     memory = made_up(temporaries=None).memory
     assert memory.fits is None
