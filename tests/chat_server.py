@@ -14,8 +14,8 @@ import socket
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from loopback import Handler, Listener
 from PIL import Image
 
 WORDS = ["the", "lung", "shows", "a", "white", "area", "with", "sharp", "edge", "and", "no", "air", "below", "it", "so", "fluid"]
@@ -37,7 +37,7 @@ class ChatServer:
         self.prompt_ids, self.response_ids = tokenise or (byte_prompt, byte_response)
         self.seconds, self.faults, self.model, self.max_model_len, self.change = seconds, faults, model, max_model_len, change
         self.requests, self.load, self.peak, self.lock, self.headers = [], 0, 0, threading.Lock(), []
-        self.http = _Listener(("127.0.0.1", port), _Handler)
+        self.http = Listener(("127.0.0.1", port), _Answers)
         self.http.chat = self
         self.port = self.http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
@@ -146,31 +146,7 @@ def model_tokenise(directory):
     return prompt, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, *arguments):
-        self.connections = set()
-        super().__init__(*arguments)
-
-    def process_request(self, request, address):
-        self.connections.add(request)
-        super().process_request(request, address)
-
-    def shutdown_request(self, request):
-        self.connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request, address):
-        pass
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
-
+class _Answers(Handler):
     def do_GET(self):
         chat = self.server.chat
         self.send(200, {}, json.dumps({"object": "list", "data": [{"id": chat.model, "max_model_len": chat.max_model_len}]}).encode())
@@ -190,9 +166,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
         self.wfile.flush()
-
-    def log_message(self, *_):
-        pass
 
 
 if __name__ == "__main__":

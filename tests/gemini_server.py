@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from loopback import Handler, Listener
 from PIL import Image
 
 KEY = "loopback-key"
@@ -54,7 +54,7 @@ class GeminiServer:
         self.say, self.faults, self.seconds, self.model, self.key = say or say_words, faults, seconds, model, key
         self.bodies, self.headers, self.delivered = [], [], Counter()
         self.load, self.peak, self.lock = 0, 0, threading.Lock()
-        self.http = _Listener(("127.0.0.1", port), _Handler)
+        self.http = Listener(("127.0.0.1", port), _Answers)
         self.http.gemini = self
         self.port = self.http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -234,31 +234,7 @@ def instance(schema, rng):
     return {"boolean": rng.random() < 0.5, "string": sentence(rng), "null": None}[kind]
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, *arguments):
-        self.connections = set()
-        super().__init__(*arguments)
-
-    def process_request(self, request, address):
-        self.connections.add(request)
-        super().process_request(request, address)
-
-    def shutdown_request(self, request):
-        self.connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request, address):
-        pass
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
-
+class _Answers(Handler):
     def do_POST(self):
         gemini = self.server.gemini
         raw = self.rfile.read(int(self.headers["Content-Length"]))
@@ -288,9 +264,6 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in ({"Content-Type": "application/json; charset=UTF-8", "Content-Length": str(length)} | headers).items():
             self.send_header(name, value)
         self.end_headers()
-
-    def log_message(self, *_):
-        pass
 
 
 if __name__ == "__main__":
