@@ -43,9 +43,13 @@ def workload(config: PlanConfig, sizes: Any) -> Workload:
         sizes: The family's model config.
 
     Raises:
-        UserError: Not one example fits into a row.
+        UserError: Not one example fits into a row, or examples of two kinds are asked for.
     """
     made = config.synthetic
+    if made.text_share:
+        raise UserError(
+            f"plan fills rows with examples of one kind; instead of synthetic.text_share={made.text_share:g} set synthetic.images=0"
+        )
     image = _image(config, sizes)
     images = made.images
     prompt = TEMPLATE_TOKENS + made.prompt_tokens + images * image.tokens

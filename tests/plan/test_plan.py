@@ -193,6 +193,11 @@ def test_memory_that_the_compiler_does_not_tell_is_not_guessed():
         (["--topology=moon:8", "--model={model}"], "'moon:8' is not one of chip:shape"),
         (["--topology=cpu:8", "--model={model}", "--rows_per_step=3"], "rows_per_step=3 is not a multiple of data × fsdp = 8"),
         (["--topology=cpu:8", "--model={model}", "--mesh.tensor=3"], "does not match 8 device"),
+        (
+            ["--topology=cpu:8", "--model={model}", "--rows_per_step=8", "--data.row_tokens=64"],
+            "raise it, or lower synthetic.response_tokens",
+        ),
+        (["--topology=cpu:8", "--model={model}", "--rows_per_step=8", "--synthetic.text_share=0.5"], "examples of one kind"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, tiny_model, capsys):
