@@ -173,7 +173,7 @@ make_environment() {
     plan-tpu | plan-gpu) folder=.venv-$kind variant=$kind ;;
     trl | vllm)
       folder=.venv-$kind variant=cpu files+=(launch/environment.sh launch/torchvision_on_cpu.py)
-      if [ "$kind" = vllm ]; then pins=constraints-vllm.txt; fi
+      if [ "$kind" = vllm ]; then pins="constraints-vllm.txt"; fi
       if has_nvidia_gpu; then variant=gpu; fi
       ;;
     *) stop "make_environment: expected train, test, plan-tpu, plan-gpu, trl or vllm, got '$kind'" ;;

@@ -16,6 +16,7 @@ for variable in NAME NODES IMAGE CLAIM; do
 done
 [[ $NAME =~ ^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$ ]] || stop "NAME=$NAME: a name of lower-case letters, digits and -"
 [[ $NODES =~ ^[1-9][0-9]*$ ]] || stop "NODES=$NODES: a number of machines"
+[[ ${GPUS:-8} =~ ^[1-9][0-9]*$ ]] || stop "GPUS=$GPUS: a number of GPUs a machine"
 
 # The options as a JSON list, which is YAML too; in it nothing means anything to a shell.
 options=

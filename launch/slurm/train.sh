@@ -19,6 +19,10 @@
 set -euo pipefail
 # SLURM runs a copy of this file from its spool folder: the checkout is where sbatch was called.
 root=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
+[ -f "$root/launch/train_environment.sh" ] || {
+  echo "error: no checkout of mede2_jax in $root: call sbatch in its root" >&2
+  exit 2
+}
 # shellcheck source=launch/train_environment.sh
 source "$root/launch/train_environment.sh"
 take_dry_run "$@"

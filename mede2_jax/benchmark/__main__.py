@@ -19,6 +19,7 @@ from mede2_jax.command import given, run_command
 from mede2_jax.config import UserError, parse
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.parallel.distributed import find_place
+from mede2_jax.parallel.mesh import take_gpu_memory
 from mede2_jax.train.config import Stage, embedded_defaults
 
 DESCRIPTION = """Measure a training step: time, real tokens and pairs a second, TFLOP/s, MFU, memory, and whether the data keep up.
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no model: set --model to a model directory, or to a folder with config.json, tokenizer and image processor")
     if find_place(config.distributed, os.environ) is not None:
         raise UserError("the benchmark measures the devices of one process; start it once, outside of srun and without distributed.…")
+    take_gpu_memory()
     family = config.family or DEFAULT_FAMILY
     run(config, config.model or tiny.model_directory(TINY_MODELS / f"tiny-{family}", family), Console(soft_wrap=True))
 

@@ -29,7 +29,7 @@ class Comparison:
 def compare(config: BenchmarkConfig, figures: Figures, peer: PeerFigures) -> Comparison:
     """Pairs a second for DPO, where a peer computes each prompt twice; real tokens a second for SFT.
 
-    The reference pass is charged as training does it: once, before the epochs (`epochs`).
+    Both count their input pipeline. The reference pass is charged as training does it: once, before the epochs (`epochs`).
     """
     devices = figures.devices if peer.device != "cpu" else 1
     reference = figures.reference_seconds or 0.0
@@ -38,7 +38,7 @@ def compare(config: BenchmarkConfig, figures: Figures, peer: PeerFigures) -> Com
     )
 
     def per_second(epochs: float) -> float:
-        return held / (figures.step_seconds + reference / epochs) / devices
+        return held / (figures.pipeline_step_seconds + reference / epochs) / devices
 
     return Comparison(
         unit="pairs" if config.stage == "dpo" else "real tokens",
@@ -50,7 +50,7 @@ def compare(config: BenchmarkConfig, figures: Figures, peer: PeerFigures) -> Com
     )
 
 
-def comparison_table(config: BenchmarkConfig, comparison: Comparison, peer: PeerFigures) -> Table:
+def comparison_table(config: BenchmarkConfig, figures: Figures, comparison: Comparison, peer: PeerFigures) -> Table:
     """Both and their ratio, with how the peer ran."""
     epochs = f", the reference pass counted once in {config.epochs:g} epochs" if config.stage == "dpo" else ""
     out = Table("", title=f"beside {peer.name}: torch {peer.torch}, transformers {peer.transformers}", title_justify="left")
@@ -58,18 +58,22 @@ def comparison_table(config: BenchmarkConfig, comparison: Comparison, peer: Peer
         out.add_column(name, justify="right")
     out.add_column("of what")
     checkpointing = "with" if peer.gradient_checkpointing else "without"
-    how = f"{peer.name}: batch {peer.batch}, {len(peer.step_seconds)} steps, {checkpointing} gradient checkpointing"
+    seconds = peer.step_seconds
+    theirs = f"{peer.name}: batch {peer.batch}, {checkpointing} gradient checkpointing, {peer.real_tokens:.0%} of its places real, "
+    theirs += f"{len(seconds)} steps of {min(seconds):,.2f} to {max(seconds):,.2f} s"
+    unit = "pairs" if config.stage == "dpo" else "examples"
+    ours = f"here: {figures.held.examples:,.3g} {unit} a step, remat={config.remat}, {figures.real_tokens:.0%} real{epochs}"
     out.add_row(
         f"{comparison.unit}/s",
         f"{comparison.peer_per_second:,.3g}",
         f"{comparison.here_per_second:,.3g}",
         f"{comparison.speed:.2f} ×",
-        f"{how}, {peer.real_tokens:.0%} of its places real{epochs}",
+        f"{theirs}; {ours}",
     )
     if config.stage == "dpo" and config.epochs != 1:
         once = comparison.speed_trained_once
         out.add_row(f"{comparison.unit}/s", "", f"{once * comparison.peer_per_second:,.3g}", f"{once:.2f} ×", "in a run of one epoch")
     if comparison.memory is not None:
-        theirs = peer.peak_memory_bytes / 2**30
-        out.add_row("peak memory", f"{theirs:,.2f}", f"{comparison.memory * theirs:,.2f}", f"{comparison.memory:.2f} ×", "GiB")
+        memory = peer.peak_memory_bytes / 2**30
+        out.add_row("peak memory", f"{memory:,.2f}", f"{comparison.memory * memory:,.2f}", f"{comparison.memory:.2f} ×", "GiB")
     return out

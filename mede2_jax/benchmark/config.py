@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from pydantic import Field, field_validator
 
 from mede2_jax.config import Config
@@ -41,8 +42,8 @@ class SyntheticConfig(Config):
 class TRLConfig(Config):
     """How TRL runs, with --peer=trl."""
 
-    python: Path = Path(".venv-trl/bin/python")
-    """Of an environment with TRL: `bash launch/trl_env.sh` makes this one."""
+    python: Path | None = None
+    """Of an environment with TRL; none: the one that `bash launch/trl_env.sh` makes, .venv-trl/bin/python of this checkout."""
     batch: int = Field(default=8, ge=1)
     """Pairs, or demonstrations, a step; on a GPU halved until they fit. On a CPU 1 takes the least memory, and pads nothing."""
     steps: int | None = Field(default=None, ge=1)
@@ -62,7 +63,7 @@ class BenchmarkConfig(TrainConfig):
     peer: Literal["trl"] | None = None
     """Run TRL first, on the same records, model (with random weights) and machine, and show the ratio."""
     trl: TRLConfig = TRLConfig()
-    json_: Path | None = Field(default=None, alias="json")
+    json_: Annotated[Path | None, tyro.conf.arg(name="json")] = Field(default=None, alias="json")
     """Write all figures to this file."""
     profile: Path | None = None
     """Record a trace of three steps into this folder (for TensorBoard or Perfetto)."""

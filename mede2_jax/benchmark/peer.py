@@ -14,7 +14,8 @@ from mede2_jax.data.readers import detect_format
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.outputs.manifest import image_root
 
-SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "trl_peer.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "launch" / "trl_peer.py"
 
 
 class PeerFigures(Config):
@@ -51,8 +52,12 @@ def check_peer(config: BenchmarkConfig) -> None:
         raise UserError("--peer=trl compares LoRA on the language model, all else frozen; leave parts.… as they are")
     if lora.dropout or lora.rslora or lora.alpha != 2 * lora.rank or lora.targets != type(lora)().targets:
         raise UserError("--peer=trl compares LoRA on all linear layers with lora.alpha = 2 × lora.rank and no dropout; set lora.… so")
-    if not config.trl.python.exists():
-        raise UserError(f"no TRL at trl.python={config.trl.python}: `bash launch/trl_env.sh` makes .venv-trl")
+    if not _python(config).exists():
+        raise UserError(f"no TRL at trl.python={_python(config)}: `bash launch/trl_env.sh` makes .venv-trl")
+
+
+def _python(config: BenchmarkConfig) -> Path:
+    return config.trl.python or ROOT / ".venv-trl" / "bin" / "python"
 
 
 def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFigures:
@@ -85,7 +90,7 @@ def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFig
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        command = [str(config.trl.python.absolute()), str(SCRIPT), *given, f"--json={figures}"]
+        command = [str(_python(config).absolute()), str(SCRIPT), *given, f"--json={figures}"]
         # Its steps are shown as they end. It runs in a folder of its own: TRL leaves files where it stands.
         with (Path(folder) / "errors").open("w+") as errors:
             ended = subprocess.run(command, cwd=folder, stderr=errors, check=False)

@@ -22,7 +22,7 @@ from mede2_jax.benchmark.peer import check_peer, run_peer
 from mede2_jax.benchmark.workload import write_records
 from mede2_jax.config import UserError
 from mede2_jax.families import model_config
-from mede2_jax.outputs.file import write_whole
+from mede2_jax.outputs.file import check_place, write_whole
 from mede2_jax.parallel.mesh import make_mesh
 from mede2_jax.train.optimizer import make_optimizer
 from mede2_jax.train.setup import Setup, open_data, open_policy, show_setup
@@ -43,6 +43,7 @@ def run(config: BenchmarkConfig, model_dir: Path, console: Console) -> Figures:
     Raises:
         UserError: Something the user gave cannot be used.
     """
+    check_place(config.json_, "json")
     if config.peer is not None:
         check_peer(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +68,7 @@ def run(config: BenchmarkConfig, model_dir: Path, console: Console) -> Figures:
     found = _as_json(config, figures)
     if peer is not None:
         comparison = compare(config, figures, peer)
-        console.print(comparison_table(config, comparison, peer))
+        console.print(comparison_table(config, figures, comparison, peer))
         found |= {"peer": peer.model_dump(mode="json"), "comparison": dataclasses.asdict(comparison)}
     if config.json_ is not None:
         write_whole(config.json_, json.dumps(found, indent=1) + "\n")
@@ -127,7 +128,7 @@ def table(config: BenchmarkConfig, figures: Figures) -> Table:
         ("hardware TFLOP/s/device", _three_digits(figures.hardware_tflops_per_device), f"recomputation counted, remat={config.remat}"),
     ]
     if figures.mfu is not None:
-        rows.append(("MFU", f"{figures.mfu:.1%}", f"model FLOP / (step × devices × {figures.peak_tflops:,.0f} TFLOP/s)"))
+        rows.append(("MFU", f"{figures.mfu:.1%}", f"model FLOP / (step × devices × {figures.peak_tflops:,.4g} TFLOP/s)"))
     if figures.reference_seconds is not None:
         rows.append(("reference pass", f"{figures.reference_seconds * 1e3:,.1f} ms", "over the rows of one step"))
     rows += [

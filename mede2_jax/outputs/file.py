@@ -119,6 +119,18 @@ def describe_torn(size: int, record: str) -> str:
     return f"the last line was not written to its end ({counted(size, 'byte')}): it was cut off, and its {record} is taken anew"
 
 
+def check_place(path: Path | None, option: str) -> None:
+    """Before long work whose result goes there.
+
+    Raises:
+        UserError: No file can be made at `path`.
+    """
+    if path is not None and path.is_dir():
+        raise UserError(f"--{option}={path} is a folder; give a file")
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"--{option}={path}: there is no folder {path.parent}; make it first")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Replaces a file in one step: it has the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.partial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import jax
 import numpy as np
@@ -23,6 +24,15 @@ class MeshConfig(Config):
     """Splits parameters, optimizer state and rows (ZeRO-3)."""
     tensor: int = 1
     """Splits heads, feed-forward and vocabulary (Megatron)."""
+
+
+GPU_MEMORY = "0.92"
+"""Share of a GPU's memory that JAX takes at once; by itself it takes 0.75. The rest is NCCL's and the driver's."""
+
+
+def take_gpu_memory() -> None:
+    """Called before JAX looks for devices; a share that the user chose stays."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY)
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:

@@ -10,7 +10,7 @@ from rich.console import Console
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError, parse
 from mede2_jax.families import model_config
-from mede2_jax.outputs.file import write_whole
+from mede2_jax.outputs.file import check_place, write_whole
 from mede2_jax.parallel.mesh import MeshConfig
 from mede2_jax.plan import report
 from mede2_jax.plan.compile import compile_plan
@@ -36,6 +36,8 @@ def main(argv: Sequence[str]) -> None:
     config = parse(PlanConfig, argv, program="python -m mede2_jax.plan", description=DESCRIPTION)
     if config.model is None:
         raise UserError("no model: set --model to a folder with the model's config.json")
+    check_place(config.json_, "json")
+    check_place(config.hlo, "hlo")
     topology = parse_topology(config.topology)
     family, sizes = model_config(config.model)
     prepare(topology)

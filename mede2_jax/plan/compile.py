@@ -86,6 +86,10 @@ class Plan:
     compile_seconds: float
     parameters: int
     trained: int
+    excess: float = 1.0
+    """How many times its share of the parameters a device holds."""
+    kept: int = 0
+    """About what remat=dots_no_batch keeps on a device beyond what remat=full does, in bytes."""
 
 
 def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: Any) -> Plan:
@@ -130,7 +134,20 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
         compile_seconds=seconds,
         parameters=sum(counts.values()),
         trained=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained)),
+        excess=policy.excess(mesh),
+        kept=_kept(config, policy, mesh),
     )
+
+
+def _kept(config: PlanConfig, policy: Policy, mesh: Mesh) -> int:
+    """What the language model's linear layers and its attention give, of the rows that a device has at a time."""
+    numbers = 0
+    for path, leaf in policy.abstract.items():
+        if path.startswith("language/layers/") and path.endswith("/kernel"):
+            layers, d_in, d_out = leaf.shape
+            numbers += layers * (d_out + (d_in if "/o_proj/" in path else 0))
+    rows = config.rows_per_step / (mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["tensor"])
+    return round(numbers * rows * config.data.row_tokens * jnp.dtype(config.compute_dtype).itemsize)
 
 
 def lowering(config: PlanConfig, policy: Policy, mesh: Mesh, work: Workload) -> Callable[[], Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from pydantic import Field
 
 from mede2_jax.benchmark.config import SyntheticConfig
@@ -23,7 +25,7 @@ class PlanConfig(TrainConfig):
     """Start no further compilation after so long."""
     largest: int = Field(default=12, ge=0)
     """How many of the largest buffers, and of the largest collectives, to list."""
-    json_: Path | None = Field(default=None, alias="json")
+    json_: Annotated[Path | None, tyro.conf.arg(name="json")] = Field(default=None, alias="json")
     """Write all figures to this file."""
     hlo: Path | None = None
     """Write the compiled program's text to this file."""

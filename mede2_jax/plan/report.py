@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import jax
@@ -17,24 +18,27 @@ from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.hlo import short
 from mede2_jax.plan.roofline import Roofline, by_kind_and_axes, roofline
 from mede2_jax.plan.topology import GIB
+from mede2_jax.train.setup import describe_excess
 
 
 def show(plan: Plan, config: PlanConfig, console: Console) -> None:
     """Everything a plan says."""
     held = plan.workload
+    pieces = f" ({config.rows_per_step} × {config.accumulation})" if config.accumulation > 1 else ""
     console.print(
         f"[bold]{config.stage}[/] on {plan.topology.name}: {plan.parameters:,} parameters, {plan.trained:,} trained; "
         f"{' × '.join(f'{name} {size}' for name, size in plan.mesh.items())}; remat={plan.remat}; compiled in {plan.compile_seconds:.0f} s"
     )
     console.print(
-        f"{counted(plan.rows, 'row')} of {held.shape.tokens:,} tokens ({held.held.tokens / (plan.rows * held.shape.tokens):.1%} real, "
+        f"{counted(plan.rows, 'row')}{pieces} of {held.shape.tokens:,} tokens "
+        f"({held.held.tokens / (plan.rows * held.shape.tokens):.1%} real, "
         f"{held.image_share:.0%} of these images), {held.shape.patches:,} patches and {held.shape.scored:,} scored tokens a row; "
         f"{held.held.examples:,} {'pairs' if config.stage == 'dpo' else 'examples'} a step"
     )
     console.print(memory_table(plan.memory))
     for line in advice(plan, config):
         console.print(f"[yellow]{line}[/]")
-    console.print(speed_table(plan, roofline(plan)))
+    console.print(speed_table(plan, config, roofline(plan)))
     if plan.collectives:
         console.print(transfer_table(plan, config.largest))
     if plan.largest:
@@ -62,7 +66,7 @@ def memory_table(memory: Memory) -> Table:
     return table
 
 
-def speed_table(plan: Plan, times: Roofline) -> Table:
+def speed_table(plan: Plan, config: PlanConfig, times: Roofline) -> Table:
     """Operations by part, and the bounds that follow."""
     table = _table("a step", ("value", "right"), ("of what", "left"))
     flops, again = plan.flops, sum(plan.flops.recomputation.values())
@@ -83,13 +87,24 @@ def speed_table(plan: Plan, times: Roofline) -> Table:
     table.add_row(
         "memory",
         _ms(times.memory),
-        f"state and gathered parameters, once each, at {chip.memory_bandwidth / 1e9:,.0f} GB/s; activations left out",
+        f"state read, the trained written, what is received both, at {chip.memory_bandwidth / 1e9:,.0f} GB/s; no activations",
     )
     table.add_row("step, at least", _ms(times.step), f"the largest of these: {times.bound_by}")
     if times.mfu_bound is not None:
         table.add_row("MFU, at most", f"{times.mfu_bound:.0%}", "model FLOP / (step × devices × peak)")
         table.add_row("MFU, no overlap", f"{times.mfu_without_overlap:.0%}", "the same of the three times' sum")
+        for unit, (low, high) in throughput(plan, config, times).items():
+            table.add_row(f"{unit}/s", f"{low:,.4g} to {high:,.4g}", "of all devices: no overlap to at most")
     return table
+
+
+def throughput(plan: Plan, config: PlanConfig, times: Roofline) -> dict[str, tuple[float, float]]:
+    """Real tokens, and pairs or examples, a second: with no overlap, and at most."""
+    if times.step is None or times.mfu_bound is None or times.mfu_without_overlap is None:
+        return {}
+    held, overlap = plan.workload.held, times.mfu_without_overlap / times.mfu_bound
+    units = {"real tokens": held.tokens, "pairs" if config.stage == "dpo" else "examples": held.examples}
+    return {unit: (count / times.step * overlap, count / times.step) for unit, count in units.items()}
 
 
 def transfer_table(plan: Plan, largest: int) -> Table:
@@ -122,12 +137,16 @@ def advice(plan: Plan, config: PlanConfig) -> list[str]:
     if memory.fits is not False:
         return _use_of_headroom(plan, config)
     state, lines = memory.frozen + memory.trained + memory.optimizer, list[str]()
+    if (line := describe_excess(plan.excess, plan.mesh)) is not None:
+        lines.append(line)
     if (replicas := plan.mesh["data"]) > 1:
         lines.append(
             f"--mesh.data=1 --mesh.fsdp=-1: each replica's devices hold {_gib(state)} GiB of state; over all devices it is "
             f"{_gib(state // replicas)} GiB"
         )
-    if (memory.temporaries or 0) > 0.1 * memory.capacity:
+    if state > memory.capacity:
+        lines.append(f"the state alone takes {_gib(state)} GiB of {_gib(memory.capacity)}: smaller rows and recomputation do not help")
+    elif (memory.temporaries or 0) > 0.1 * memory.capacity:
         if config.remat != "full":
             lines.append("--remat=full: keeps a layer's input only, and computes the rest again in the backward pass")
         per_device = config.rows_per_step / (plan.mesh["data"] * plan.mesh["fsdp"])
@@ -141,18 +160,35 @@ def advice(plan: Plan, config: PlanConfig) -> list[str]:
     if state > 0.5 * memory.capacity:
         if config.parts.language == "full":
             lines.append("--parts.language=lora: no optimizer state but the adapters'; frozen parameters in 2 bytes")
-        needed = -(-state * plan.topology.size // max(1, memory.capacity - (memory.temporaries or 0)))
-        if memory.capacity > (memory.temporaries or 0):
-            lines.append(f"more devices: the state alone needs about {needed:,} of {plan.topology.chip.kind} beside these temporaries")
+        least = 1 << math.ceil(math.log2(max(1.0, state * plan.topology.size / memory.capacity)))
+        if least > plan.topology.size:
+            lines.append(
+                f"more devices: the state of all together is {_gib(state * plan.topology.size)} GiB, more than fits {least // 2:,} of "
+                f"{plan.topology.chip.kind}; plan for {least:,}, where temporaries are smaller too"
+            )
+        else:
+            lines.append(f"more devices: plan for {2 * plan.topology.size:,}, where state and temporaries are smaller")
     return lines
 
 
 def _use_of_headroom(plan: Plan, config: PlanConfig) -> list[str]:
+    lines = [line for line in [describe_excess(plan.excess, plan.mesh)] if line is not None]
     again, model = sum(plan.flops.recomputation.values()), plan.flops.total
-    if not plan.memory.fits or config.remat != "full" or plan.memory.headroom < (plan.memory.temporaries or 0):
-        return []
+    if not plan.memory.fits or config.remat != "full" or not plan.kept or not again:
+        return lines
+    split = next((size for size in (1, 2, 4) if plan.kept / size < 0.9 * plan.memory.headroom), None)
+    if split is None or plan.mesh["fsdp"] % split:
+        return lines
+    options = "--remat=dots_no_batch"
+    if split > 1:
+        fsdp, tensor = plan.mesh["fsdp"] // split, plan.mesh["tensor"] * split
+        options += f" --mesh.fsdp={fsdp} --mesh.tensor={tensor} --rows_per_step={max(1, config.rows_per_step // split)}"
     share = again / (again + model)
-    return [f"memory to spare, and {share:.0%} of the arithmetic is recomputation: try --remat=dots_no_batch, which leaves next to none"]
+    lines.append(
+        f"memory to spare, and {share:.0%} of the arithmetic is recomputation: plan with {options}, "
+        f"which keeps about {_gib(round(plan.kept / split))} GiB more and leaves next to none"
+    )
+    return lines
 
 
 def as_json(plan: Plan, config: PlanConfig) -> dict[str, Any]:
@@ -167,6 +203,7 @@ def as_json(plan: Plan, config: PlanConfig) -> dict[str, Any]:
         "plan": {**dataclasses.asdict(plan), "memory": memory, "collectives": transfers},
         "received": [{"kind": kind, "axes": axes, "bytes": value} for (kind, axes), value in by_kind_and_axes(plan.collectives).items()],
         "roofline": {**dataclasses.asdict(times), "step": times.step, "bound_by": times.bound_by},
+        "throughput": {unit: {"no_overlap": low, "at_most": high} for unit, (low, high) in throughput(plan, config, times).items()},
         "advice": advice(plan, config),
     }
 

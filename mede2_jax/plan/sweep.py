@@ -21,7 +21,7 @@ from mede2_jax.plan.topology import GIB, Topology
 
 TENSOR = (1, 2, 4, 8)
 REMAT = ("full", "dots_no_batch", "none")
-ROWS = (1, 2)
+ROWS = (1, 2, 4)
 """Rows a device in one micro-batch."""
 
 
@@ -29,7 +29,7 @@ def candidates(config: PlanConfig, topology: Topology) -> list[PlanConfig]:
     """What to try, the most promising first: all of it splits parameters, or replicates them over nodes (or half of the devices)."""
     found = []
     replicas = [1] + ([topology.size // (topology.chip.node_devices or topology.size // 2 or 1)] if topology.size > 1 else [])
-    for rows, remat, data, tensor in itertools.product(ROWS, REMAT, dict.fromkeys(replicas), TENSOR):
+    for tensor, data, remat, rows in itertools.product(TENSOR, dict.fromkeys(replicas), REMAT, ROWS):
         if topology.size % (data * tensor):
             continue
         fsdp = topology.size // (data * tensor)
@@ -71,16 +71,28 @@ def seconds_per_token(plan: Plan) -> float:
 
 def sweep_table(ranked: list[tuple[PlanConfig, Plan]]) -> Table:
     """One line a candidate."""
-    table = Table("mesh (data × fsdp × tensor)", "remat", title="those that fit, by tokens a second at best", title_justify="left")
-    for name in ("rows a step", "GiB", "headroom", "compute ms", "transfers ms", "step ≥ ms", "MFU ≤", "MFU no overlap", "compiled s"):
-        table.add_column(name, justify="right")
+    table = Table(title="the fastest first, with no overlap of arithmetic and transfers", title_justify="left")
+    for name in ("mesh", "remat"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", "GiB", "free", "step ≥ ms", "MFU", "tokens/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for config, plan in ranked:
         times, memory = roofline(plan), plan.memory
-        shown = [None if one is None else f"{one * 1e3:,.0f}" for one in (times.compute, times.transfers, times.step)]
-        shares = [None if one is None else f"{one:.0%}" for one in (times.mfu_bound, times.mfu_without_overlap)]
         fits = {True: "green", False: "red", None: "yellow"}[memory.fits]
-        cells = [f"{plan.rows:,}", f"{memory.total / GIB:,.1f}", f"[{fits}]{memory.headroom / GIB:,.1f}[/]", *shown, *shares]
-        table.add_row(" × ".join(map(str, plan.mesh.values())), config.remat, *(one or "?" for one in cells), f"{plan.compile_seconds:.0f}")
+        step = "?" if times.step is None else f"{times.step * 1e3:,.0f}"
+        known = times.mfu_bound is not None and times.mfu_without_overlap is not None
+        share = f"{times.mfu_without_overlap:.0%}-{times.mfu_bound:.0%}" if known else "?"
+        speed = f"{1 / seconds:,.0f}" if (seconds := seconds_per_token(plan)) else "?"
+        cells = [
+            f"{plan.rows:,}",
+            f"{memory.total / GIB:,.1f}",
+            f"[{fits}]{memory.headroom / GIB:,.1f}[/]" if memory.capacity else "?",
+            step,
+            share,
+            speed,
+        ]
+        table.add_row("×".join(map(str, plan.mesh.values())), config.remat, *cells)
+    table.caption = "mesh: data × fsdp × tensor; rows: of a step; free: GiB, negative where it does not fit"
     return table
 
 
@@ -94,6 +106,9 @@ def _bounded(tried: list[PlanConfig], seconds: float, console: Console) -> Itera
             if time.monotonic() - begun > seconds:
                 return
             mesh = f"{one.mesh.data} × {one.mesh.fsdp} × {one.mesh.tensor}"
-            bar.update(task, description=f"compiling {mesh}, remat={one.remat}, {one.rows_per_step} rows")
+            described = f"compiling {mesh}, remat={one.remat}, {one.rows_per_step} rows"
+            bar.update(task, description=described)
+            if not console.is_terminal:
+                console.print(described, highlight=False)
             yield one
             bar.advance(task)

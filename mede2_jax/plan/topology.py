@@ -147,6 +147,8 @@ def prepare(topology: Topology) -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is held, so plans may be made side by side
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL"):
+        os.environ.setdefault(name, "3")  # they miss the machine that is not there, at length
     flags = {
         "gpu": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
         "cpu": f"--xla_force_host_platform_device_count={topology.size}",

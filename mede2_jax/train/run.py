@@ -149,6 +149,8 @@ def _loop(setup: Setup, steps: Steps, state: TrainState, references: dict[str, n
         state = dataclasses.replace(state, **saved)
         loader.set_state(position)
         console.print(f"resumed from the checkpoint of step {checkpoints.latest}")
+    elif config.resume:
+        console.print(f"no checkpoint in {config.output} yet: this begins at the first step")
     tracker = Tracker(
         config.output,
         config.tracking,

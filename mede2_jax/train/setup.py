@@ -187,6 +187,20 @@ def check_same(setup: Setup) -> None:
             raise UserError(f"this process {what} process 0 ({mine} here, {first[name]} there); give all the same options and files")
 
 
+WASTEFUL = 1.5
+"""Times its share of the parameters that a device may hold before it is worth a line."""
+
+
+def describe_excess(excess: float, mesh: Mapping[str, int]) -> str | None:
+    """A line for a mesh that leaves large parameters whole."""
+    if excess < WASTEFUL:
+        return None
+    return (
+        f"fsdp={mesh['fsdp']} × tensor={mesh['tensor']} does not divide the widths of this model: a device holds {excess:.1f} times "
+        "its share of the parameters; choose sizes that divide them (powers of two), and mesh.data for the rest"
+    )
+
+
 def show_setup(setup: Setup, console: Console) -> None:
     """What will be trained on what, before the waiting begins."""
     config, policy, mesh = setup.config, setup.policy, setup.mesh
@@ -202,6 +216,8 @@ def show_setup(setup: Setup, console: Console) -> None:
         f"[bold]{config.stage}[/] of {setup.family.name}: {sum(sizes.values()):,} parameters, {trained:,} trained; "
         f"{counted(mesh.size, f'{mesh.devices.flat[0].platform} device')}: {axes}"
     )
+    if (line := describe_excess(policy.excess(mesh), mesh.shape)) is not None:
+        console.print(f"[yellow]{line}[/]")
     for name, data in (("train", setup.train), ("eval", setup.held_out)):
         if data is None:
             continue

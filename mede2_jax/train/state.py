@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ class Policy:
         """Where each parameter lives."""
         flat = {path: named_sharding(self.axes[path], leaf.shape, mesh) for path, leaf in self.abstract.items()}
         return unflatten_dict(flat, sep="/")
+
+    def excess(self, mesh: Mesh) -> float:
+        """How many times its share of the parameters' bytes a device holds: 1 where fsdp and tensor divide every width."""
+        held = whole = 0
+        for path, leaf in self.abstract.items():
+            shard = named_sharding(self.axes[path], leaf.shape, mesh).shard_shape(leaf.shape)
+            held += math.prod(shard) * leaf.dtype.itemsize
+            whole += math.prod(leaf.shape) * leaf.dtype.itemsize
+        return held * mesh.shape["fsdp"] * mesh.shape["tensor"] / whole
 
 
 def make_policy(

@@ -62,7 +62,7 @@ def figures(**changes):
         compile_seconds=1.0,
         step_seconds=0.5,
         slowest_step_seconds=0.6,
-        pipeline_step_seconds=0.5,
+        pipeline_step_seconds=0.55,
         input_seconds=0.1,
         images_per_second_per_core=None,
         reference_seconds=0.3,
@@ -92,16 +92,16 @@ def peer(device, stage):
 def test_the_reference_pass_is_charged_to_the_epochs():
     config = BenchmarkConfig(stage="dpo", epochs=3)
     found = compare(config, figures(), peer("cpu", "dpo"))
-    assert found.here_per_second == pytest.approx(4 / (0.5 + 0.3 / 3)) and found.unit == "pairs"
-    assert found.speed == pytest.approx(4 / 0.6 / 2) and found.speed_trained_once == pytest.approx(4 / 0.8 / 2)
+    assert found.here_per_second == pytest.approx(4 / (0.55 + 0.3 / 3)) and found.unit == "pairs"
+    assert found.speed == pytest.approx(4 / 0.65 / 2) and found.speed_trained_once == pytest.approx(4 / 0.85 / 2)
     assert found.memory == 0.25
     # Of several accelerators one is compared; the devices of a CPU are one machine.
-    assert compare(config, figures(), peer("H100", "dpo")).speed == pytest.approx(4 / 0.6 / 2 / 2)
+    assert compare(config, figures(), peer("H100", "dpo")).speed == pytest.approx(4 / 0.65 / 2 / 2)
 
 
 def test_supervised_fine_tuning_is_compared_by_real_tokens():
     found = compare(BenchmarkConfig(stage="sft"), figures(reference_seconds=None, peak_memory_bytes=None), peer("cpu", "sft"))
-    assert found.unit == "real tokens" and found.speed == found.speed_trained_once == pytest.approx(2000 / 0.5 / 500)
+    assert found.unit == "real tokens" and found.speed == found.speed_trained_once == pytest.approx(2000 / 0.55 / 500)
     assert found.memory is None
 
 

@@ -1,5 +1,6 @@
 """Steps compiled ahead of time: for the CPU here, for TPUs and GPUs where their compilers are installed."""
 
+import dataclasses
 import json
 import math
 import os
@@ -111,8 +112,10 @@ def test_sweep_ranks_what_it_tried(tiny_model):
     assert len(ranked) == 1
     tried = len(candidates(config, machine))
     assert f"{tried - 1} of {tried} candidates not tried" in console.export_text()
-    console.print(sweep_table(ranked))
-    assert "1 × 2 × 1" in console.export_text()
+    narrow = Console(record=True, width=80)
+    narrow.print(sweep_table(ranked))
+    (row,) = (line for line in narrow.export_text().splitlines() if "1×2×1" in line)
+    assert "full" in row and "…" not in row
 
 
 def test_sweep_candidates_fill_the_machine():
@@ -161,21 +164,49 @@ def test_roofline_by_hand():
 
 def test_what_does_not_fit_is_told_what_to_change():
     full = PlanConfig.model_validate({"topology": "h100:8", "parts": {"language": "full"}, "remat": "dots", "rows_per_step": 16})
-    plan = made_up(trained=40 * 10**9, optimizer=80 * 10**9, temporaries=20 * 10**9)
+    plan = made_up(trained=20 * 10**9, optimizer=30 * 10**9, temporaries=40 * 10**9)
     assert plan.memory.fits is False
     said = "\n".join(report.advice(plan, full))
     for option in ("--remat=full", "--rows_per_step=8 --accumulation=2", "--logprob_chunk=128", "--mesh.tensor=2", "--parts.language=lora"):
         assert option in said
-    assert "about 17 of NVIDIA H100" in said
+    assert "plan for 16, where" in said and "the state alone" not in said
     assert report.advice(made_up(), full) == []
 
 
+def test_a_state_that_does_not_fit_by_itself_is_told_so():
+    full = PlanConfig.model_validate({"topology": "h100:8", "parts": {"language": "full"}, "rows_per_step": 16})
+    said = report.advice(made_up(trained=100 * 10**9, optimizer=200 * 10**9, temporaries=40 * 10**9), full)
+    assert "the state alone takes 279.40 GiB of 72.77" in said[0]
+    assert not any("--rows_per_step" in line or "--logprob_chunk" in line for line in said)
+    # 2,400 GB / 78.1 GB is 30.7.
+    assert "2,235.17 GiB, more than fits 16 of NVIDIA H100 80GB HBM3; plan for 32" in said[-1]
+
+
 def test_memory_to_spare_is_told_what_it_is_good_for():
-    config = PlanConfig(topology="h100:8")
-    (line,) = report.advice(made_up(temporaries=20 * 10**9), config)
-    assert "20% of the arithmetic" in line and "--remat=dots_no_batch" in line
-    assert report.advice(made_up(temporaries=70 * 10**9), config) == []
-    assert report.advice(made_up(temporaries=None), config) == []
+    config = PlanConfig.model_validate({"topology": "h100:8", "rows_per_step": 8})
+
+    def said(kept, **memory):
+        return report.advice(dataclasses.replace(made_up(**memory), kept=kept), config)
+
+    (line,) = said(20 * 10**9, temporaries=20 * 10**9)  # 58 GB are free
+    assert "20% of the arithmetic" in line and "plan with --remat=dots_no_batch, which keeps about 18.63 GiB" in line
+    (line,) = said(100 * 10**9, temporaries=20 * 10**9)
+    assert "--remat=dots_no_batch --mesh.fsdp=4 --mesh.tensor=2 --rows_per_step=4, which keeps about 46.57 GiB" in line
+    assert said(300 * 10**9, temporaries=20 * 10**9) == []
+    assert said(10**9, temporaries=None) == []
+
+
+def test_a_mesh_that_leaves_parameters_whole_is_told_so():
+    line = report.advice(dataclasses.replace(made_up(), excess=7.5), PlanConfig(topology="h100:8"))[0]
+    assert "fsdp=8 × tensor=1 does not divide the widths" in line and "7.5 times its share" in line
+
+
+def test_throughput_by_hand():
+    plan = made_up(trained=10**9, optimizer=2 * 10**9)
+    times = roofline(plan)
+    found = report.throughput(plan, PlanConfig(topology="h100:8", stage="dpo"), times)
+    assert found["pairs"][1] == pytest.approx(32 / times.compute)
+    assert found["real tokens"][0] == pytest.approx(32_000 / (times.compute + times.transfers + times.memory))
 
 
 def test_memory_that_the_compiler_does_not_tell_is_not_guessed():

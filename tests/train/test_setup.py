@@ -1,11 +1,15 @@
 """What a run says of its data before it starts."""
 
 import json
+import os
 
+import jax
+import pytest
 from rich.console import Console
 from training import make_config, one_device_setup
 
-from mede2_jax.train.setup import manifest, show_setup
+from mede2_jax.parallel.mesh import MeshConfig, make_mesh, take_gpu_memory
+from mede2_jax.train.setup import describe_excess, manifest, show_setup
 
 
 def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model, tmp_path):
@@ -20,3 +24,20 @@ def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model
         show_setup(setup, console)
     assert "skipped 1 example: chosen equals rejected" in shown.get()
     assert f"train: 1 example of {path} (mede2) in 1 row of " in shown.get()
+
+
+def test_a_mesh_that_leaves_parameters_whole_is_told_so(sample, tiny_model):
+    policy = one_device_setup(make_config(sample / "preferences.jsonl", sample), tiny_model).policy
+    even, odd = (make_mesh(MeshConfig(fsdp=size), jax.devices()[:size]) for size in (4, 3))
+    assert policy.excess(even) < 1.2 and describe_excess(policy.excess(even), even.shape) is None
+    assert policy.excess(odd) > 2.5
+    assert "fsdp=3 × tensor=1 does not divide the widths" in describe_excess(policy.excess(odd), odd.shape)
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "0.92"), ("0.5", "0.5")])
+def test_training_takes_a_gpu_unless_told_otherwise(given, taken, monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    if given is not None:
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", given)
+    take_gpu_memory()
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == taken
