@@ -94,7 +94,7 @@ def speed_table(plan: Plan, config: PlanConfig, times: Roofline) -> Table:
         table.add_row("MFU, at most", f"{times.mfu_bound:.0%}", "model FLOP / (step × devices × peak)")
         table.add_row("MFU, no overlap", f"{times.mfu_without_overlap:.0%}", "the same of the three times' sum")
         for unit, (low, high) in throughput(plan, config, times).items():
-            table.add_row(f"{unit}/s", f"{low:,.4g} to {high:,.4g}", "of all devices: no overlap to at most")
+            table.add_row(f"{unit}/s", f"{_rate(low)} to {_rate(high)}", "of all devices: no overlap to at most")
     return table
 
 
@@ -138,7 +138,7 @@ def advice(plan: Plan, config: PlanConfig) -> list[str]:
         return _use_of_headroom(plan, config)
     state, lines = memory.frozen + memory.trained + memory.optimizer, list[str]()
     if (line := describe_excess(plan.excess, plan.mesh)) is not None:
-        lines.append(line)
+        return [line]  # all else follows from it
     if (replicas := plan.mesh["data"]) > 1:
         lines.append(
             f"--mesh.data=1 --mesh.fsdp=-1: each replica's devices hold {_gib(state)} GiB of state; over all devices it is "
@@ -222,6 +222,10 @@ def _table(title: str, *columns: tuple[str, Any]) -> Table:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:,.2f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _ms(seconds: float | None) -> str:
