@@ -259,6 +259,7 @@ import functools, json, os, sys
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 import jax, numpy as np
 from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mede2_jax.models.attention_tpu import fused_attention
 
 topology, dtype, shapes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
