@@ -11,6 +11,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -58,7 +59,7 @@ class Cache:
             self._file = sqlite3.connect(self.path or ":memory:", BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             with self._errors():
-                self._prepare()
+                self._prepare_in_turn()
         except BaseException:
             self.__exit__()
             raise
@@ -89,9 +90,24 @@ class Cache:
     def _name(self) -> str:
         return f"the cache {str(self.path)!r}"
 
+    def _prepare_in_turn(self) -> None:
+        """SQLite does not wait, but fails at once, where two processes turn a new file's journal at a time."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._prepare()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                if self._file.in_transaction:
+                    self._file.execute("ROLLBACK")
+                time.sleep(0.02)
+
     def _prepare(self) -> None:
+        self._file.execute("BEGIN")  # one look at all three: another process may be making the file
         application, version = (self._file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        self._file.execute("COMMIT")
         if (application, version) != (APPLICATION, VERSION) and (application, version, tables) != (0, 0, 0):
             known = f"of version {version}, not {VERSION}" if application == APPLICATION else "another program's"
             raise UserError(f"{self._name} is {known}; give another file with --cache=FILE.sqlite")

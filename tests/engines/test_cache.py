@@ -5,6 +5,7 @@ import hashlib
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 from PIL import Image
@@ -44,6 +45,25 @@ def test_the_first_of_two_outcomes_stays(tmp_path):
     with Cache(tmp_path / "c") as one, Cache(tmp_path / "c") as other:
         put(one, "a")
         assert put(other, "a", Outcome(text="no")) == OUTCOME
+
+
+def test_several_make_a_new_file_at_a_time(tmp_path):
+    faults = []
+
+    def use(path):
+        try:
+            with Cache(path) as cache:
+                cache.get("0")
+        except UserError as fault:
+            faults.append(fault)
+
+    for number in range(40):
+        threads = [threading.Thread(target=use, args=(tmp_path / f"{number}.sqlite",)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not faults
 
 
 def test_without_a_file_it_lasts_as_long_as_the_run():
