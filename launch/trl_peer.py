@@ -168,7 +168,9 @@ def peak_memory() -> int:
 def records(path: Path, root: Path, stage: str) -> Dataset:
     """The records in TRL's conversational format; images are opened when a batch needs them."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.open(encoding="utf-8"):
+        if not line.strip():
+            continue
         record = json.loads(line)
         turns = record["prompt"] if stage == "dpo" else record["messages"][:-1]
         row: dict[str, Any] = {"prompt": [{"role": turn["role"], "content": text_of(turn["content"])} for turn in turns]}

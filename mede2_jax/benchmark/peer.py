@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.config import Config, UserError, one_line
-from mede2_jax.data.readers import detect_format
+from mede2_jax.data.readers import detect_format, read_record
 from mede2_jax.data.record_file import RecordFile
+from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.outputs.manifest import image_root
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,11 +71,14 @@ def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFig
         records: A data file of this project's format.
 
     Raises:
-        UserError: The records are of another format, or TRL failed; with its last line.
+        UserError: The records are broken or of another format, or TRL failed; with its last line.
     """
-    found = detect_format(RecordFile(records)[0])
-    if found != "mede2":
-        raise UserError(f"--peer=trl reads records of this project's format, and {records} looks like {found}")
+    file = RecordFile(records)
+    if (found := detect_format(file[0])) != "mede2" or file.is_list:
+        raise UserError(f"--peer=trl reads JSONL of this project's format, and {records} looks like {'a list' if file.is_list else found}")
+    kind: Any = Demonstration if config.stage == "sft" else PreferencePair
+    for index in range(len(file)):  # here a broken line is named; TRL would only trip over it
+        read_record(file[index], kind, "mede2", file.where(index))
     options: dict[str, object] = {
         "model": model_dir.absolute(),
         "records": records.absolute(),

@@ -153,5 +153,22 @@ def test_records_of_another_trainer_are_refused(tiny_model, program, tmp_path):
     records = tmp_path / "records.json"
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     records.write_text(json.dumps([{"conversations": turns}]))
-    with pytest.raises(UserError, match=r"reads records of this project's format, and .* looks like sharegpt"):
+    with pytest.raises(UserError, match=r"reads JSONL of this project's format, and .* looks like a list"):
         main([f"--model={tiny_model}", "--stage=sft", *SMALL, f"--data.path={records}", "--peer=trl", f"--trl.python={program('exit 1')}"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "d2", "messages": [', r"records.jsonl:2: not valid JSON"),
+        ('{"id": "d2"}', r"records.jsonl:2: .*messages"),
+        ('{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}', r"records.jsonl:2"),
+    ],
+)
+def test_a_broken_line_is_named_before_trl_starts(line, message, tiny_model, program, tmp_path):
+    records = tmp_path / "records.jsonl"
+    good = {"id": "d1", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    records.write_text(f"{json.dumps(good)}\n{line}\n")
+    with pytest.raises(UserError, match=message) as error:
+        main([f"--model={tiny_model}", "--stage=sft", *SMALL, f"--data.path={records}", "--peer=trl", f"--trl.python={program('exit 1')}"])
+    assert "\n" not in str(error.value)
