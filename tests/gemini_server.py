@@ -94,8 +94,8 @@ class GeminiServer:
             if isinstance(given, tuple):
                 return *given, None, 0.0
             time.sleep(self.seconds)
-            digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() if given is None else None
-            return 200, {}, json.dumps(self.reply(body) if given is None else given).encode(), digest, slowly
+            reply = json.dumps(self.reply(body) if given is None else given).encode()
+            return 200, {}, reply, digest(body) if given is None else None, slowly
         finally:
             with self.lock:
                 self.load -= 1
@@ -114,6 +114,10 @@ class GeminiServer:
             "modelVersion": self.model,
             "responseId": "loopback",
         }
+
+
+def digest(body):
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def blocked(body, reason="SAFETY"):
@@ -211,7 +215,7 @@ def check(body):
 
 def say_words(body, texts, images):
     """Words that follow from the whole request; or JSON, if it has a schema."""
-    rng = random.Random(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest())
+    rng = random.Random(digest(body))
     schema = body.get("generationConfig", {}).get("responseJsonSchema")
     return sentence(rng) if schema is None else json.dumps(instance(schema, rng))
 

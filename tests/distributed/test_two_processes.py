@@ -1,6 +1,7 @@
 """Two processes of four devices give the numbers of one process of eight; they stop together and end together."""
 
 import json
+import re
 import signal
 import time
 
@@ -13,6 +14,7 @@ from mede2_jax.weights.params import ParamReader
 
 STEPS = 4
 SECONDS_TO_END = 60
+GLOO_WORDS = {"Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"}
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +72,8 @@ def test_a_job_stopped_by_a_signal_to_one_goes_on_elsewhere_to_the_same_end(one_
         results = ended(started)
     assert [status for status, _, _ in results] == [0, 0], results
     assert "state saved; go on with the same command and --resume" in results[0][1] and not (run / "model").exists()
-    # Gloo's threads each write two pieces of a line, which may mix.
-    assert not [line for line in results[1][1].splitlines() if "[Gloo]" not in line and "peer ranks" not in line], "one process speaks"
+    # Gloo's threads write their lines in pieces, which may mix: what counts is whose words they are.
+    assert set(re.findall("[A-Za-z]+", results[1][1])) <= GLOO_WORDS, "one process speaks"
     step = metrics(run)[-1]["step"]
     assert step < STEPS and (run / "checkpoints" / str(step)).is_dir()
     with job([*arguments, f"--output={run}", "--resume", "--mesh.fsdp=1", "--mesh.tensor=8"], compilation_cache) as started:
