@@ -255,7 +255,7 @@ def test_an_interrupt_ends_what_is_under_way_and_keeps_what_came(tmp_path):
         with pytest.raises(KeyboardInterrupt), engine(server, cache=tmp_path / "c") as chat:
             threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
             list(chat.answer(map(request, range(50))))
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 25
     assert not [thread for thread in threading.enumerate() if thread.name == "api"]
     with Cache(tmp_path / "c") as cache:
         assert cache._file.execute("SELECT count(*) FROM outcomes").fetchone()[0] == 5
@@ -370,7 +370,7 @@ def test_an_account_without_money_is_one_line():
     start = time.monotonic()
     with ChatServer(faults=lambda number, body: (429, {}, fault)) as server, pytest.raises(UserError, match="the account of the key"):
         ask(server, map(request, range(9)))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25
 
 
 def test_openai_itself_needs_a_key():

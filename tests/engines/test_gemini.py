@@ -237,13 +237,13 @@ def drip(seconds):
 
 def test_an_answer_may_come_in_pieces():
     with GeminiServer(faults=once(drip(0.5))) as server:
-        (reply,) = ask(server, [request()], timeout=2.0)
+        (reply,) = ask(server, [request()], timeout=20.0)
     assert isinstance(reply, ChatReply) and len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("fault", [lambda body: time.sleep(1.0), drip(1.0)])
+@pytest.mark.parametrize("fault", [lambda body: time.sleep(4.0), drip(4.0)])
 def test_an_answer_that_takes_too_long_is_asked_for_again(fault):
-    with GeminiServer(faults=once(fault)) as server, engine(server, timeout=0.3) as chat:
+    with GeminiServer(faults=once(fault)) as server, engine(server, timeout=2.0) as chat:
         replies = list(chat.answer([request(1), request(2)]))
     assert len(server.bodies) == 3 and all(isinstance(reply, ChatReply) for reply in replies)
     assert chat.usage.broken == 1  # it may be on the bill
@@ -277,7 +277,7 @@ def test_the_api_is_left_alone_as_long_as_it_asks(fault, seconds):
     with GeminiServer(faults=faults) as server:
         ask(server, map(request, range(4)), concurrency=1)
     assert len(times) == 5
-    assert seconds <= times[1] - times[0] < seconds + 1.5
+    assert seconds <= times[1] - times[0] < seconds + 10
 
 
 def test_more_time_than_there_is_ends_the_run_at_once():
@@ -286,7 +286,7 @@ def test_more_time_than_there_is_ends_the_run_at_once():
         start = time.monotonic()
         with pytest.raises(ServersGone, match=r"asks to wait 3600 s, longer than patience \(429 You exceeded your daily quota\); what was"):
             list(chat.answer(map(request, range(20))))
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize(

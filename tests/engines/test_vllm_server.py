@@ -108,7 +108,7 @@ def watched(grace, script):
     )
 
 
-def gone(pid, within=10.0):
+def gone(pid, within=60.0):
     until = time.monotonic() + within
     while time.monotonic() < until:
         status = Path(f"/proc/{pid}/stat")
@@ -123,7 +123,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="as
 
 def test_a_watched_command_ends_with_its_own_status():
     dog = watched(1, "exit 7")
-    assert dog.wait(10) == 7
+    assert dog.wait(60) == 7
     dog.stdin.close()
 
 
@@ -134,14 +134,14 @@ def test_the_end_of_the_pipe_ends_all_processes(script):
     dog = watched(1, script)
     child = int(dog.stdout.readline())
     dog.stdin.close()
-    assert dog.wait(10) > 128 and gone(child)
+    assert dog.wait(60) > 128 and gone(child)
 
 
 @needs_proc
 def test_what_a_command_leaves_behind_ends_too():
     dog = watched(1, "sleep 100 & echo $!; exit 5")
     child = int(dog.stdout.readline())
-    assert dog.wait(10) == 5 and gone(child)
+    assert dog.wait(60) == 5 and gone(child)
     dog.stdin.close()
 
 
@@ -188,7 +188,7 @@ def test_a_real_server_dies_with_its_starter(vllm_env, tiny_model, tmp_path, num
         starter.wait(60)
     finally:
         starter.kill()
-    assert all(gone(pid, within=30) for pid in started)
+    assert all(gone(pid) for pid in started)
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
@@ -198,7 +198,7 @@ def test_a_real_server_dies_with_its_starter(vllm_env, tiny_model, tmp_path, num
 def test_a_real_server_that_is_killed_is_noticed(vllm_env, tiny_model, tmp_path):
     with server(vllm_env, tiny_model, tmp_path) as running:
         running.check()
-        with urllib.request.urlopen(f"{running.base_url}/models", timeout=10) as answer:
+        with urllib.request.urlopen(f"{running.base_url}/models", timeout=60) as answer:
             assert [model["id"] for model in json.load(answer)["data"]] == [running.model_name]
         started = processes_of(tiny_model)
         (program,) = [pid for pid in started if b"watchdog" not in Path(f"/proc/{pid}/cmdline").read_bytes()]

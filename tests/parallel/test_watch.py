@@ -27,7 +27,7 @@ PROGRAM = textwrap.dedent(
 
     with Watch(process, 3, "127.0.0.1", publish=publish, look_up=look_up) as watch:
         print("ready", flush=True)
-        told = sys.stdin.readline().strip() or time.sleep(60)
+        told = sys.stdin.readline().strip() or time.sleep(300)
         if told == "fail":
             watch.end_all("no\\nsuch file", 2)
         if told == "close":
@@ -70,7 +70,7 @@ def tell(process, word):
 def test_a_killed_one_ends_the_others(processes, killed):
     processes[killed].kill()
     for number, process in enumerate(processes):
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
         if number != killed:
             assert process.returncode == 1
             assert errors == f"error: process {killed} of 3 was killed or lost; start the job again with --resume\n"
@@ -80,7 +80,7 @@ def test_a_killed_one_ends_the_others(processes, killed):
 def test_an_error_is_everyones(processes, failed):
     tell(processes[failed], "fail")
     for process in processes:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (2, f"error: process {failed} of 3: no such file\n")
 
 
@@ -89,5 +89,5 @@ def test_who_ends_well_ends_nobody(processes):
         tell(process, "close")
     for process in processes:  # one after another, long after the first is gone
         tell(process, "go")
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=60)
         assert (process.returncode, output, errors) == (0, "well\n", "")

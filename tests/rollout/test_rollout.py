@@ -64,7 +64,7 @@ def start(arguments):
 
 
 def wait_for(condition, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
 
@@ -116,11 +116,14 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_samples(base, to
     out, rng, kills = tmp_path / "rollouts.jsonl", random.Random(0), 0
     with ChatServer(tokenise=tokenise, seconds=0.25) as server:
         arguments = [*base, f"--out={out}", f"--base_url={server.url}", "--concurrency=32"]
-        for _ in range(5):
+        for number in range(5):
             server.requests.clear()
-            process = start(arguments)
+            before, process = out.stat().st_size if out.exists() else 0, start(arguments)
             wait_for(lambda: server.requests, process)
-            time.sleep(rng.uniform(0, 0.5))
+            if number == 2:  # something is kept, however slow the machine
+                wait_for(lambda before=before: out.exists() and out.stat().st_size > before, process)
+            else:
+                time.sleep(rng.uniform(0, 0.5))
             process.send_signal(signal.SIGKILL)
             kills += process.wait() == -signal.SIGKILL
             process.communicate()
@@ -154,7 +157,7 @@ def test_a_server_that_is_killed_and_started_again(base, tiny_model, unbroken, t
     time.sleep(4)
     server = server_process(port, tiny_model, 0.0)
     try:
-        output, error = run.communicate(timeout=60)
+        output, error = run.communicate(timeout=180)
     finally:
         server.kill()
         server.communicate()
@@ -193,7 +196,7 @@ def test_a_signal_is_one_line_and_keeps_what_came(base, tokenise, unbroken, tmp_
         process = start([*base, f"--out={out}", f"--base_url={server.url}", "--concurrency=16"])
         wait_for(lambda: out.exists() and out.stat().st_size > 0, process)
         process.send_signal(number)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
     kept = lines(out)
     assert process.returncode == status and len(kept) >= 8
     assert error == f"error: {word}; {len(kept)} samples are in {out}, the same command goes on\n"
