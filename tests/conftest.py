@@ -1,9 +1,12 @@
-"""Eight host devices, set before JAX is imported, so that every sharding test runs everywhere."""
+"""Eight host devices, set before JAX is imported, so that every sharding test runs everywhere; and one compilation cache."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -11,6 +14,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
+
+# Compiled programs are kept for the session and the processes it starts, which inherit this: many tests compile the same ones.
+# Each worker has a folder of its own, for JAX writes there as if it were alone.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mede2-jax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
 
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that; the commands' tests send it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -43,12 +55,6 @@ def tiny_internvl(tmp_path_factory) -> Path:
     from mede2_jax import tiny
 
     return tiny.model_directory(tmp_path_factory.mktemp("tiny-internvl") / "model", "internvl3")
-
-
-@pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory) -> Path:
-    """Where the processes of this session keep compiled programs."""
-    return tmp_path_factory.mktemp("compilation-cache")
 
 
 @pytest.fixture(scope="session")

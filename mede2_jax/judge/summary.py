@@ -109,7 +109,9 @@ def closing_table(
         cached = f", {tally.cached:,} from the cache" if tally.cached else ""
         table.add_row("requests", f"{tally.calls:,}{cached}")
         table.add_row("tokens", f"{tally.prompt_tokens:,} in, {tally.response_tokens:,} out")
-        table.add_row("cost", f"${tally.cost:,.4f}" + (f", and ${lost:,.4f} for judgments that failed" if lost else ""))
+        failed = f", and ${lost:,.4f} for judgments that failed" if lost else ""
+        # Nothing is not $0: the model may have no price here, or the answers have been paid for before.
+        table.add_row("cost", f"${tally.cost:,.4f}{failed}" if tally.cost or lost else "none counted")
     done, seconds = progress.done - progress.begun_with, max(progress.seconds, 1e-9)
     if done:
         table.add_row("this run", f"{done:,} in {seconds:.1f} s: {done / seconds:,.1f}/s")

@@ -18,14 +18,14 @@ def free_port():
 
 
 @contextlib.contextmanager
-def job(arguments, cache, processes=PROCESSES):
+def job(arguments, processes=PROCESSES):
     """The processes of one job; what a failing test leaves running is ended."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_"))}
-    cached = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    foreign = ("JAX_COORDINATOR", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_LOCAL_DEVICE_IDS", "SLURM_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     # Compiling takes most of the time of so short a run; the numbers of all jobs come from programs compiled alike.
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes} {quick}"}
-    environment = {**inherited, **cached, **flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    environment = {**inherited, **flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
     address = f"--distributed.coordinator=127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mede2_jax.train", *map(str, arguments)]
     started = [

@@ -45,9 +45,9 @@ def arguments(sample, tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one_process(arguments, compilation_cache, tmp_path_factory):
+def one_process(arguments, tmp_path_factory):
     run = tmp_path_factory.mktemp("one") / "run"
-    with job([*arguments, f"--output={run}"], compilation_cache, processes=1) as started:
+    with job([*arguments, f"--output={run}"], processes=1) as started:
         ((status, output, errors),) = ended(started)
     assert status == 0, output + errors
     return run
@@ -63,10 +63,10 @@ def params(run):
 
 
 @pytest.mark.slow
-def test_a_job_stopped_by_a_signal_to_one_goes_on_elsewhere_to_the_same_end(one_process, arguments, compilation_cache, tmp_path):
+def test_a_job_stopped_by_a_signal_to_one_goes_on_elsewhere_to_the_same_end(one_process, arguments, tmp_path):
     """Replicas over the processes first, then tensor parallelism over both, where every process has all rows."""
     run = tmp_path / "run"
-    with job([*arguments, f"--output={run}", "--mesh.data=2", "--mesh.fsdp=4"], compilation_cache) as started:
+    with job([*arguments, f"--output={run}", "--mesh.data=2", "--mesh.fsdp=4"]) as started:
         wait_for(started[0], "step 1/4")
         started[1].send_signal(signal.SIGTERM)
         results = ended(started)
@@ -76,7 +76,7 @@ def test_a_job_stopped_by_a_signal_to_one_goes_on_elsewhere_to_the_same_end(one_
     assert set(re.findall("[A-Za-z]+", results[1][1])) <= GLOO_WORDS, "one process speaks"
     step = metrics(run)[-1]["step"]
     assert step < STEPS and (run / "checkpoints" / str(step)).is_dir()
-    with job([*arguments, f"--output={run}", "--resume", "--mesh.fsdp=1", "--mesh.tensor=8"], compilation_cache) as started:
+    with job([*arguments, f"--output={run}", "--resume", "--mesh.fsdp=1", "--mesh.tensor=8"]) as started:
         results = ended(started)
     assert [status for status, _, _ in results] == [0, 0], results
     assert f"resumed from the checkpoint of step {step}" in results[0][1]
@@ -95,8 +95,8 @@ def test_a_job_stopped_by_a_signal_to_one_goes_on_elsewhere_to_the_same_end(one_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("killed", "when"), [(1, "compiling the training step"), (0, "reference log-probabilities")])
-def test_a_process_that_is_killed_ends_the_job(killed, when, arguments, compilation_cache, tmp_path):
-    with job([*arguments, f"--output={tmp_path / 'run'}"], compilation_cache) as started:
+def test_a_process_that_is_killed_ends_the_job(killed, when, arguments, tmp_path):
+    with job([*arguments, f"--output={tmp_path / 'run'}"]) as started:
         wait_for(started[0], when)
         started[killed].kill()
         begin = time.monotonic()
@@ -106,10 +106,10 @@ def test_a_process_that_is_killed_ends_the_job(killed, when, arguments, compilat
     assert len(error_lines(errors)) == 1 and "Traceback" not in errors
 
 
-def test_bad_data_is_one_line_of_each_process(sample, arguments, compilation_cache, tmp_path):
+def test_bad_data_is_one_line_of_each_process(sample, arguments, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text((sample / "preferences.jsonl").read_text().splitlines()[0] + "\n{broken\n")
-    with job([*arguments, f"--data.path={path}", f"--output={tmp_path / 'run'}"], compilation_cache) as started:
+    with job([*arguments, f"--data.path={path}", f"--output={tmp_path / 'run'}"]) as started:
         results = ended(started)
     for status, _, errors in results:
         (line,) = error_lines(errors)

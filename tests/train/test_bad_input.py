@@ -138,14 +138,14 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(medium_disk, arg
     assert [path.name for path in medium_disk.iterdir()] == ["filler"]
 
 
-def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_no_half_model(medium_disk, sample, tiny_model, compilation_cache):
+def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_no_half_model(medium_disk, sample, tiny_model):
     arguments = [
         f"--model={tiny_model}",
         f"--data.path={sample / 'preferences.jsonl'}",
         f"--output={medium_disk / 'run'}",
         "--max_steps=40",
     ]
-    process = start([*arguments, *DISK], compilation_cache)
+    process = start([*arguments, *DISK])
     metrics = medium_disk / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
         time.sleep(0.02)
@@ -160,5 +160,5 @@ def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_no_half_model(medium_
     assert len(errors) == 1 and errors[0].startswith("error: ") and "space" in errors[0].lower(), output
     assert not list((medium_disk / "run").glob("*model*"))
     (medium_disk / "filler").unlink()
-    status, output = train([*arguments, *DISK, "--resume"], compilation_cache)
+    status, output = train([*arguments, *DISK, "--resume"])
     assert status == 0 and "resumed from the checkpoint of step" in output, output

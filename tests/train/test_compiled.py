@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax.traverse_util import unflatten_dict
+from jax.experimental.compilation_cache import compilation_cache
 
 from mede2_jax.data.rows import BatchShape, empty_row
 from mede2_jax.families import family_of
@@ -75,6 +76,17 @@ def test_no_array_is_tokens_by_tokens(raw):
     assert not squares
 
 
+@pytest.fixture
+def nothing_kept():
+    """Without the session's compilation cache."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("nothing_kept")
 def test_eighty_layers_compile_like_four(raw):
     """The program has the same size, and compiling takes at most 1.5 times as long (processor seconds, best of two)."""
     sizes, seconds = {}, {}

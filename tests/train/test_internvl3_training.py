@@ -83,7 +83,7 @@ def test_a_run_ends_in_a_model_of_its_own_format(pairs, sample, tiny_internvl, o
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_in_the_same_bits(sample, tiny_internvl, compilation_cache, tmp_path):
+def test_killed_and_resumed_it_ends_in_the_same_bits(sample, tiny_internvl, tmp_path):
     """With the vision tower and dropout in training; killed once in each third of the run."""
     (tmp_path / "pairs.jsonl").write_text("".join((sample / "preferences.jsonl").read_text().splitlines(keepends=True)[:12]))
     arguments = [
@@ -94,15 +94,15 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(sample, tiny_internvl, comp
         *("--parts.vision=lora", "--parts.projector=full", "--lora.dropout=0.1", "--optimizer.learning_rate=0.003"),
         *("--compute_dtype=float32", "--remat=none"),
     ]
-    status, output = train([*arguments, f"--output={tmp_path / 'unbroken'}"], compilation_cache)
+    status, output = train([*arguments, f"--output={tmp_path / 'unbroken'}"])
     assert status == 0, output
     run = tmp_path / "run"
     for step in (3, 7, 11):
-        process = start([*arguments, f"--output={run}", "--resume"], compilation_cache)
+        process = start([*arguments, f"--output={run}", "--resume"])
         assert any(f"step {step}/12" in line for line in process.stdout)
         process.kill()
         process.communicate()
-    status, output = train([*arguments, f"--output={run}", "--resume"], compilation_cache)
+    status, output = train([*arguments, f"--output={run}", "--resume"])
     assert status == 0 and "resumed from the checkpoint of step" in output, output
     assert outcome(run) == outcome(tmp_path / "unbroken")
     assert "no adapter/: it could not hold parts.projector, trained in full" in output

@@ -42,9 +42,9 @@ def arguments(sample, tiny_model):
 
 
 @pytest.fixture(scope="module")
-def unbroken(arguments, compilation_cache, tmp_path_factory):
+def unbroken(arguments, tmp_path_factory):
     run = tmp_path_factory.mktemp("unbroken") / "run"
-    status, output = train([*arguments, f"--output={run}"], compilation_cache)
+    status, output = train([*arguments, f"--output={run}"])
     assert status == 0, output
     return run
 
@@ -55,13 +55,13 @@ def lines(run):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed(unbroken, arguments, compilation_cache, tmp_path):
+def test_killed_at_random_moments_and_resumed(unbroken, arguments, tmp_path):
     run, moments = tmp_path / "run", random.Random()
     seed = moments.randrange(10**6)
     moments.seed(seed)
     died_at = []
     for _ in range(KILLS):
-        process = start([*arguments, f"--output={run}", "--resume"], compilation_cache)
+        process = start([*arguments, f"--output={run}", "--resume"])
         # At the latest a few steps after it got going, at the earliest while it starts or saves.
         target, delay, begin = lines(run) + moments.randrange(0, 7), moments.uniform(0, 1.0), time.monotonic()
         while process.poll() is None and lines(run) < target and time.monotonic() - begin < 120:
@@ -70,7 +70,7 @@ def test_killed_at_random_moments_and_resumed(unbroken, arguments, compilation_c
         process.send_signal(signal.SIGKILL)
         process.communicate()
         died_at.append(lines(run))
-    status, output = train([*arguments, f"--output={run}", "--resume"], compilation_cache)
+    status, output = train([*arguments, f"--output={run}", "--resume"])
     assert status == 0, f"seed {seed}, killed at lines {died_at}: {output}"
     assert "resumed from the checkpoint of step" in output
     assert outcome(run) == outcome(unbroken), f"seed {seed}, killed at lines {died_at}"
@@ -81,9 +81,9 @@ def test_killed_at_random_moments_and_resumed(unbroken, arguments, compilation_c
         assert (ours["loss"], ours["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])
 
 
-def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, compilation_cache, tmp_path):
+def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, tmp_path):
     run = tmp_path / "run"
-    process = start([*arguments, f"--output={run}", "--checkpoint.every=1000"], compilation_cache)
+    process = start([*arguments, f"--output={run}", "--checkpoint.every=1000"])
     while process.poll() is None and lines(run) < 5:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -93,7 +93,7 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, compilation_cache,
     last = metrics(run)[-1]["step"]
     assert (run / "checkpoints" / str(last)).is_dir()
     assert not (run / "model").exists()
-    status, output = train([*arguments, f"--output={run}", "--resume", "--checkpoint.every=1000"], compilation_cache)
+    status, output = train([*arguments, f"--output={run}", "--resume", "--checkpoint.every=1000"])
     assert status == 0 and f"resumed from the checkpoint of step {last}" in output
     assert outcome(run) == outcome(unbroken)
 
@@ -134,9 +134,9 @@ def test_a_reference_pass_goes_on_where_it_was_stopped(sample, tiny_model, tmp_p
         assert np.isfinite(tables[name]).all()
 
 
-def test_sigterm_in_the_reference_pass_saves_what_it_has(arguments, compilation_cache, tmp_path):
+def test_sigterm_in_the_reference_pass_saves_what_it_has(arguments, tmp_path):
     run = tmp_path / "run"
-    process = start([*arguments, f"--output={run}"], compilation_cache)
+    process = start([*arguments, f"--output={run}"])
     for line in process.stdout:
         if "reference log-probabilities" in line:
             break
@@ -147,13 +147,13 @@ def test_sigterm_in_the_reference_pass_saves_what_it_has(arguments, compilation_
     assert (run / "reference.safetensors").exists()
 
 
-def test_a_changed_config_on_resume_shows_the_difference(unbroken, arguments, compilation_cache, tmp_path):
+def test_a_changed_config_on_resume_shows_the_difference(unbroken, arguments, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.yaml", "manifest.json"):
         (run / name).write_text((unbroken / name).read_text())
     changed = [argument for argument in arguments if not argument.startswith("--lora.dropout")]
-    status, output = train([*changed, f"--output={run}", "--resume", "--dpo.beta=0.2", "--log_every=5"], compilation_cache)
+    status, output = train([*changed, f"--output={run}", "--resume", "--dpo.beta=0.2", "--log_every=5"])
     assert status == 2 and output.count("\n") == 1
     assert "dpo.beta: 0.1 then, 0.2 now" in output and "lora.dropout: 0.1 then, 0.0 now" in output
     assert "log_every" not in output, "what does not change the numbers may differ"

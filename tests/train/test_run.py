@@ -29,7 +29,7 @@ def few(sample, to, name, count):
 
 
 @pytest.fixture(scope="module")
-def finished(sample, tiny_model, compilation_cache, tmp_path_factory):
+def finished(sample, tiny_model, tmp_path_factory):
     """SFT of the tiny model, then DPO of what it ended in."""
     folder = tmp_path_factory.mktemp("runs")
     demonstrations = few(sample, folder / "demonstrations.jsonl", "demonstrations.jsonl", 16)
@@ -47,7 +47,7 @@ def finished(sample, tiny_model, compilation_cache, tmp_path_factory):
     dpo += ["--data.eval_fraction=0.2"]
     outputs = {}
     for name, arguments in (("sft", sft), ("dpo", dpo)):
-        status, outputs[name] = train(arguments, compilation_cache)
+        status, outputs[name] = train(arguments)
         assert status == 0, outputs[name]
     return folder, outputs, dpo
 
@@ -118,27 +118,27 @@ def test_the_model_directory_opens_for_the_next_stage(finished, tiny_model):
     assert (folder / "dpo" / "model" / "config.json").read_bytes() == (tiny_model / "config.json").read_bytes()
 
 
-def test_a_run_is_not_touched_without_being_told(finished, compilation_cache):
+def test_a_run_is_not_touched_without_being_told(finished):
     folder, _, arguments = finished
     before = outcome(folder / "dpo")
-    status, output = train(arguments, compilation_cache)
+    status, output = train(arguments)
     assert status == 2 and "already exists; use --overwrite" in output
     assert output.strip().count("\n") == 0
     assert outcome(folder / "dpo") == before
 
 
-def test_resuming_a_finished_run_has_nothing_to_do(finished, compilation_cache):
+def test_resuming_a_finished_run_has_nothing_to_do(finished):
     """A scheduler that starts a job again until it ends well gets its 0; under another config it is still refused."""
     folder, _, arguments = finished
     before = outcome(folder / "dpo")
-    status, output = train([*arguments, "--resume"], compilation_cache)
+    status, output = train([*arguments, "--resume"])
     assert status == 0 and "is finished" in output and str(folder / "dpo" / "model") in output
-    status, output = train([*arguments, "--resume", "--dpo.beta=0.3"], compilation_cache)
+    status, output = train([*arguments, "--resume", "--dpo.beta=0.3"])
     assert status == 2 and "dpo.beta: 0.1 then, 0.3 now" in output
     assert outcome(folder / "dpo") == before
 
 
-def test_overwrite_does_not_delete_what_the_run_reads(finished, compilation_cache):
+def test_overwrite_does_not_delete_what_the_run_reads(finished):
     folder, _, _ = finished
     before = outcome(folder / "sft")
     arguments = [
@@ -147,12 +147,12 @@ def test_overwrite_does_not_delete_what_the_run_reads(finished, compilation_cach
         f"--output={folder / 'sft'}",
         "--overwrite",
     ]
-    status, output = train(arguments, compilation_cache)
+    status, output = train(arguments)
     assert status == 2 and "would delete model=" in output
     assert outcome(folder / "sft") == before
 
 
-def test_resume_from_another_model_in_the_same_place_is_refused(finished, tiny_model, compilation_cache, tmp_path):
+def test_resume_from_another_model_in_the_same_place_is_refused(finished, tiny_model, tmp_path):
     folder, _, _ = finished
     model, run = tmp_path / "model", tmp_path / "run"
     shutil.copytree(tiny_model, model)
@@ -164,36 +164,36 @@ def test_resume_from_another_model_in_the_same_place_is_refused(finished, tiny_m
         f"--output={run}",
         "--epochs=1",
     ]
-    status, output = train([*arguments, "--checkpoint.every=1"], compilation_cache)
+    status, output = train([*arguments, "--checkpoint.every=1"])
     assert status == 0, output
     shutil.rmtree(run / "model")
     shutil.rmtree(model)
     shutil.copytree(folder / "sft" / "model", model)
-    status, output = train([*arguments, "--checkpoint.every=1", "--resume"], compilation_cache)
+    status, output = train([*arguments, "--checkpoint.every=1", "--resume"])
     assert status == 2 and "holds another model" in output
     assert not (run / "model").exists()
 
 
-def test_a_narrower_param_dtype_is_refused(tmp_path, sample, tiny_model, compilation_cache):
+def test_a_narrower_param_dtype_is_refused(tmp_path, sample, tiny_model):
     """The frozen parts would not come out as they went in."""
     arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={tmp_path / 'run'}"]
-    status, output = train([*arguments, "--param_dtype=bfloat16"], compilation_cache)
+    status, output = train([*arguments, "--param_dtype=bfloat16"])
     assert status == 2 and "--dtype=bfloat16" in output and "would round" in output
 
 
-def test_overwrite_spares_what_is_not_a_run(tmp_path, sample, tiny_model, compilation_cache):
+def test_overwrite_spares_what_is_not_a_run(tmp_path, sample, tiny_model):
     (tmp_path / "thesis.txt").write_text("precious")
     arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={tmp_path}", "--overwrite"]
-    status, output = train(arguments, compilation_cache)
+    status, output = train(arguments)
     assert status == 2 and "not a run directory" in output
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-def test_not_a_number_stops_the_run_and_names_the_step(tmp_path, sample, tiny_model, compilation_cache):
+def test_not_a_number_stops_the_run_and_names_the_step(tmp_path, sample, tiny_model):
     pairs = few(sample, tmp_path / "pairs.jsonl", "preferences.jsonl", 8)
     arguments = [*SMALL, f"--model={tiny_model}", f"--data.path={pairs}", f"--data.image_root={sample}", f"--output={tmp_path / 'run'}"]
     arguments += ["--epochs=6", "--checkpoint.every=1", "--optimizer.learning_rate=1e30", "--optimizer.warmup_ratio=0"]
-    status, output = train(arguments, compilation_cache)
+    status, output = train(arguments)
     assert status == 2
     assert re.search(r"error: step 1: \w+ is (nan|inf); no checkpoint had been saved yet", output), output
     assert not (tmp_path / "run" / "model").exists()
@@ -241,18 +241,18 @@ def test_not_a_number_keeps_the_last_good_checkpoint(tmp_path, sample, tiny_mode
         (["--data.row_tokens=64"], "no examples left"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(extra, expected, tmp_path, sample, tiny_model, compilation_cache):
+def test_bad_input_is_one_line_and_leaves_nothing(extra, expected, tmp_path, sample, tiny_model):
     given = {argument.split("=")[0] for argument in extra}
     defaults = {"--model": tiny_model, "--data.path": sample / "preferences.jsonl", "--output": tmp_path / "run"}
     arguments = [f"{name}={value}" for name, value in defaults.items() if name not in given]
-    status, output = train([*arguments, *extra], compilation_cache)
+    status, output = train([*arguments, *extra])
     assert status == 2, output
     assert output.startswith("error: ") and output.count("\n") == 1, output
     assert expected in output
     assert not (tmp_path / "run").exists()
 
 
-def test_reference_of_another_model_is_refused(finished, compilation_cache, tiny_model, tmp_path):
+def test_reference_of_another_model_is_refused(finished, tiny_model, tmp_path):
     folder, _, arguments = finished
     run = tmp_path / "run"
     run.mkdir()
@@ -260,7 +260,7 @@ def test_reference_of_another_model_is_refused(finished, compilation_cache, tiny
     changed = [a for a in arguments if not a.startswith(("--model", "--output"))] + [f"--model={tiny_model}", f"--output={run}"]
     (run / "manifest.json").write_bytes((folder / "dpo" / "manifest.json").read_bytes())
     (run / "config.yaml").write_text((folder / "dpo" / "config.yaml").read_text().replace(str(folder / "sft" / "model"), str(tiny_model)))
-    status, output = train([*changed, "--resume"], compilation_cache)
+    status, output = train([*changed, "--resume"])
     assert status == 2 and "holds another model" in output
 
 

@@ -9,23 +9,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def environment(cache):
+def environment():
     """The user's environment, with compiled programs shared between the processes of a test session."""
     inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    cached = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
-    return {**inherited, **cached, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    return {**inherited, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
 
 
-def start(arguments, cache, **options):
+def start(arguments, **options):
     command = [sys.executable, "-m", "mede2_jax.train", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
-def train(arguments, cache):
+def train(arguments):
     """(exit status, output)."""
-    process = start(arguments, cache)
+    process = start(arguments)
     output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
