@@ -11,6 +11,7 @@ import pydantic
 
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.config import Config, UserError, one_line
+from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
 from mede2_jax.data.readers import detect_format, read_record
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair
@@ -54,6 +55,8 @@ def check_peer(config: BenchmarkConfig) -> None:
         raise UserError("--peer=trl compares LoRA on the language model, all else frozen; leave parts.… as they are")
     if lora.dropout or lora.rslora or lora.alpha != 2 * lora.rank or lora.targets != type(lora)().targets:
         raise UserError("--peer=trl compares LoRA on all linear layers with lora.alpha = 2 × lora.rank and no dropout; set lora.… so")
+    if config.data.system_prompt != DEFAULT_SYSTEM_PROMPT:
+        raise UserError("--peer=trl takes the chat template's own system prompt; leave data.system_prompt as it is")
     if not _python(config).exists():
         raise UserError(f"no TRL at trl.python={_python(config)}: `bash launch/trl_env.sh` makes .venv-trl")
 

@@ -125,6 +125,7 @@ def program(tmp_path):
         (["--parts.vision=lora"], "compares LoRA on the language model, all else frozen"),
         (["--lora.rank=4"], "lora.alpha = 2 × lora.rank"),
         (["--lora.dropout=0.1"], "no dropout"),
+        (["--data.system_prompt=none"], "the chat template's own system prompt"),
         (["--trl.python=nowhere"], "no TRL at trl.python=nowhere: `bash launch/trl_env.sh` makes .venv-trl"),
     ],
 )
