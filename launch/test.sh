@@ -38,6 +38,6 @@ say "mypy"
 say "lint-imports"
 "${ENV_PYTHON%/python}/lint-imports"
 # All of it: two at a time, a file each, since a file's tests share their runs. More would want more memory than a laptop has.
-[ $# -gt 0 ] || set -- -n 2 --dist loadfile
+[ $# -gt 0 ] || set -- -n 2 --dist loadfile --no-loadscope-reorder
 say "pytest $*"
 exec "$ENV_PYTHON" -m pytest "$@"

@@ -1,6 +1,7 @@
 """Eight host devices, set before JAX is imported, so that every sharding test runs everywhere; and one compilation cache."""
 
 import atexit
+import collections
 import contextlib
 import os
 import shutil
@@ -33,6 +34,12 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker begins one when the other has nothing left to do."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
