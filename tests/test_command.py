@@ -71,7 +71,8 @@ def main(argv):
     half.write_text("half")
     try:
         print("begun", flush=True)
-        time.sleep(60)
+        for _ in range(600):  # a signal just before it does not wake a sleeper
+            time.sleep(0.1)
     finally:
         half.unlink()
 run_command(main)
@@ -100,14 +101,14 @@ def test_a_signal_cleans_up_and_is_one_line(tmp_path, number, outcome):
 @pytest.mark.parametrize("command", ["convert", "tiny", "train", "rollout"])
 @pytest.mark.parametrize(("number", "outcome"), STOPS, ids=["ctrl-c", "sigterm"])
 def test_a_signal_while_modules_are_imported_is_one_line(tmp_path, command, number, outcome):
-    (tmp_path / "numpy.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "numpy.py").write_text("import time\nprint('begun', flush=True)\nfor _ in range(600):\n    time.sleep(0.1)\n")
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     assert stopped(["-m", f"mede2_jax.{command}", "--help"], number, env=os.environ | {"PYTHONPATH": paths}) == outcome
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path):
     """As in a shell's background job, or under nohup."""
-    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + SLEEPER.replace("60", "1")
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + SLEEPER.replace("600", "10")
     assert stopped(["-c", code, str(tmp_path / "half")], signal.SIGINT) == (0, "")
 
 

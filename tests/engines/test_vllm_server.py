@@ -28,7 +28,8 @@ from mede2_jax.engines.vllm_server import VLLMConfig, VLLMServer
 config = VLLMConfig(env=Path(sys.argv[1]), dtype="float32", max_model_len=512, cpu_cache_gb=1, start_timeout=300)
 with VLLMServer(config, Path(sys.argv[2]), log=Path(sys.argv[3])) as server:
     print(server.port, flush=True)
-    time.sleep(600)
+    for _ in range(6000):  # a signal just before it does not wake a sleeper
+        time.sleep(0.1)
 """
 
 

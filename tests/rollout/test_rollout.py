@@ -154,7 +154,7 @@ def test_a_server_that_is_killed_and_started_again(base, tiny_model, unbroken, t
     wait_for(lambda: out.exists() and out.stat().st_size > 0, run)
     server.kill()
     server.communicate()
-    time.sleep(4)
+    time.sleep(7)
     server = server_process(port, tiny_model, 0.0)
     try:
         output, error = run.communicate(timeout=180)
