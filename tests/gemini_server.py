@@ -244,7 +244,7 @@ class _Answers(Handler):
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         try:
-            status, extra, data, digest, seconds = gemini.answer(self.path, headers, raw)
+            status, extra, data, paid, seconds = gemini.answer(self.path, headers, raw)
         except Drop as drop:
             if drop.part:
                 self.start(200, {}, len(drop.part) + 1000)
@@ -253,9 +253,9 @@ class _Answers(Handler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        if digest is not None:
+        if paid is not None:
             with gemini.lock:
-                gemini.delivered[digest] += 1
+                gemini.delivered[paid] += 1
         self.start(status, extra, len(data))
         size = max(len(data) // 10, 1) if seconds else len(data) or 1
         for at in range(0, len(data), size):

@@ -110,7 +110,7 @@ def closing_table(
         table.add_row("requests", f"{tally.calls:,}{cached}")
         table.add_row("tokens", f"{tally.prompt_tokens:,} in, {tally.response_tokens:,} out")
         failed = f", and ${lost:,.4f} for judgments that failed" if lost else ""
-        # Nothing is not $0: the model may have no price here, or the answers have been paid for before.
+        # $0 would say that it was free: the model may have no price here, or its answers were paid for by an earlier run.
         table.add_row("cost", f"${tally.cost:,.4f}{failed}" if tally.cost or lost else "none counted")
     done, seconds = progress.done - progress.begun_with, max(progress.seconds, 1e-9)
     if done:

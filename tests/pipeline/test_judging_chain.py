@@ -109,7 +109,9 @@ def test_the_real_client_shows_the_judge_images_and_schema(base, sample, say, tm
         sum(raw["usage"]["prompt_tokens"] * 1.25e-6 + raw["usage"]["response_tokens"] * 10e-6 for raw in first)
     )
     assert {json.loads(raw["raw"])["Reflection_Presence"] for raw in first} == {"Yes", "No"}
-    assert_no_key(tmp_path, *capsys.readouterr())
+    printed = capsys.readouterr()
+    assert printed.out.count("none counted") == 1, "by the run that had all from the cache"
+    assert_no_key(tmp_path, *printed)
 
 
 def test_every_fault_ends_as_a_judgment_or_as_a_failure_with_its_reason(base, sample, rollouts, say, tmp_path, capsys):
