@@ -53,9 +53,15 @@ environment_stamp() {
   local python=$1 variant=$2
   shift 2
   "$python" - "$PWD" "$variant" "$@" <<'PY'
-import hashlib, pathlib, sys
+import hashlib, pathlib, sys, tomllib
 _, folder, variant, *files = sys.argv
-digest = hashlib.sha256(b"".join(pathlib.Path(name).read_bytes() for name in files))
+digest = hashlib.sha256()
+for path in map(pathlib.Path, files):
+    content = path.read_bytes()
+    if path.name == "pyproject.toml":  # only what pip reads: a linter's settings are no reason to install anew
+        read = tomllib.loads(content.decode())
+        content = repr((read["project"], read["build-system"], read["tool"]["setuptools"])).encode()
+    digest.update(content)
 print(sys.version.split()[0], digest.hexdigest(), folder, variant)
 PY
 }

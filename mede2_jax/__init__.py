@@ -17,7 +17,7 @@ def _end_at_once(number: int, _: FrameType | None) -> None:
 
 
 # A command imports for seconds before `run_command` takes over. Python's name for it is "-m" until its module is found.
-if sys.argv[:1] == ["-m"]:
+if sys.argv[:1] == ["-m"] or os.path.basename(sys.argv[0] if sys.argv else "") == "mede2":
     for _signal, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(_signal) == _usual:  # not one that is ignored, as under nohup
             signal.signal(_signal, _end_at_once)

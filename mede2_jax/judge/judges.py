@@ -79,7 +79,7 @@ def open_judge(setup: Setup, notify: Callable[[str], None]) -> Iterator[Judge]:
     if config.judge == "offline":
         yield RuleJudge(setup)
         return
-    from mede2_jax.engines.api import APIConfig, open_api
+    from mede2_jax.engines.paid.engine import APIConfig, open_api
 
     try:
         api = APIConfig(api=config.judge, model=config.judged_by.model, **config.api_options)

@@ -8,8 +8,8 @@ import numpy as np
 from rich.console import Console
 
 from mede2_jax.config import UserError, counted
-from mede2_jax.engines import agreement
 from mede2_jax.engines.chat import ChatReply
+from mede2_jax.engines.flax import logprob_check
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.engine import check_engine, engine_dtype, engine_kind, open_engine
 from mede2_jax.rollout.run import first_requests
@@ -19,7 +19,7 @@ QUESTIONS = 8
 """How many are sampled unless `limit` says otherwise."""
 
 
-def check_logprobs(config: RolloutConfig, model_dir: Path, console: Console) -> agreement.Agreement:
+def check_logprobs(config: RolloutConfig, model_dir: Path, console: Console) -> logprob_check.LogprobCheck:
     """Samples a few questions and scores every sampled token as training would; prints how far the two are apart.
 
     Raises:
@@ -41,10 +41,10 @@ def check_logprobs(config: RolloutConfig, model_dir: Path, console: Console) -> 
     dtype = engine_dtype(setup)
     samples = sum(len(reply.completions) for reply in replies)
     console.print(f"{counted(samples, 'response')} of engine {engine_kind(config)}; now scored as in training, computing in {dtype}")
-    found = agreement.compare(replies, setup.processor, agreement.training_logprobs(model_dir, dtype))
+    found = logprob_check.compare(replies, setup.processor, logprob_check.training_logprobs(model_dir, dtype))
     if not np.isfinite(found.difference).all():
         raise UserError("log-probabilities are not finite, on one side at least; is the model whole, and did training stay finite?")
-    agreement.show(found, console)
+    logprob_check.show(found, console)
     largest = float(found.difference.max())
     if config.max_difference is not None and largest > config.max_difference:
         raise UserError(f"a log-probability differs by {largest:.3g} nats, more than max_difference={config.max_difference:g}")

@@ -12,10 +12,10 @@ from pydantic import Field, field_validator, model_validator
 from mede2_jax.config import UserError
 from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.engines.chat import Sampling
-from mede2_jax.engines.flax_sampler import FlaxConfig
-from mede2_jax.engines.openai_request import base_urls
-from mede2_jax.engines.servers import ServerConfig
-from mede2_jax.engines.vllm_server import VLLMConfig
+from mede2_jax.engines.flax.sampler import FlaxConfig
+from mede2_jax.engines.vllm.pool import ServerConfig
+from mede2_jax.engines.vllm.server import VLLMConfig
+from mede2_jax.engines.wire.http import base_urls
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 
 SAMPLE_QUESTIONS = Path(__file__).resolve().parents[2] / "data" / "sample" / "questions.jsonl"

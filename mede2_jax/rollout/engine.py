@@ -10,7 +10,7 @@ from typing import Literal
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatEngine
-from mede2_jax.engines.vllm_server import VLLMServer, is_installed
+from mede2_jax.engines.vllm.server import VLLMServer, is_installed
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.setup import Setup
 from mede2_jax.weights.model_info import own_dtype
@@ -58,7 +58,7 @@ def open_engine(setup: Setup, notify: Callable[[str], None]) -> Iterator[ChatEng
     config = setup.config
     with contextlib.ExitStack() as stack:
         if engine_kind(config) == "flax":
-            from mede2_jax.engines.flax_sampler import FlaxSampler
+            from mede2_jax.engines.flax.sampler import FlaxSampler
 
             notify("loading the model; the first samples take longer, since the sampler compiles")
             # The cache has room for what there is.
@@ -69,7 +69,7 @@ def open_engine(setup: Setup, notify: Callable[[str], None]) -> Iterator[ChatEng
             flax = config.flax.model_copy(update=sizes)
             yield stack.enter_context(FlaxSampler(setup.model_dir, config.sampling, flax, config.data))
             return
-        from mede2_jax.engines.openai_chat import OpenAIChat, VLLMExtras
+        from mede2_jax.engines.vllm.client import OpenAIChat, VLLMExtras
 
         urls, servers, check = config.base_url, config.servers, None
         if not urls:

@@ -16,11 +16,11 @@ from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
-from mede2_jax.engines.api import APIConfig, open_api
-from mede2_jax.engines.attempts import api_key
-from mede2_jax.engines.cache import Cache
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
-from mede2_jax.engines.cost import BudgetExhausted
+from mede2_jax.engines.paid.cache import Cache
+from mede2_jax.engines.paid.cost import BudgetExhausted
+from mede2_jax.engines.paid.engine import APIConfig, open_api
+from mede2_jax.engines.wire.http import api_key
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
 QUICK = {"first_rest": 0.02, "longest_rest": 0.05, "patience": 10.0}

@@ -16,8 +16,8 @@ import pytest
 from gemini_server import KEY, Drip, Drop, GeminiServer, blocked, digest, empty, error
 
 from mede2_jax.data.records import Message
-from mede2_jax.engines.api import APIConfig, open_api
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
+from mede2_jax.engines.paid.engine import APIConfig, open_api
 
 COUNT = 1000
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
-from mede2_jax.engines.cache import Cache, request_digest
 from mede2_jax.engines.chat import ChatRequest
-from mede2_jax.engines.outcome import Outcome
+from mede2_jax.engines.paid.cache import Cache, request_digest
+from mede2_jax.engines.paid.outcome import Outcome
 
 OUTCOME = Outcome(text="yes", prompt_tokens=3, response_tokens=1, model="m-001")
 
@@ -111,8 +111,8 @@ def test_a_digest_is_the_same_in_every_process():
 WRITER = """
 import sys
 from pathlib import Path
-from mede2_jax.engines.cache import Cache
-from mede2_jax.engines.outcome import Outcome
+from mede2_jax.engines.paid.cache import Cache
+from mede2_jax.engines.paid.outcome import Outcome
 with Cache(Path(sys.argv[1])) as cache:
     for number in range(40):
         cache.put(f"{sys.argv[2]}-{number}", Outcome(text="x"), api="gemini", model="m", cost=None)
@@ -181,8 +181,8 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from mede2_jax.config import UserError
-from mede2_jax.engines.cache import Cache
-from mede2_jax.engines.outcome import Outcome
+from mede2_jax.engines.paid.cache import Cache
+from mede2_jax.engines.paid.outcome import Outcome
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Cache(Path(sys.argv[1])) as cache:
     cache.put("a", Outcome(text="x"), api="gemini", model="m", cost=None)

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from mede2_jax.config import UserError
-from mede2_jax.engines.cost import BudgetExhausted, Meter, Price, find_price
-from mede2_jax.engines.outcome import Outcome
+from mede2_jax.engines.paid.cost import BudgetExhausted, Meter, Price, find_price
+from mede2_jax.engines.paid.outcome import Outcome
 
 PRICE = Price(name="m", input=2.0, output=10.0)
 

@@ -13,11 +13,10 @@ from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
-from mede2_jax.engines.api import APIConfig, open_api
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
-from mede2_jax.engines.gemini_reply import read_reply
-from mede2_jax.engines.openai_reply import MalformedReply
-from mede2_jax.engines.servers import ServersGone
+from mede2_jax.engines.paid.engine import APIConfig, open_api
+from mede2_jax.engines.paid.gemini_reply import read_reply
+from mede2_jax.engines.wire.attempts import MalformedReply, ServersGone
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 1, "maximum": 5}}, "required": ["score"]}
 QUICK = {"first_rest": 0.02, "longest_rest": 0.05, "patience": 10.0}

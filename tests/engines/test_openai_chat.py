@@ -15,9 +15,10 @@ from PIL import Image
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules
-from mede2_jax.engines.openai_chat import OpenAIChat, VLLMExtras
-from mede2_jax.engines.openai_request import base_urls, chat_messages
-from mede2_jax.engines.servers import ServerConfig
+from mede2_jax.engines.vllm.client import OpenAIChat, VLLMExtras
+from mede2_jax.engines.vllm.pool import ServerConfig
+from mede2_jax.engines.wire.http import base_urls
+from mede2_jax.engines.wire.openai_request import chat_messages
 
 SAMPLING = Sampling(max_tokens=400)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mede2_jax import convert, tiny
 from mede2_jax.config import UserError
-from mede2_jax.engines.vllm_loader import stored_tensors, unreached
+from mede2_jax.engines.vllm.loader import stored_tensors, unreached
 from mede2_jax.families import model_config
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter
 from mede2_jax.weights.model_info import PARAMS
@@ -24,7 +24,7 @@ import sys
 for name in ("jax", "flax", "orbax", "grain", "torch", "vllm", "transformers"):
     sys.modules[name] = None  # importing it fails
 from pathlib import Path
-from mede2_jax.engines.vllm_loader import stored_tensors
+from mede2_jax.engines.vllm.loader import stored_tensors
 print(sum(array.size for _, array in stored_tensors(Path(sys.argv[1]), lambda array: array)))
 """
 

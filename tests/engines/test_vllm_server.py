@@ -16,15 +16,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mede2_jax.config import UserError
-from mede2_jax.engines import watchdog
-from mede2_jax.engines.vllm_server import VLLMConfig, VLLMServer, cause
+from mede2_jax.engines.vllm import watchdog
+from mede2_jax.engines.vllm.server import VLLMConfig, VLLMServer, cause
 from mede2_jax.families import model_config
 from mede2_jax.weights.peft import Adapter, export_adapter
 
 STARTER = """
 import sys, time
 from pathlib import Path
-from mede2_jax.engines.vllm_server import VLLMConfig, VLLMServer
+from mede2_jax.engines.vllm.server import VLLMConfig, VLLMServer
 config = VLLMConfig(env=Path(sys.argv[1]), dtype="float32", max_model_len=512, cpu_cache_gb=1, start_timeout=300)
 with VLLMServer(config, Path(sys.argv[2]), log=Path(sys.argv[3])) as server:
     print(server.port, flush=True)

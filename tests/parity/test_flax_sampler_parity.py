@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from mede2_jax.data.internvl3 import IMAGENET_MEAN, IMAGENET_STD
 from mede2_jax.data.rows import prompt_tokens
 from mede2_jax.engines.chat import Sampling, token_rules
-from mede2_jax.engines.flax_sampler import FlaxConfig, FlaxSampler
+from mede2_jax.engines.flax.sampler import FlaxConfig, FlaxSampler
 from mede2_jax.families import family_named, model_config
 from mede2_jax.parallel.mesh import MeshConfig
 

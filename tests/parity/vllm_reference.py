@@ -14,7 +14,7 @@ from PIL import Image
 
 from mede2_jax.data.records import Message
 from mede2_jax.data.rows import BatchShape, EncodedExample, Segment, assemble_row
-from mede2_jax.engines.vllm_server import VLLMConfig, VLLMServer
+from mede2_jax.engines.vllm.server import VLLMConfig, VLLMServer
 from mede2_jax.families import model_config
 from mede2_jax.models.logprobs import token_logprobs
 from mede2_jax.weights.model_directory import load_params

@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 
 import pydantic
 
-from mede2_jax.config import Config, UserError
+from mede2_jax.config import Config
+from mede2_jax.engines.wire.attempts import SAY_AFTER, ServersGone
 
 FIRST_REST, LONGEST_REST = 0.5, 30.0
 """Seconds that a failing server is left alone, after the first failure and at most; doubled from failure to failure."""
-SAY_AFTER = 2.0
-"""Seconds of failure before the user hears of it."""
 
 
 class ServerConfig(Config):
@@ -33,10 +32,6 @@ class ServerConfig(Config):
     """Seconds that one request may take."""
     served_model: str | None = None
     """The servers' name for the model; none: the only one they have."""
-
-
-class ServersGone(UserError):
-    """No server has answered for too long."""
 
 
 @dataclasses.dataclass(eq=False)

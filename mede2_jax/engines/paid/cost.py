@@ -13,7 +13,7 @@ from typing import Annotated, Self
 import pydantic
 
 from mede2_jax.config import Config, UserError, describe_validation_error, read_yaml
-from mede2_jax.engines.outcome import Outcome
+from mede2_jax.engines.paid.outcome import Outcome
 
 Dollars = Annotated[float, pydantic.Field(ge=0.0, allow_inf_nan=False)]
 PRICES = Path(__file__).with_name("prices.yaml")

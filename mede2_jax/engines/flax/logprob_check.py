@@ -22,7 +22,7 @@ from rich.table import Table
 from mede2_jax.data.processor import Processor
 from mede2_jax.data.rows import DEMONSTRATION, BatchShape, EncodedExample, Row, assemble_row, causal_segment, prompt_tokens
 from mede2_jax.engines.chat import ChatReply, Completion
-from mede2_jax.engines.flax_programs import open_model
+from mede2_jax.engines.flax.programs import open_model
 from mede2_jax.families import model_config
 from mede2_jax.models.logprobs import token_logprobs
 from mede2_jax.parallel import rules
@@ -33,7 +33,7 @@ ROUND_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LogprobCheck:
     """The engine's log-probabilities and ours, of every sampled token."""
 
     engine: Float32[np.ndarray, " N"]
@@ -46,7 +46,7 @@ class Agreement:
         return np.abs(self.engine - self.ours)
 
 
-def compare(replies: Sequence[ChatReply], processor: Processor, logprobs: Callable[[Mapping[str, np.ndarray]], np.ndarray]) -> Agreement:
+def compare(replies: Sequence[ChatReply], processor: Processor, logprobs: Callable[[Mapping[str, np.ndarray]], np.ndarray]) -> LogprobCheck:
     """Scores sampled responses as training would.
 
     Args:
@@ -70,7 +70,7 @@ def compare(replies: Sequence[ChatReply], processor: Processor, logprobs: Callab
         scores = logprobs({name: value[None] for name, value in row.items()})
         engine.append(np.asarray(completion.logprobs, np.float32))
         ours.append(np.asarray(scores)[0, : len(completion.token_ids)])
-    return Agreement(np.concatenate(engine), np.concatenate(ours), len(examples))
+    return LogprobCheck(np.concatenate(engine), np.concatenate(ours), len(examples))
 
 
 def training_logprobs(model: Path, dtype: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
@@ -95,16 +95,16 @@ def training_logprobs(model: Path, dtype: str) -> Callable[[Mapping[str, np.ndar
     return lambda batch: np.asarray(score(params, batch))
 
 
-def show(agreement: Agreement, console: Console) -> None:
+def show(found: LogprobCheck, console: Console) -> None:
     """A table of the differences, and how they are distributed by powers of ten."""
-    difference = agreement.difference
+    difference = found.difference
     table = Table(title="log-probabilities: engine against training", show_header=False)
-    table.add_row("responses, tokens", f"{agreement.responses:,}, {len(difference):,}")
+    table.add_row("responses, tokens", f"{found.responses:,}, {len(difference):,}")
     table.add_row("largest difference", f"{difference.max():.3g} nats")
     table.add_row("mean difference", f"{difference.mean():.3g} nats")
     for percentile in PERCENTILES:
         table.add_row(f"{percentile:g}% of tokens within", f"{np.percentile(difference, percentile):.3g}")
-    bias = float((agreement.engine - agreement.ours).mean())
+    bias = float((found.engine - found.ours).mean())
     table.add_row("mean of engine − training", f"{bias:+.3g}")
     console.print(table)
     decades = np.floor(np.log10(np.maximum(difference, 1e-9))).astype(int)

@@ -7,12 +7,13 @@ from typing import Any
 
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
-from mede2_jax.engines.attempts import Failed, api_key
 from mede2_jax.engines.chat import ChatRequest, Sampling
-from mede2_jax.engines.openai_client import open_client, send
-from mede2_jax.engines.openai_reply import MalformedReply, Reply, parse_reply, quoted
-from mede2_jax.engines.openai_request import base_urls, request_body
-from mede2_jax.engines.outcome import Outcome, no_answer
+from mede2_jax.engines.paid.outcome import Outcome, no_answer
+from mede2_jax.engines.wire.attempts import Failed, MalformedReply
+from mede2_jax.engines.wire.http import api_key, base_urls, quoted
+from mede2_jax.engines.wire.openai_client import open_client, send
+from mede2_jax.engines.wire.openai_reply import Reply, parse_reply
+from mede2_jax.engines.wire.openai_request import request_body
 
 URL = "https://api.openai.com/v1"
 

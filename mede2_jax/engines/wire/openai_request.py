@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
-from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT
 from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest, Sampling, TokenRules
+from mede2_jax.engines.wire.pictures import data_url
 
 BANNED_BIAS = -100.0
 """The lowest that the protocol allows; added to a logit, it divides a probability by e¹⁰⁰."""
@@ -65,33 +62,6 @@ def request_body(
     return body
 
 
-def base_urls(urls: Sequence[str], path: str = "/v1") -> list[str]:
-    """The URLs in one form, each once.
-
-    Args:
-        urls: As the user wrote them.
-        path: What is meant where a URL has no path.
-
-    Raises:
-        UserError: One is no http URL, or holds a password.
-    """
-    result = []
-    for url in urls:
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-        except ValueError as error:
-            raise UserError(f"base_url {url.split('@')[-1]!r} is no URL of a server ({error}); write http://HOST:PORT{path}") from None
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise UserError(
-                "base_url holds a name, password or key, which would be written into files; keys belong in the environment (OPENAI_API_KEY)"
-            )
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"base_url {url!r} is no URL of a server; write http://HOST:PORT{path}")
-        result.append(url.rstrip("/") if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{path}")
-    return list(dict.fromkeys(result))
-
-
 def chat_messages(request: ChatRequest, system_prompt: str) -> list[dict[str, Any]]:
     """The conversation in the protocol's form, images in their places as PNG, which loses nothing."""
     images = iter(request.images)
@@ -110,16 +80,3 @@ def _content(message: Message, images: Iterator[Image.Image]) -> str | list[dict
         else {"type": "text", "text": part.text}
         for part in message.content
     ]
-
-
-def data_url(image: Image.Image) -> str:
-    """An RGB image as a `data:` URL of a PNG."""
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
-
-
-def png(image: Image.Image) -> bytes:
-    """An image's RGB pixels as PNG, which loses nothing."""
-    buffer = io.BytesIO()
-    # A copy of the pixels alone: a colour profile or a transparent colour of the file would go into the PNG as well.
-    Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()

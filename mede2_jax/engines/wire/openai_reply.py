@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import email.utils
-import math
-import time
-from typing import Any
-
 import pydantic
 
-from mede2_jax.config import UserError, describe_validation_error, one_line
+from mede2_jax.config import UserError, describe_validation_error
 from mede2_jax.engines.chat import ChatRequest, Completion
-
-LONGEST_TEXT = 300
-"""Characters of a server's error that are quoted."""
-
-
-class MalformedReply(Exception):
-    """A reply that is not what was asked for."""
+from mede2_jax.engines.wire.attempts import MalformedReply
+from mede2_jax.engines.wire.http import quoted
 
 
 class _Message(pydantic.BaseModel):
@@ -100,43 +90,3 @@ def _completion(choice: _Choice, seed: int, logprobs: bool) -> Completion:
         if choice.token_ids is not None and len(scores) != len(tokens):
             raise MalformedReply(f"sample {choice.index} has {len(tokens)} tokens but {len(scores)} log-probabilities")
     return Completion(choice.message.content or "", tokens, scores, "stop" if choice.finish_reason == "stop" else "length", seed)
-
-
-def error_text(response: Any) -> str:
-    """The message in an error reply, on one line."""
-    try:
-        found = response.json()
-        found = found.get("error", found) if isinstance(found, dict) else found
-        found = found.get("message", found) if isinstance(found, dict) else found
-        return quoted(found if isinstance(found, str) else response.text)
-    except (ValueError, RecursionError):
-        return quoted(response.text)
-
-
-def error_field(response: Any, name: str) -> Any:
-    """A field of an error reply beside its message; None if it is not there."""
-    try:
-        return response.json()["error"].get(name)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def quoted(text: str) -> str:
-    """The beginning of a server's text, on one line."""
-    text = one_line(text)
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
-
-
-def retry_after(response: Any) -> float | None:
-    """Seconds that the server asks to be left alone, by `Retry-After` (seconds or a date); None if it does not say."""
-    given = response.headers.get("retry-after")
-    if given is None:
-        return None
-    try:
-        seconds = float(given)
-    except ValueError:
-        date = email.utils.parsedate_tz(given)
-        if date is None:
-            return None
-        seconds = email.utils.mktime_tz(date) - time.time()
-    return max(seconds, 0.0) if math.isfinite(seconds) else None

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from mede2_jax.config import UserError
-from mede2_jax.engines import agreement
-from mede2_jax.engines.flax_sampler import FlaxConfig, FlaxSampler
+from mede2_jax.engines.flax import logprob_check
+from mede2_jax.engines.flax.sampler import FlaxConfig, FlaxSampler
 from mede2_jax.rollout.check import check_logprobs
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.run import first_requests
@@ -30,11 +30,11 @@ def replies(setup):
 
 @pytest.fixture(scope="module")
 def score(setup):
-    return agreement.training_logprobs(setup.model_dir, "float32")
+    return logprob_check.training_logprobs(setup.model_dir, "float32")
 
 
 def test_the_flax_sampler_agrees_with_training(setup, replies, score):
-    found = agreement.compare(replies, setup.processor, score)
+    found = logprob_check.compare(replies, setup.processor, score)
     assert found.responses == 4
     assert len(found.difference) == sum(len(completion.token_ids) for reply in replies for completion in reply.completions)
     assert found.difference.max() < 1e-5
@@ -44,20 +44,22 @@ def test_a_wrong_log_probability_is_found(setup, replies, score):
     reply = replies[0]
     changed = dataclasses.replace(reply.completions[1], logprobs=(*reply.completions[1].logprobs[:-1], -0.5))
     wrong = dataclasses.replace(reply, completions=(reply.completions[0], changed))
-    found = agreement.compare([wrong], setup.processor, score)
+    found = logprob_check.compare([wrong], setup.processor, score)
     assert found.difference.max() > 1 and np.median(found.difference) < 1e-5
 
 
 def test_another_image_is_found(setup, replies, score):
     reply = replies[0]
     request = dataclasses.replace(reply.request, images=tuple(image.point(lambda value: 255 - value) for image in reply.request.images))
-    found = agreement.compare([dataclasses.replace(reply, request=request)], setup.processor, score)
+    found = logprob_check.compare([dataclasses.replace(reply, request=request)], setup.processor, score)
     assert found.difference.max() > 1e-4
 
 
 def test_the_table_names_the_largest_difference():
     text = io.StringIO()
-    agreement.show(agreement.Agreement(np.array([-1.0, -2.0], np.float32), np.array([-1.0, -2.25], np.float32), 1), Console(file=text))
+    logprob_check.show(
+        logprob_check.LogprobCheck(np.array([-1.0, -2.0], np.float32), np.array([-1.0, -2.25], np.float32), 1), Console(file=text)
+    )
     assert "largest difference" in text.getvalue() and "0.25 nats" in text.getvalue() and "mean difference" in text.getvalue()
 
 
@@ -65,7 +67,7 @@ def test_what_is_not_finite_is_an_error_not_a_table(setup, monkeypatch):
     def broken(*_):
         return lambda batch: np.full((1, batch["scored_target"].shape[1]), np.nan, np.float32)
 
-    monkeypatch.setattr(agreement, "training_logprobs", broken)
+    monkeypatch.setattr(logprob_check, "training_logprobs", broken)
     config = setup.config.model_copy(update={"engine": "flax", "check_logprobs": True, "limit": 1, "n": 1})
     with pytest.raises(UserError, match="not finite"):
         check_logprobs(config, setup.model_dir, Console(quiet=True))
@@ -80,4 +82,4 @@ def test_the_command_fails_when_the_difference_is_too_large(setup):
 def test_no_log_probabilities_are_an_error(setup, replies, score):
     bare = dataclasses.replace(replies[0], completions=(dataclasses.replace(replies[0].completions[0], logprobs=None),))
     with pytest.raises(ValueError, match="no log-probabilities"):
-        agreement.compare([bare], setup.processor, score)
+        logprob_check.compare([bare], setup.processor, score)

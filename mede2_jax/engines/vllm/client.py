@@ -15,13 +15,14 @@ import openai
 
 from mede2_jax.config import UserError, one_line
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
-from mede2_jax.engines.attempts import ATTEMPTS, CONNECT_SECONDS, Failed, Refused
 from mede2_jax.engines.background import Background
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules
-from mede2_jax.engines.openai_client import open_client, send
-from mede2_jax.engines.openai_reply import MalformedReply, completions, error_text, parse_reply
-from mede2_jax.engines.openai_request import base_urls, request_body
-from mede2_jax.engines.servers import Server, ServerConfig, ServerPool, ServersGone
+from mede2_jax.engines.vllm.pool import Server, ServerConfig, ServerPool
+from mede2_jax.engines.wire.attempts import ATTEMPTS, Failed, MalformedReply, Refused, ServersGone
+from mede2_jax.engines.wire.http import CONNECT_SECONDS, base_urls, error_text
+from mede2_jax.engines.wire.openai_client import open_client, send
+from mede2_jax.engines.wire.openai_reply import completions, parse_reply
+from mede2_jax.engines.wire.openai_request import request_body
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,7 @@ from typing import TypeVar
 import pydantic
 
 from mede2_jax.config import Config, UserError
-from mede2_jax.engines.attempts import ATTEMPTS, Failed, Refused
-from mede2_jax.engines.servers import SAY_AFTER, ServersGone
+from mede2_jax.engines.wire.attempts import ATTEMPTS, SAY_AFTER, Failed, Refused, ServersGone
 
 LATER = "what was answered is kept: start the same command again later"
 ReplyT = TypeVar("ReplyT")

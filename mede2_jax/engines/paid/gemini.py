@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from mede2_jax.config import UserError, one_line
 from mede2_jax.data.records import ImagePart, Message
-from mede2_jax.engines.attempts import CONNECT_SECONDS, LOOPBACK, Failed, Refused, api_key, status_fault
 from mede2_jax.engines.chat import ChatRequest, Sampling
-from mede2_jax.engines.gemini_reply import read_reply
-from mede2_jax.engines.openai_reply import MalformedReply, error_field
-from mede2_jax.engines.openai_request import base_urls, png
-from mede2_jax.engines.outcome import Outcome
+from mede2_jax.engines.paid.gemini_reply import read_reply
+from mede2_jax.engines.paid.outcome import Outcome
+from mede2_jax.engines.wire.attempts import Failed, MalformedReply, Refused
+from mede2_jax.engines.wire.http import CONNECT_SECONDS, LOOPBACK, api_key, base_urls, error_field, status_fault
+from mede2_jax.engines.wire.pictures import png
 
 URL = "https://generativelanguage.googleapis.com"
 API_VERSION = "v1beta"

@@ -18,15 +18,16 @@ from typing import Any, Literal, Protocol, Self
 import pydantic
 
 from mede2_jax.config import UserError
-from mede2_jax.engines.attempts import Failed, Refused, hide_key
 from mede2_jax.engines.background import Background
-from mede2_jax.engines.cache import Cache, request_digest
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, Sampling, Usage
-from mede2_jax.engines.cost import Meter, Totals, find_price
-from mede2_jax.engines.endpoint import Endpoint, EndpointConfig
-from mede2_jax.engines.gemini import GeminiAPI, GeminiOptions
-from mede2_jax.engines.openai_api import OpenAIAPI
-from mede2_jax.engines.outcome import Outcome
+from mede2_jax.engines.paid.cache import Cache, request_digest
+from mede2_jax.engines.paid.cost import Meter, Totals, find_price
+from mede2_jax.engines.paid.endpoint import Endpoint, EndpointConfig
+from mede2_jax.engines.paid.gemini import GeminiAPI, GeminiOptions
+from mede2_jax.engines.paid.openai import OpenAIAPI
+from mede2_jax.engines.paid.outcome import Outcome
+from mede2_jax.engines.wire.attempts import Failed, Refused
+from mede2_jax.engines.wire.http import hide_key
 
 IMAGE_TOKENS, TOKEN_LETTERS = 1000, 4
 """A guess of what a prompt takes, for the first requests, before the API has counted any."""

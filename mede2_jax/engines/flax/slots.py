@@ -10,7 +10,7 @@ import numpy as np
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatReply, Completion, FinishReason, Sampling
-from mede2_jax.engines.flax_prompts import Prompt
+from mede2_jax.engines.flax.prompts import Prompt
 
 
 @dataclasses.dataclass

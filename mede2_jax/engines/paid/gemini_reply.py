@@ -8,8 +8,9 @@ import pydantic
 from pydantic.alias_generators import to_camel
 
 from mede2_jax.config import describe_validation_error
-from mede2_jax.engines.openai_reply import MalformedReply, quoted
-from mede2_jax.engines.outcome import Outcome, no_answer
+from mede2_jax.engines.paid.outcome import Outcome, no_answer
+from mede2_jax.engines.wire.attempts import MalformedReply
+from mede2_jax.engines.wire.http import quoted
 
 BLOCKED = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION")
 """Ends of a response that say: not this one, and not the next time either."""

@@ -11,7 +11,7 @@ from mede2_jax.config import UserError
 from mede2_jax.data.processor import EncodedImage, Processor
 from mede2_jax.data.rows import DEMONSTRATION, BatchShape, EncodedExample, assemble_row, causal_segment, prompt_tokens
 from mede2_jax.engines.chat import ChatFailure, ChatRequest
-from mede2_jax.engines.flax_programs import padded_size
+from mede2_jax.engines.flax.programs import padded_size
 
 SMALLEST_PROMPT = 256
 """Tokens to which the shortest prompts are padded."""

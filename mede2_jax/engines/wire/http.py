@@ -1,0 +1,130 @@
+"""What any HTTP API has in common: addresses, keys, and what an error reply says."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from mede2_jax.config import UserError, one_line
+from mede2_jax.engines.wire.attempts import Failed, Refused
+
+LONGEST_TEXT = 300
+"""Characters of a server's error that are quoted."""
+CONNECT_SECONDS = 10.0
+SHORTEST_KEY = 8
+"""What is shorter (`none`, `x`) is no secret, and may be a word of a message."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def base_urls(urls: Sequence[str], path: str = "/v1") -> list[str]:
+    """The URLs in one form, each once.
+
+    Args:
+        urls: As the user wrote them.
+        path: What is meant where a URL has no path.
+
+    Raises:
+        UserError: One is no http URL, or holds a password.
+    """
+    result = []
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise UserError(f"base_url {url.split('@')[-1]!r} is no URL of a server ({error}); write http://HOST:PORT{path}") from None
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise UserError(
+                "base_url holds a name, password or key, which would be written into files; keys belong in the environment (OPENAI_API_KEY)"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"base_url {url!r} is no URL of a server; write http://HOST:PORT{path}")
+        result.append(url.rstrip("/") if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{path}")
+    return list(dict.fromkeys(result))
+
+
+def status_fault(url: str, response: Any, fix: str) -> Exception:
+    """What an HTTP status other than success means for the request.
+
+    Args:
+        url: Who answered.
+        response: The reply, read to its end.
+        fix: What the user may have to correct if no request can be answered.
+    """
+    status = response.status_code
+    reason = f"{status} {error_text(response)}"
+    if status in (400, 413, 422):
+        return Refused(reason)
+    if status == 429 and error_field(response, "code") == "insufficient_quota":  # OpenAI's word for: the account has no money
+        return UserError(f"{url} answers {reason}; {fix}")
+    if status in (429, 503):
+        return Failed(reason, counts=0, rest=retry_after(response))
+    if status in (408, 409, 425) or status >= 500:
+        return Failed(reason, rest=retry_after(response))
+    return UserError(f"{url} answers {reason}; {fix}")
+
+
+def api_key(*names: str) -> str:
+    """The API key in the first of these environment variables that is set, without white space around it; empty if there is none.
+
+    Raises:
+        UserError: It holds what no key does. It could not be sent, and the error would repeat it.
+    """
+    key, name = next(((key, name) for name in names if (key := os.environ.get(name, "").strip())), ("", ""))
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError(f"{name} holds a line break, a space or a letter that no key has; set it anew")
+    return key
+
+
+def hide_key(text: str, key: str) -> str:
+    """A message without the key, should a server repeat it, and without what a shortened message has left of it."""
+    if len(key) < SHORTEST_KEY:
+        return text
+    for length in range(len(key), SHORTEST_KEY - 1, -1):
+        text = text.replace(key if length == len(key) else key[:length] + "…", "[key]")
+    return text
+
+
+def error_text(response: Any) -> str:
+    """The message in an error reply, on one line."""
+    try:
+        found = response.json()
+        found = found.get("error", found) if isinstance(found, dict) else found
+        found = found.get("message", found) if isinstance(found, dict) else found
+        return quoted(found if isinstance(found, str) else response.text)
+    except (ValueError, RecursionError):
+        return quoted(response.text)
+
+
+def error_field(response: Any, name: str) -> Any:
+    """A field of an error reply beside its message; None if it is not there."""
+    try:
+        return response.json()["error"].get(name)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def quoted(text: str) -> str:
+    """The beginning of a server's text, on one line."""
+    text = one_line(text)
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def retry_after(response: Any) -> float | None:
+    """Seconds that the server asks to be left alone, by `Retry-After` (seconds or a date); None if it does not say."""
+    given = response.headers.get("retry-after")
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        date = email.utils.parsedate_tz(given)
+        if date is None:
+            return None
+        seconds = email.utils.mktime_tz(date) - time.time()
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
