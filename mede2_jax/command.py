@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from mede2_jax.config import UserError, one_line
+from mede2_jax.config import UserError
+from mede2_jax.foreign import one_line
 
 USERS_ERRNOS = (
     errno.ENOSPC,

@@ -21,6 +21,8 @@ import pydantic
 import tyro
 import yaml
 
+from mede2_jax.foreign import one_line, shown
+
 
 class UserError(ValueError):
     """What the user gave cannot be used. The message is one line: what was wrong, the value seen, the fix."""
@@ -314,7 +316,7 @@ def _describe(item: Any, from_flags: dict[str, Any] | None = None, from_file: di
     if item["type"] == "missing" and from_flags is not None:
         return f"missing option --{where}; see --help"
     message = item["msg"].removeprefix("Value error, ")
-    seen = "" if item["type"] in ("missing", "value_error") else f" (got {_short(item['input'])})"
+    seen = "" if item["type"] in ("missing", "value_error") else f" (got {shown(repr(item['input']), 80)})"
     if _holds(from_flags, item["loc"]):
         where = f"--{where}"
     elif _holds(from_file, item["loc"]):
@@ -376,13 +378,3 @@ def _in_yaml(name: str, prefix: str) -> str:
 
 def _hint(suggestion: str) -> str:
     return f" (did you mean {suggestion!r}?)" if suggestion else ""
-
-
-def one_line(text: str) -> str:
-    """`text` without line ends."""
-    return " ".join(text.split())
-
-
-def _short(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

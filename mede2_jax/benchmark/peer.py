@@ -10,11 +10,12 @@ from typing import Any
 import pydantic
 
 from mede2_jax.benchmark.config import BenchmarkConfig
-from mede2_jax.config import Config, UserError, one_line
+from mede2_jax.config import Config, UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
 from mede2_jax.data.readers import detect_format, read_record
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair
+from mede2_jax.foreign import one_line
 from mede2_jax.outputs.manifest import image_root
 
 ROOT = Path(__file__).resolve().parents[2]

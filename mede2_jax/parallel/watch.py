@@ -18,7 +18,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from mede2_jax.config import UserError, one_line
+from mede2_jax.config import UserError
+from mede2_jax.foreign import one_line
 
 LOST_STATUS = 1
 FAREWELL_SECONDS = 5.0

@@ -23,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from mede2_jax.config import Config, UserError, one_line
+from mede2_jax.config import Config, UserError
 from mede2_jax.data.processor import Processor, ProcessorOptions
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules, token_rules
 from mede2_jax.engines.flax.programs import Programs
 from mede2_jax.engines.flax.prompts import Limits, Prompt, encode_prompt, prompt_batch
 from mede2_jax.engines.flax.slots import Slot
 from mede2_jax.families import check_tokenizer, model_config
+from mede2_jax.foreign import one_line
 from mede2_jax.models.decoding import CacheShape, Decoding, Progress, read_block
 from mede2_jax.models.sampling import TokenChoice, seed_key
 from mede2_jax.parallel.mesh import MeshConfig, make_mesh

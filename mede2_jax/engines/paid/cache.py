@@ -19,10 +19,11 @@ from typing import Any, Self
 import pydantic
 from PIL import Image
 
-from mede2_jax.config import UserError, one_line
+from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest
 from mede2_jax.engines.paid.outcome import Outcome
+from mede2_jax.foreign import one_line
 
 APPLICATION = 0x4D656445
 """SQLite's application_id of such a file (`MedE`)."""

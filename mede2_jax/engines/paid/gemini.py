@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from mede2_jax.config import UserError, one_line
+from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest, Sampling
 from mede2_jax.engines.paid.gemini_reply import read_reply
@@ -17,6 +17,7 @@ from mede2_jax.engines.paid.outcome import Outcome
 from mede2_jax.engines.wire.attempts import Failed, MalformedReply, Refused
 from mede2_jax.engines.wire.http import CONNECT_SECONDS, LOOPBACK, api_key, base_urls, error_field, status_fault
 from mede2_jax.engines.wire.pictures import png
+from mede2_jax.foreign import one_line
 
 URL = "https://generativelanguage.googleapis.com"
 API_VERSION = "v1beta"

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import openai
 
-from mede2_jax.config import UserError, one_line
+from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
 from mede2_jax.engines.background import Background
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules
@@ -23,6 +23,7 @@ from mede2_jax.engines.wire.http import CONNECT_SECONDS, base_urls, error_text
 from mede2_jax.engines.wire.openai_client import open_client, send
 from mede2_jax.engines.wire.openai_reply import completions, parse_reply
 from mede2_jax.engines.wire.openai_request import request_body
+from mede2_jax.foreign import one_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mede2_jax.config import UserError, counted, one_line
+from mede2_jax.config import UserError, counted
 from mede2_jax.families import FAMILIES, model_config
+from mede2_jax.foreign import one_line
 from mede2_jax.weights.model_info import PARAMS, read_info
 from mede2_jax.weights.params import ParamReader
 from mede2_jax.weights.table import expected, unflatten

@@ -28,10 +28,11 @@ from typing import Any, Literal, Self
 import numpy as np
 import pydantic
 
-from mede2_jax.config import Config, UserError, one_line
+from mede2_jax.config import Config, UserError
 from mede2_jax.engines.vllm import watchdog
 from mede2_jax.engines.vllm.loader import LOAD_FORMAT, LOG_MARK
 from mede2_jax.families import model_config
+from mede2_jax.foreign import one_line
 from mede2_jax.weights.model_info import own_dtype, read_info
 from mede2_jax.weights.peft import import_adapter
 

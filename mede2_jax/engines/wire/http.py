@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from mede2_jax.config import UserError, one_line
+from mede2_jax.config import UserError
 from mede2_jax.engines.wire.attempts import Failed, Refused
+from mede2_jax.foreign import one_line
 
 LONGEST_TEXT = 300
 """Characters of a server's error that are quoted."""

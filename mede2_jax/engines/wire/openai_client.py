@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import openai
 
-from mede2_jax.config import one_line
 from mede2_jax.engines.wire.attempts import Failed
 from mede2_jax.engines.wire.http import CONNECT_SECONDS, LOOPBACK, api_key, status_fault
+from mede2_jax.foreign import one_line
 
 FIX = "is --base_url right, and OPENAI_API_KEY?"
 

@@ -1,0 +1,56 @@
+"""The one way in which JSON files are read: a fault of any kind is one line that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from mede2_jax.config import UserError, describe_validation_error
+from mede2_jax.foreign import JSONFault, parse_json
+
+ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+
+
+def load_json(path: Path, cure: str = "") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: The file.
+        cure: What the user should do about a fault, for the end of the line: `fetch it again`.
+
+    Raises:
+        UserError: It cannot be read, or is not one JSON object (see `parse_json`).
+    """
+    end = f"; {cure}" if cure else ""
+    try:
+        value = parse_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}{end}") from None
+    except JSONFault as error:
+        raise UserError(f"{path}: {error}{end}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}{end}")
+    return value
+
+
+def load_checked(path: Path, model: type[ModelT], cure: str = "") -> ModelT:
+    """The JSON object in a file as `model`.
+
+    Raises:
+        UserError: As `load_json`; or a field has another type than the model's, which the line names with the value seen.
+    """
+    return check(load_json(path, cure), model, str(path), cure)
+
+
+def check(value: Any, model: type[ModelT], where: str, cure: str = "") -> ModelT:
+    """A JSON value as `model`; `where` is what the line begins with.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{where}: {describe_validation_error(error)}{f'; {cure}' if cure else ''}") from None

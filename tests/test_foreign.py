@@ -1,0 +1,50 @@
+"""Text and JSON that others wrote."""
+
+import pytest
+
+from mede2_jax.foreign import MAX_DEPTH, JSONFault, one_line, parse_json, shown, visible
+
+
+def test_what_a_terminal_would_obey_is_shown_instead():
+    text = "a\x1b]0;title\x07b\x9b2Jc\u202ed\ud800\te\n"
+    assert visible(text) == "a\\x1b]0;title\\x07b\\x9b2Jc\\u202ed\\ud800\te\n"
+    assert one_line("a\r\n b\x00") == "a b\\x00"
+    assert visible("é ≠ がん 🫀 \u200d") == "é ≠ がん 🫀 \u200d"
+
+
+def test_values_are_quoted_on_one_line_and_cut():
+    assert shown("x" * 100, 10) == "xxxxxxxxx…"
+    assert shown({"a": [1, None, "ü\x1b"]}) == '{"a": [1, null, "ü\\u001b"]}'
+    assert len(shown("\x1b" * 1000, 40)) == 40
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('{"a": 1,}', "column 9"),
+        ('{"a": 1\n"b": 2}', "line 2 column 1: expecting ',' delimiter, found"),
+        ('{"a"', "found the end"),
+        ("", "found the end"),
+        ('{"a": 1, "a": 2}', "'a' is given twice"),
+        ("[NaN]", "NaN is no JSON number"),
+        ("[-Infinity]", "-Infinity is no JSON number"),
+        ("[1e400]", "1e400 is too large"),
+        ("9" * 5000, "4,300 digits"),
+        (b"\xff{}", "not UTF-8 text (byte 0)"),
+        ("[" * 200_000, "nested too deeply"),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested too deeply"),
+        ('{"a\x1b]0;": 1', "not valid JSON"),
+    ],
+)
+def test_a_fault_is_one_line_that_says_where(text, says):
+    with pytest.raises(JSONFault) as fault:
+        parse_json(text)
+    message = str(fault.value)
+    assert says in message and message == one_line(message) and len(message) < 200
+
+
+def test_json_is_read():
+    assert parse_json(b'{"a": [1, 2.5, "\xc3\xbc", null, true]}') == {"a": [1, 2.5, "ü", None, True]}
+    deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    assert parse_json(deep) is not None
+    assert len(parse_json("[" + ",".join(["[]"] * 1000) + "]")) == 1000
