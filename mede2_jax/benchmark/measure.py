@@ -17,9 +17,10 @@ import jax
 import numpy as np
 
 from mede2_jax.benchmark.config import BenchmarkConfig
-from mede2_jax.benchmark.flops import Contents, Flops, contents, count_flops, peak_tflops
 from mede2_jax.data.loader import Loader, make_loader
 from mede2_jax.outputs.memory import peak_memory
+from mede2_jax.sizing.chips import peak_tflops
+from mede2_jax.sizing.flops import Contents, Flops, contents, count_flops
 from mede2_jax.train.setup import Setup
 from mede2_jax.train.state import TrainState, all_params
 from mede2_jax.train.step import Steps

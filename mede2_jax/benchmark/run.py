@@ -19,11 +19,11 @@ from mede2_jax.benchmark.comparison import compare, comparison_table
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.benchmark.measure import Figures, measure
 from mede2_jax.benchmark.peer import check_peer, run_peer
-from mede2_jax.benchmark.workload import write_records
 from mede2_jax.config import UserError
 from mede2_jax.families import model_config
 from mede2_jax.outputs.file import check_place, write_whole
 from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.sizing.synthetic import write_records
 from mede2_jax.train.optimizer import make_optimizer
 from mede2_jax.train.setup import Setup, open_data, open_policy, show_setup
 from mede2_jax.train.state import init_params, init_state, random_params

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -73,3 +74,17 @@ def processes_along(mesh: Mesh) -> dict[str, int]:
     owner = np.vectorize(lambda device: device.process_index)(mesh.devices)
     lines = {name: np.moveaxis(owner, axis, -1).reshape(-1, owner.shape[axis]) for axis, name in enumerate(mesh.axis_names)}
     return {name: max(len(set(line.tolist())) for line in group) for name, group in lines.items()}
+
+
+WASTEFUL = 1.5
+"""Times its share of the parameters that a device may hold before it is worth a line."""
+
+
+def describe_excess(excess: float, mesh: Mapping[str, int]) -> str | None:
+    """A line for a mesh that leaves large parameters whole."""
+    if excess < WASTEFUL:
+        return None
+    return (
+        f"fsdp={mesh['fsdp']} × tensor={mesh['tensor']} does not divide the widths of this model: a device holds {excess:.1f} times "
+        "its share of the parameters; choose sizes that divide them (powers of two), and mesh.data for the rest"
+    )

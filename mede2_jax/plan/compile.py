@@ -14,14 +14,15 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from mede2_jax.benchmark.flops import Flops, count_flops
 from mede2_jax.config import UserError
 from mede2_jax.families import Family
 from mede2_jax.parallel.mesh import make_mesh
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.hlo import Collective, Program, Value
-from mede2_jax.plan.topology import GIB, Topology, open_devices
+from mede2_jax.plan.topology import Topology, open_devices
 from mede2_jax.plan.workload import Workload, abstract_batch, workload
+from mede2_jax.sizing.chips import GIB
+from mede2_jax.sizing.flops import Flops, count_flops
 from mede2_jax.train.losses import DPOLoss, SFTLoss
 from mede2_jax.train.optimizer import make_optimizer
 from mede2_jax.train.setup import open_policy

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from mede2_jax.benchmark.config import SyntheticConfig
+from mede2_jax.sizing.synthetic import SyntheticConfig
 from mede2_jax.train.config import TrainConfig
 
 

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from mede2_jax import __version__
 from mede2_jax.config import counted
+from mede2_jax.parallel.mesh import describe_excess
 from mede2_jax.plan.compile import Memory, Plan
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.hlo import short
 from mede2_jax.plan.roofline import Roofline, by_kind_and_axes, roofline
-from mede2_jax.plan.topology import GIB
-from mede2_jax.train.setup import describe_excess
+from mede2_jax.sizing.chips import GIB
 
 
 def show(plan: Plan, config: PlanConfig, console: Console) -> None:

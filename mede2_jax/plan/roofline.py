@@ -17,7 +17,7 @@ from collections import Counter
 
 from mede2_jax.plan.compile import Plan
 from mede2_jax.plan.hlo import Collective
-from mede2_jax.plan.topology import Chip
+from mede2_jax.sizing.chips import Chip
 
 
 @dataclasses.dataclass(frozen=True)

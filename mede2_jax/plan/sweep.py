@@ -17,7 +17,8 @@ from mede2_jax.parallel.mesh import MeshConfig
 from mede2_jax.plan.compile import Plan, compile_plan
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.roofline import roofline
-from mede2_jax.plan.topology import GIB, Topology
+from mede2_jax.plan.topology import Topology
+from mede2_jax.sizing.chips import GIB
 
 TENSOR = (1, 2, 4, 8)
 REMAT = ("full", "dots_no_batch", "none")

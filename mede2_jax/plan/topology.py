@@ -1,7 +1,6 @@
 """Machines by name, as the real compilers see them: `v5e:8x8`, `v5p:2x4x4`, `v6e:8x8`, `h100:8`, `h200:64`, `cpu:8`.
 
 Nothing of them has to be here: libtpu compiles for a TPU slice that is described to it, the CUDA plugin for GPUs.
-Figures are the makers': dense bfloat16 FLOP/s, memory, and one direction of the links of one device.
 """
 
 from __future__ import annotations
@@ -11,46 +10,16 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax.experimental import topologies
 
 from mede2_jax.config import UserError
+from mede2_jax.sizing.chips import CHIPS, Chip, Platform
 
-Platform = Literal["tpu", "gpu", "cpu"]
-GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One kind of device."""
-
-    platform: Platform
-    kind: str
-    """As JAX names it."""
-    memory: int
-    """Bytes that a program may use."""
-    tflops: float | None
-    """Dense bfloat16; none is claimed for a CPU."""
-    memory_bandwidth: float
-    """Bytes a second."""
-    link_bandwidth: float
-    """Bytes a second that a device receives from its neighbours, over all its links."""
-    node_devices: int | None = None
-    """Devices that are joined by `link_bandwidth`; none: all of a slice."""
-    network_bandwidth: float = 0.0
-    """Bytes a second that a device receives from other nodes."""
-
-
-CHIPS = {
-    "v5e": Chip("tpu", "TPU v5 lite", int(15.75 * GIB), 197.0, 819e9, 200e9),
-    "v5p": Chip("tpu", "TPU v5", int(95.74 * GIB), 459.0, 2765e9, 600e9),
-    "v6e": Chip("tpu", "TPU v6 lite", int(31.25 * GIB), 918.0, 1640e9, 400e9),
-    "h100": Chip("gpu", "NVIDIA H100 80GB HBM3", 84_929_347_584, 989.4, 3352e9, 450e9, 8, 50e9),
-    "h200": Chip("gpu", "NVIDIA H200", 150_121_545_728, 989.4, 4800e9, 450e9, 8, 50e9),
-    "cpu": Chip("cpu", "cpu", 0, None, 0.0, 0.0),
-}
+PLANNED = ("v5e", "v5p", "v6e", "h100", "h200", "cpu")
+"""Chips whose figures are complete, and that a compiler can be told of."""
 GPU_RESERVED = 0.08
 """Of a GPU's memory, what JAX leaves to the driver, NCCL and the kernels' own workspaces (XLA_PYTHON_CLIENT_MEM_FRACTION=0.92)."""
 
@@ -81,9 +50,9 @@ def parse_topology(name: str) -> Topology:
         UserError: No such chip, or a shape that it cannot have.
     """
     chip, colon, shape = name.partition(":")
-    if chip not in CHIPS or not colon:
+    if chip not in PLANNED or not colon:
         raise UserError(
-            f"topology {name!r} is not one of chip:shape, with a chip of {', '.join(CHIPS)}, such as v5e:8x8, v5p:2x4x4, h100:8"
+            f"topology {name!r} is not one of chip:shape, with a chip of {', '.join(PLANNED)}, such as v5e:8x8, v5p:2x4x4, h100:8"
         )
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise UserError(f"topology {name!r}: the shape {shape!r} must be numbers joined by x, such as {_example(chip)}")

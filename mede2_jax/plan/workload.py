@@ -11,12 +11,11 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 
-from mede2_jax.benchmark.flops import Contents
 from mede2_jax.config import UserError
 from mede2_jax.data.rows import BatchShape, empty_row
 from mede2_jax.plan.config import PlanConfig
+from mede2_jax.sizing.flops import Contents
 
 TEMPLATE_TOKENS = 30
 """Of a conversation besides its text: system prompt, roles, turn ends, image marks."""
@@ -124,8 +123,3 @@ def _image(config: PlanConfig, sizes: Any) -> _Image:
 
 def _triangle(count: int) -> int:
     return count * (count + 1) // 2
-
-
-def batch_bytes(batch: dict[str, jax.ShapeDtypeStruct]) -> int:
-    """Of the whole batch."""
-    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in batch.values())

@@ -25,7 +25,7 @@ from mede2_jax.families import Family, check_tokenizer, model_config
 from mede2_jax.models.attention import has_fused
 from mede2_jax.models.lora import is_trainable
 from mede2_jax.parallel.distributed import agreed, is_first, several
-from mede2_jax.parallel.mesh import make_mesh, processes_along
+from mede2_jax.parallel.mesh import describe_excess, make_mesh, processes_along
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.losses import DPOLoss, Loss, SFTLoss
 from mede2_jax.train.reference import pairs_digest
@@ -185,20 +185,6 @@ def check_same(setup: Setup) -> None:
     ):
         if (mine := json.loads(json.dumps(ours[name]))) != first[name]:
             raise UserError(f"this process {what} process 0 ({mine} here, {first[name]} there); give all the same options and files")
-
-
-WASTEFUL = 1.5
-"""Times its share of the parameters that a device may hold before it is worth a line."""
-
-
-def describe_excess(excess: float, mesh: Mapping[str, int]) -> str | None:
-    """A line for a mesh that leaves large parameters whole."""
-    if excess < WASTEFUL:
-        return None
-    return (
-        f"fsdp={mesh['fsdp']} × tensor={mesh['tensor']} does not divide the widths of this model: a device holds {excess:.1f} times "
-        "its share of the parameters; choose sizes that divide them (powers of two), and mesh.data for the rest"
-    )
 
 
 def show_setup(setup: Setup, console: Console) -> None:

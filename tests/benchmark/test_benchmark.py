@@ -8,11 +8,10 @@ import pytest
 from PIL import Image
 
 from mede2_jax.benchmark.__main__ import main
-from mede2_jax.benchmark.config import SyntheticConfig
-from mede2_jax.benchmark.workload import write_records
 from mede2_jax.config import UserError
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.families import model_config
+from mede2_jax.sizing.synthetic import SyntheticConfig, write_records
 
 SMALL = ("--steps=2", "--warmup=1", "--rows_per_step=8", "--data.row_tokens=256", "--compute_dtype=float32", "--remat=none")
 RECORDS = ("--synthetic.examples=20", "--synthetic.prompt_tokens=8", "--synthetic.response_tokens=5,20", "--synthetic.image_pixels=56,84")

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mede2_jax.benchmark.flops import Contents, contents, count_flops, peak_tflops
 from mede2_jax.data.loader import make_loader
 from mede2_jax.models.logprobs import token_scores
 from mede2_jax.models.lora import join_params, split_params
+from mede2_jax.sizing.chips import peak_tflops
+from mede2_jax.sizing.flops import Contents, contents, count_flops
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.setup import open_setup
 from mede2_jax.train.state import random_params
@@ -144,3 +145,11 @@ def test_peaks_by_device_name():
     assert peak_tflops("TPU v5p") == 459.0
     assert peak_tflops("TPU v6 lite") == 918.0
     assert peak_tflops("cpu") is None
+
+
+def test_a_slower_card_of_the_same_name_has_its_own_peak():
+    """By a part of its name it would count as an SXM card, and its MFU would read a fifth to a quarter too low."""
+    assert [peak_tflops(f"NVIDIA H100 {form}") for form in ("PCIe", "NVL")] == [756.0, 835.0]
+    assert peak_tflops("NVIDIA H200 NVL") == 835.0
+    assert peak_tflops("NVIDIA A100-SXM4-40GB") == peak_tflops("NVIDIA A100 80GB PCIe") == 312.0
+    assert peak_tflops("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None

@@ -9,10 +9,10 @@ import pytest
 from mede2_jax.benchmark.__main__ import main
 from mede2_jax.benchmark.comparison import compare
 from mede2_jax.benchmark.config import BenchmarkConfig
-from mede2_jax.benchmark.flops import Contents, Flops
 from mede2_jax.benchmark.measure import Figures
 from mede2_jax.benchmark.peer import PeerFigures
 from mede2_jax.config import UserError
+from mede2_jax.sizing.flops import Contents, Flops
 
 SMALL = ("--steps=2", "--warmup=1", "--rows_per_step=8", "--data.row_tokens=256", "--compute_dtype=float32", "--remat=none")
 RECORDS = (

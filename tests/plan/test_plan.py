@@ -11,7 +11,6 @@ import jax
 import pytest
 from rich.console import Console
 
-from mede2_jax.benchmark.flops import Contents, Flops
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.data.rows import BatchShape
@@ -25,6 +24,7 @@ from mede2_jax.plan.roofline import roofline
 from mede2_jax.plan.sweep import candidates, sweep, sweep_table
 from mede2_jax.plan.topology import parse_topology
 from mede2_jax.plan.workload import Workload
+from mede2_jax.sizing.flops import Contents, Flops
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"data": {"row_tokens": 256}, "synthetic": {"response_tokens": (30, 30), "prompt_tokens": 20, "images": 0}, "logprob_chunk": 32}

@@ -7,7 +7,8 @@ import pytest
 from mede2_jax.config import UserError
 from mede2_jax.plan.hlo import Collective
 from mede2_jax.plan.roofline import bandwidth
-from mede2_jax.plan.topology import CHIPS, open_devices, parse_topology
+from mede2_jax.plan.topology import open_devices, parse_topology
+from mede2_jax.sizing.chips import CHIPS
 
 
 def test_names():

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mede2_jax.benchmark.flops import contents
-from mede2_jax.benchmark.workload import write_records
 from mede2_jax.config import UserError
 from mede2_jax.data.dataset import open_dataset
 from mede2_jax.families import model_config
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.workload import TEMPLATE_TOKENS, abstract_batch, workload
+from mede2_jax.sizing.flops import contents
+from mede2_jax.sizing.synthetic import write_records
 
 EVEN = {"response_tokens": (120, 120), "image_pixels": (448, 448), "examples": 8}
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from training import make_config, one_device_setup
 
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh, take_gpu_memory
-from mede2_jax.train.setup import describe_excess, manifest, show_setup
+from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh, take_gpu_memory
+from mede2_jax.train.setup import manifest, show_setup
 
 
 def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model, tmp_path):

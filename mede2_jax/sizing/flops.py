@@ -131,23 +131,3 @@ def _kernel_size(policy: Policy, part: str) -> int:
 def _adapter_size(policy: Policy, part: str) -> int:
     paths = (path for path in policy.abstract if path.startswith(f"{part}/") and path.endswith(("/lora_a", "/lora_b")))
     return sum(math.prod(policy.abstract[path].shape) for path in paths)
-
-
-PEAK_TFLOPS = {
-    "H100": 989.4,
-    "H200": 989.4,
-    "A100": 312.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5p": 459.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-    "TPU v6e": 918.0,
-}
-"""Dense bfloat16 of one device, from its maker's data sheet, by a part of its name."""
-
-
-def peak_tflops(device_kind: str) -> float | None:
-    """The bfloat16 peak of a device, if it is known."""
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in device_kind), None)

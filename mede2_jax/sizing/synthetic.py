@@ -1,4 +1,4 @@
-"""Made-up records for a benchmark: random words of the model's own tokenizer, and images of noise."""
+"""Made-up records: random words of the model's own tokenizer, and images of noise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,37 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, field_validator
 
-from mede2_jax.benchmark.config import SyntheticConfig
-from mede2_jax.config import UserError
+from mede2_jax.config import Config, UserError
 from mede2_jax.data.source import Stage
+
+
+class SyntheticConfig(Config):
+    """The made-up records that are trained on when no `data.path` is given. Lengths and sizes are drawn evenly between two ends."""
+
+    examples: int = Field(default=96, ge=1)
+    """Demonstrations, or pairs."""
+    prompt_tokens: int = Field(default=120, ge=1)
+    """Of each question, images not counted."""
+    response_tokens: tuple[int, int] = (100, 500)
+    """Shortest and longest response."""
+    images: int = Field(default=1, ge=0)
+    """Of each question; 0 for texts alone."""
+    text_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the questions that have no image all the same."""
+    image_pixels: tuple[int, int] = (336, 560)
+    """Shortest and longest side of an image."""
+    seed: int = 0
+    keep: Path | None = None
+    """Write the records to this folder, which must not be there yet, and leave them there; none: to a temporary one."""
+
+    @field_validator("response_tokens", "image_pixels")
+    @classmethod
+    def _in_order(cls, ends: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= ends[0] <= ends[1]:
+            raise ValueError(f"shortest {ends[0]} is longer than longest {ends[1]}" if ends[0] > ends[1] else f"{ends[0]} is too short")
+        return ends
 
 
 def write_records(folder: Path, stage: Stage, config: SyntheticConfig, tokenizer: Any) -> Path:
