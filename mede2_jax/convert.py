@@ -25,12 +25,13 @@ from mede2_jax.config import Config, UserError, parse
 from mede2_jax.families import Family, model_config
 from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.weights import model_directory, model_info
+from mede2_jax.weights.dtypes import FLOATS
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter
 from mede2_jax.weights.params import ParamReader, ParamWriter
 from mede2_jax.weights.peft import TENSORS, Adapter, import_adapter
 from mede2_jax.weights.staging import check_target, staged_directory
 from mede2_jax.weights.table import Table, expected, flatten, resolve
-from mede2_jax.weights.transfer import DTYPES, export_tensors, import_tensors, in_layer_order, planned_tensors
+from mede2_jax.weights.transfer import export_tensors, import_tensors, in_layer_order, planned_tensors
 
 DESCRIPTION = "Convert a Hugging Face checkpoint to a model directory, or a model directory (one with model.json) to a checkpoint."
 
@@ -52,6 +53,11 @@ class ConvertConfig(Config):
     """Largest shard of an exported checkpoint, in 10^9 bytes."""
     overwrite: bool = False
     """Replace the target if it is a model."""
+
+    @property
+    def cast_to(self) -> np.dtype | None:
+        """Of every parameter; none: each keeps its own."""
+        return None if self.dtype == "keep" else FLOATS[self.dtype].dtype
 
 
 class Outcome(Config):
@@ -104,7 +110,7 @@ def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> 
         found = {name: info.shape for name, info in reader.tensors.items()}
         resolved = resolve(table, abstract, found, str(config.from_))
         adapter = _adapter(config, table, abstract)
-        dtype = DTYPES[config.dtype]
+        dtype = config.cast_to
         infos = [reader.tensors[name] for name in dict.fromkeys(entry.hf for entry in resolved.entries)]
         advance(0, sum(info.nbytes for info in infos))
         nbytes = sum(info.nbytes // info.dtype.itemsize * (dtype or info.dtype).itemsize for info in infos)
@@ -128,7 +134,7 @@ def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> 
 
 def _export(config: ConvertConfig, family: Family, model: Any, advance: Any) -> Outcome:
     table, abstract = family.weight_rules(model), family.abstract_params(model, np.float32)
-    info, dtype = model_info.read_info(config.from_), DTYPES[config.dtype]
+    info, dtype = model_info.read_info(config.from_), config.cast_to
     reader = ParamReader(config.from_ / model_info.PARAMS)
     model_directory.check_params(config.from_, abstract, reader.infos)
     adapter = _adapter(config, table, abstract)

@@ -16,13 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.weights.dtypes import FLOATS, FROM_SAFETENSORS
 
-DTYPES = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 BLOCK_BYTES = 64 * 2**20
@@ -159,7 +157,7 @@ class CheckpointWriter:
         spans, end = {}, 0
         for name, dtype, shape in sorted(shard, key=lambda tensor: -tensor[1].itemsize):
             begin, end = end, end + math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            header[name] = {"dtype": FLOATS[dtype.name].safetensors, "shape": list(shape), "data_offsets": [begin, end]}
             spans[name] = (dtype, shape, begin, end)
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
@@ -253,12 +251,13 @@ def read_tensor(info: TensorInfo) -> np.ndarray:
 
 
 def _tensor_info(file: Path, name: str, item: dict[str, Any], data: int) -> TensorInfo:
-    if item["dtype"] not in DTYPES:
-        raise UserError(f"{file}: tensor {name!r} is {item['dtype']}; only {', '.join(DTYPES)} can be read, quantised checkpoints cannot")
+    if item["dtype"] not in FROM_SAFETENSORS:
+        known = ", ".join(FROM_SAFETENSORS)
+        raise UserError(f"{file}: tensor {name!r} is {item['dtype']}; only {known} can be read, quantised checkpoints cannot")
     shape, (begin, end) = tuple(item["shape"]), item["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise ValueError(f"tensor {name!r} has shape {list(shape)} at [{begin}, {end}]")
-    dtype = DTYPES[item["dtype"]]
+    dtype = FROM_SAFETENSORS[item["dtype"]]
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"tensor {name!r} of shape {list(shape)} spans {end - begin} bytes")
     return TensorInfo(file, dtype, shape, data + begin, data + end)

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
 from mede2_jax.config import UserError
+from mede2_jax.weights.dtypes import FLOATS
 from mede2_jax.weights.hf import contiguous, row_blocks, rows_per_block
 
 TREE_METADATA = "_METADATA"
@@ -31,7 +31,6 @@ HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCh
 """What Orbax writes as the handler's name; it is data here, not an import."""
 COMMIT_BYTES = 64 * 2**20
 """A transaction holds its writes in memory, and each commit writes index nodes: this much at a time is cheap in both."""
-DTYPES = {np.dtype(ml_dtypes.bfloat16): "bfloat16", np.dtype(np.float16): "<f2", np.dtype(np.float32): "<f4"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ class ParamWriter:
     def create(self, path: str, shape: tuple[int, ...], dtype: np.dtype, *, stacked: bool = False) -> None:
         """Creates a parameter; `stacked` says that axis 0 is the layer."""
         info = ParamInfo(tuple(shape), np.dtype(dtype))
-        metadata = {"shape": list(shape), "chunks": list(chunk_shape(info, stacked)), "dtype": DTYPES[info.dtype], "compressor": None}
+        dtype_name = FLOATS[info.dtype.name].zarr
+        metadata = {"shape": list(shape), "chunks": list(chunk_shape(info, stacked)), "dtype": dtype_name, "compressor": None}
         spec = {"driver": "zarr", "kvstore": _kvstore(self.directory, path), "metadata": metadata, "create": True}
         with _users_errors("write", self.directory):
             self._arrays[path] = ts.open(spec, context=self._context).result()

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import TypeVar
 
-import ml_dtypes
 import numpy as np
 
 from mede2_jax.config import UserError
@@ -22,11 +21,6 @@ from mede2_jax.weights.params import ContentDigest, ParamInfo, ParamReader, Para
 from mede2_jax.weights.peft import Adapter
 from mede2_jax.weights.table import Entry, Identity, Resolved, Shape
 
-DTYPES: Mapping[str, np.dtype | None] = {
-    "keep": None,
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 AHEAD_BYTES = 2**30
 """How much of a model `whole_tensors` holds ready."""
 Whole = TypeVar("Whole")
