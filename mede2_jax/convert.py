@@ -24,13 +24,14 @@ from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError, parse
 from mede2_jax.families import Family, model_config
 from mede2_jax.outputs.memory import peak_memory
+from mede2_jax.tree import flatten
 from mede2_jax.weights import model_directory, model_info
 from mede2_jax.weights.dtypes import FLOATS
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter
 from mede2_jax.weights.params import ParamReader, ParamWriter
 from mede2_jax.weights.peft import TENSORS, Adapter, import_adapter
 from mede2_jax.weights.staging import check_target, staged_directory
-from mede2_jax.weights.table import Table, expected, flatten, resolve
+from mede2_jax.weights.table import Table, expected, resolve
 from mede2_jax.weights.transfer import export_tensors, import_tensors, in_layer_order, planned_tensors
 
 DESCRIPTION = "Convert a Hugging Face checkpoint to a model directory, or a model directory (one with model.json) to a checkpoint."

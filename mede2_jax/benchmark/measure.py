@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from mede2_jax.benchmark.config import BenchmarkConfig
-from mede2_jax.data.loader import Loader, make_loader
 from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.sizing.chips import peak_tflops
 from mede2_jax.sizing.flops import Contents, Flops, contents, count_flops
+from mede2_jax.train.batches import open_loader
 from mede2_jax.train.setup import Setup
 from mede2_jax.train.state import TrainState, all_params
 from mede2_jax.train.step import Steps
@@ -103,8 +103,8 @@ def measure(config: BenchmarkConfig, setup: Setup, steps: Steps, state: TrainSta
         state: The state before the first step.
         reference_pass: Whether to time a reference pass too.
     """
-    input_seconds, images = _time_input(config, setup)
-    batches = list(itertools.islice(_forever(config, setup), PLACED))
+    input_seconds, images = _time_input(config, setup, steps)
+    batches = list(itertools.islice(_forever(config, setup, steps), PLACED))
     placed = [steps.place(batch, micro=True) for batch in batches]
     begun = time.perf_counter()
     state, metrics = steps.train(state, placed[0])
@@ -147,33 +147,20 @@ def measure(config: BenchmarkConfig, setup: Setup, steps: Steps, state: TrainSta
     )
 
 
-def _loader(config: BenchmarkConfig, setup: Setup, epochs: int) -> Loader:
-    reference = np.zeros((len(setup.train), 2), np.float32) if config.stage == "dpo" else None
-    return make_loader(
-        setup.train,
-        setup.shape,
-        rows_per_step=config.rows_per_step,
-        accumulation=config.accumulation,
-        epochs=epochs,
-        seed=config.seed,
-        workers=config.data.workers,
-        buffer=max(config.data.buffer, config.rows_per_step * config.accumulation),
-        reference=reference,
-    )
-
-
-def _forever(config: BenchmarkConfig, setup: Setup) -> Iterator[dict[str, np.ndarray]]:
+def _forever(config: BenchmarkConfig, setup: Setup, steps: Steps) -> Iterator[dict[str, np.ndarray]]:
     """Steps without end, full ones only: an epoch's last may hold rows of padding."""
-    with _loader(config, setup, epochs=1_000_000) as loader:
+    reference = np.zeros((len(setup.train), 2), np.float32) if config.stage == "dpo" else None
+    epochs, accumulation = 1_000_000, config.accumulation
+    with open_loader(setup, steps, setup.train, reference, epochs=epochs, accumulation=accumulation, shuffle=True) as loader:
         whole = len(setup.train.rows) // (config.rows_per_step * config.accumulation)
         for number, batch in enumerate(loader):
             if not whole or number % loader.steps_per_epoch < whole:
                 yield batch
 
 
-def _time_input(config: BenchmarkConfig, setup: Setup) -> tuple[float, float | None]:
+def _time_input(config: BenchmarkConfig, setup: Setup, steps: Steps) -> tuple[float, float | None]:
     """Seconds for a step's batch, and images a second and core, when nothing else runs."""
-    batches = _forever(config, setup)
+    batches = _forever(config, setup, steps)
     begun, used = time.perf_counter(), _processor_seconds()
     images = 0
     for batch in itertools.islice(batches, config.steps):
@@ -192,7 +179,7 @@ def _processor_seconds() -> float:
 
 def _time_training(config: BenchmarkConfig, setup: Setup, steps: Steps, state: TrainState) -> tuple[float, TrainState]:
     """Seconds a step when its batch comes from the pipeline and the step before is still running, as in a run."""
-    batches = _forever(config, setup)
+    batches = _forever(config, setup, steps)
     pending: Any = None
     begun = 0.0
     for number, batch in enumerate(itertools.islice(batches, config.steps + config.warmup)):

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +27,7 @@ from mede2_jax.train.optimizer import make_optimizer
 from mede2_jax.train.setup import Setup, open_data, open_policy, show_setup
 from mede2_jax.train.state import init_params, init_state, random_params
 from mede2_jax.train.step import Steps
+from mede2_jax.tree import flatten
 from mede2_jax.weights.model_info import PARAMS, read_info
 from mede2_jax.weights.params import ParamReader
 
@@ -99,7 +99,7 @@ def _open(config: BenchmarkConfig, model_dir: Path) -> Setup:
     else:
         digest = "random"
         dtype = np.dtype(config.param_dtype or config.compute_dtype)
-        stored = dict.fromkeys(flatten_dict(family.abstract_params(sizes), sep="/"), dtype)
+        stored = dict.fromkeys(flatten(family.abstract_params(sizes)), dtype)
     policy = open_policy(config, family, sizes, stored, mesh)
     return open_data(config, model_dir, family, sizes, mesh, policy, stored=stored, digests=(digest,))
 

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from mede2_jax.config import Config, UserError
 from mede2_jax.models.layers import PRODUCT, Linear
+from mede2_jax.tree import flatten, unflatten
 
 Mode = Literal["frozen", "lora", "full"]
 Params = dict[str, Any]
@@ -117,33 +117,33 @@ def is_trainable(path: str, parts: Mapping[str, Mode]) -> bool:
 
 def split_params(params: Params, parts: Mapping[str, Mode]) -> tuple[Params, Params]:
     """(trainable, frozen), two trees that share no leaf and together are `params`."""
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     trainable = {path: leaf for path, leaf in flat.items() if is_trainable(path, parts)}
     frozen = {path: leaf for path, leaf in flat.items() if path not in trainable}
-    return unflatten_dict(trainable, sep="/"), unflatten_dict(frozen, sep="/")
+    return unflatten(trainable), unflatten(frozen)
 
 
 def join_params(*trees: Params) -> Params:
     """The inverse of `split_params`."""
     flat: dict[str, Any] = {}
     for tree in trees:
-        flat |= flatten_dict(tree, sep="/")
-    return unflatten_dict(flat, sep="/")
+        flat |= flatten(tree)
+    return unflatten(flat)
 
 
 def with_dropout_keys(params: Params, key: jax.Array) -> Params:
     """Adds a fresh dropout key to every adapter (and, of a stacked one, to every layer)."""
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     adapted = sorted(path.removesuffix("/lora_a") for path in flat if path.endswith("/lora_a"))
     for index, path in enumerate(adapted):
         stack = flat[f"{path}/lora_a"].shape[:-2]
         flat[f"{path}/dropout_key"] = jax.random.key_data(jax.random.split(jax.random.fold_in(key, index), stack))
-    return unflatten_dict(flat, sep="/")
+    return unflatten(flat)
 
 
 def merge_lora(params: Params, scale: float) -> Params:
     """Plain parameters with kernel + scale·A·B (added in float32, kept in the kernel's dtype) and no adapters."""
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     merged: dict[str, Any] = {}
     for path, leaf in flat.items():
         if path.endswith(("/lora_a", "/lora_b")):
@@ -153,7 +153,7 @@ def merge_lora(params: Params, scale: float) -> Params:
         if plain.endswith("/kernel") and f"{linear}/lora_a" in flat:
             leaf = _merged_kernel(leaf, flat[f"{linear}/lora_a"], flat[f"{linear}/lora_b"], scale)
         merged[plain] = leaf
-    return unflatten_dict(merged, sep="/")
+    return unflatten(merged)
 
 
 def _merged_kernel(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
@@ -172,7 +172,7 @@ def base_path(path: str) -> str:
 
 def take_adapters(params: Params) -> Adapters:
     """The adapters of a tree, by the path of their linear layer."""
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     paths = [path.removesuffix("/lora_a") for path in flat if path.endswith("/lora_a")]
     return {path: (flat[f"{path}/lora_a"], flat[f"{path}/lora_b"]) for path in paths}
 
@@ -183,7 +183,7 @@ def put_adapters(params: Params, adapters: Mapping[str, tuple[Any, Any]]) -> Par
     Raises:
         UserError: The adapters are not for exactly the adapted layers, or have another rank.
     """
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     expected = take_adapters(params)
     if differing := sorted(expected.keys() ^ adapters.keys()):
         raise UserError(
@@ -196,7 +196,7 @@ def put_adapters(params: Params, adapters: Mapping[str, tuple[Any, Any]]) -> Par
                     f"adapter {path}/{name} has shape {new.shape}, the model needs {old.shape}; set lora.rank to the adapter's rank"
                 )
             flat[f"{path}/{name}"] = jax.device_put(new.astype(old.dtype), old.sharding)
-    return unflatten_dict(flat, sep="/")
+    return unflatten(flat)
 
 
 def _linears(module: nnx.Module) -> Iterator[tuple[nnx.Module, str]]:

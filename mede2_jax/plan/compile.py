@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from mede2_jax.config import UserError
@@ -28,6 +27,7 @@ from mede2_jax.train.optimizer import make_optimizer
 from mede2_jax.train.setup import open_policy
 from mede2_jax.train.state import Policy, abstract_state, train_state_shardings
 from mede2_jax.train.step import Steps
+from mede2_jax.tree import flatten
 
 TOTAL_STEPS = 1_000_000
 """Of the learning rate's schedule: it decides no shape."""
@@ -107,7 +107,7 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
     """
     mesh = make_mesh(config.mesh, open_devices(topology))
     dtype = jnp.dtype(config.param_dtype or config.compute_dtype)
-    stored = dict.fromkeys(flatten_dict(family.abstract_params(sizes), sep="/"), dtype)
+    stored = dict.fromkeys(flatten(family.abstract_params(sizes)), dtype)
     policy = open_policy(config, family, sizes, stored, mesh)
     work = workload(config, sizes)
     lower = lowering(config, policy, mesh, work)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from flax.traverse_util import flatten_dict
 from pydantic import Field, model_validator
 
 from mede2_jax.config import Config, UserError
@@ -19,6 +18,7 @@ from mede2_jax.parallel.distributed import DistributedConfig
 from mede2_jax.parallel.mesh import MeshConfig
 from mede2_jax.train.losses import DPOConfig
 from mede2_jax.train.optimizer import OptimizerConfig
+from mede2_jax.tree import flatten
 
 Stage = Literal["sft", "dpo"]
 
@@ -215,6 +215,6 @@ def embedded_defaults(stage: Stage, family: FamilyName = DEFAULT_FAMILY) -> dict
 
 def embedded_summary() -> str:
     """What the embedded default sets besides the data, as one line for `--help`."""
-    sft, dpo = (flatten_dict(EMBEDDED_STAGE[stage], sep=".") for stage in get_args(Stage))
-    common = [f"{name}={value}" for name, value in flatten_dict(EMBEDDED, sep=".").items()]
+    sft, dpo = (flatten(EMBEDDED_STAGE[stage], ".") for stage in get_args(Stage))
+    common = [f"{name}={value}" for name, value in flatten(EMBEDDED, ".").items()]
     return " ".join(common + [f"{name}={dpo[name]} (sft: {sft[name]})" for name in dpo if name != "data.path"])

@@ -11,19 +11,17 @@ import dataclasses
 import functools
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.console import Console
 
-from mede2_jax.data.dataset import Dataset
-from mede2_jax.data.loader import Loader, make_loader
 from mede2_jax.models.lora import Params, base_path, join_params, merge_lora, put_adapters, take_adapters
 from mede2_jax.parallel import distributed
+from mede2_jax.train.batches import eval_batches, open_loader, open_pass, unstacked
 from mede2_jax.train.checkpoint import Checkpoints, shapes_of
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.loop import Loop
@@ -36,6 +34,7 @@ from mede2_jax.train.setup import Setup, check_same, manifest, open_setup, show_
 from mede2_jax.train.state import TrainState, init_params, init_state
 from mede2_jax.train.step import Steps
 from mede2_jax.train.stop import StopRequest
+from mede2_jax.tree import flatten, unflatten
 from mede2_jax.weights.model_directory import copy_files, write_model_directory
 from mede2_jax.weights.peft import Adapter, export_adapter
 
@@ -113,9 +112,9 @@ def _references(setup: Setup, steps: Steps, params: Params, console: Console) ->
 
     with StopRequest() as stop:
         for name, dataset in data.items():
-            with _pass(setup, steps, dataset, None) as loader:
+            with open_pass(setup, steps, dataset, None) as loader:
                 loader.set_state(loader.get_state() | {"step": found.done[name]})
-                filling = fill_reference(found, name, _unstacked(loader), responses)
+                filling = fill_reference(found, name, unstacked(loader), responses)
                 saved = time.monotonic()
                 for done in narrated(filling, f"reference log-probabilities, {name}", found.done[name], loader.total_steps, console):
                     if stop.poll() or time.monotonic() - saved > REFERENCE_SAVE_SECONDS or done == loader.total_steps:
@@ -142,7 +141,7 @@ def _loop(setup: Setup, steps: Steps, state: TrainState, references: dict[str, n
     config, total_steps = setup.config, _total_steps(setup)
     checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoint)
     epochs = -(-total_steps // _steps_per_epoch(setup))
-    loader = _loader(setup, steps, setup.train, references.get("train"), epochs=epochs, accumulation=config.accumulation, shuffle=True)
+    loader = open_loader(setup, steps, setup.train, references.get("train"), epochs=epochs, accumulation=config.accumulation, shuffle=True)
     inputs: dict[str, Any] = {"digests": list(setup.digests), "config": config.model_dump(mode="json")}
     if config.resume and distributed.agreed(lambda: checkpoints.latest) is not None:
         saved, position = checkpoints.restore(shapes_of(state))
@@ -167,7 +166,7 @@ def _loop(setup: Setup, steps: Steps, state: TrainState, references: dict[str, n
         state=state,
         steps=steps,
         loader=loader,
-        eval_batches=None if held_out is None else functools.partial(_eval_batches, setup, steps, held_out, references.get("eval")),
+        eval_batches=None if held_out is None else functools.partial(eval_batches, setup, steps, held_out, references.get("eval")),
         checkpoints=checkpoints,
         tracker=tracker,
         learning_rates=np.asarray(make_schedule(config.optimizer, config.learning_rate, total_steps)(np.arange(total_steps))),
@@ -203,9 +202,9 @@ def _export(setup: Setup, state: TrainState, console: Console) -> None:
         table, abstract = setup.family.weight_rules(setup.sizes), setup.family.abstract_params(setup.sizes)
         if distributed.is_first():
             export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
-    shardings = flatten_dict(policy.shardings(setup.mesh), sep="/")
+    shardings = flatten(policy.shardings(setup.mesh))
     plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
-    merge = jax.jit(functools.partial(_merged, setup), out_shardings=unflatten_dict(plain, sep="/"), donate_argnums=0)
+    merge = jax.jit(functools.partial(_merged, setup), out_shardings=unflatten(plain), donate_argnums=0)
     # The run is over: the merged kernels may take the place of the frozen ones.
     merged = merge(state.frozen, state.trainable)
     with tempfile.TemporaryDirectory() as folder:
@@ -226,41 +225,5 @@ def _show_results(output: Path, console: Console) -> None:
 
 def _merged(setup: Setup, frozen: Params, trainable: Params) -> Params:
     """Plain parameters, each in the dtype that the model directory came in."""
-    flat = flatten_dict(merge_lora(join_params(frozen, trainable), setup.config.lora.scale), sep="/")
-    return unflatten_dict({path: leaf.astype(setup.stored[path]) for path, leaf in flat.items()}, sep="/")
-
-
-def _loader(
-    setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None, *, epochs: int, accumulation: int, shuffle: bool
-) -> Loader:
-    config = setup.config
-    return make_loader(
-        dataset,
-        setup.shape,
-        rows_per_step=config.rows_per_step,
-        accumulation=accumulation,
-        epochs=epochs,
-        seed=config.seed,
-        shuffle=shuffle,
-        columns=steps.columns(config.rows_per_step),
-        workers=config.data.workers,
-        # The next step's rows are made while this one runs.
-        buffer=max(config.data.buffer, config.rows_per_step * accumulation),
-        reference=reference,
-    )
-
-
-def _pass(setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Loader:
-    """One pass over all rows in the plan's order, a micro-batch at a time."""
-    return _loader(setup, steps, dataset, reference, epochs=1, accumulation=1, shuffle=False)
-
-
-def _eval_batches(setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Iterator[Mapping[str, np.ndarray]]:
-    with _pass(setup, steps, dataset, reference) as loader:
-        yield from _unstacked(loader)
-
-
-def _unstacked(loader: Loader) -> Iterator[dict[str, np.ndarray]]:
-    """[1, B, …] to [B, …]."""
-    for batch in loader:
-        yield {name: value[0] for name, value in batch.items()}
+    flat = flatten(merge_lora(join_params(frozen, trainable), setup.config.lora.scale))
+    return unflatten({path: leaf.astype(setup.stored[path]) for path, leaf in flat.items()})

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mede2_jax.families import Family
@@ -34,6 +33,7 @@ from mede2_jax.models.lora import (
     with_dropout_keys,
 )
 from mede2_jax.parallel.rules import Axes, named_sharding
+from mede2_jax.tree import flatten, unflatten
 from mede2_jax.weights.model_directory import load_params
 
 
@@ -84,7 +84,7 @@ class Policy:
     def shardings(self, mesh: Mesh) -> Params:
         """Where each parameter lives."""
         flat = {path: named_sharding(self.axes[path], leaf.shape, mesh) for path, leaf in self.abstract.items()}
-        return unflatten_dict(flat, sep="/")
+        return unflatten(flat)
 
     def excess(self, mesh: Mesh) -> float:
         """How many times its share of the parameters' bytes a device holds: 1 where fsdp and tensor divide every width."""
@@ -128,7 +128,7 @@ def make_policy(
 
     abstract_model = nnx.eval_shape(lambda: build(0.0))
     eval_graph, variables = nnx.split(abstract_model)
-    leaves = flatten_dict(nnx.to_pure_dict(variables), sep="/")
+    leaves = flatten(nnx.to_pure_dict(variables))
     marked = {"/".join(map(str, path)): variable.axes for path, variable in nnx.to_flat_state(variables)}
     narrow = param_dtype if isinstance(param_dtype, Mapping) else collections.defaultdict(lambda: param_dtype)
     # Trained parameters are float32 masters; the optimizer's small steps would be lost in bfloat16.
@@ -153,17 +153,17 @@ def init_params(policy: Policy, model_dir: Path, mesh: Mesh, seed: int) -> Param
     Raises:
         UserError: The model directory is damaged or of another shape.
     """
-    shardings = flatten_dict(policy.shardings(mesh), sep="/")
+    shardings = flatten(policy.shardings(mesh))
     base = {path: leaf for path, leaf in policy.abstract.items() if not path.endswith(("/lora_a", "/lora_b"))}
     wanted = {base_path(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path]) for path, leaf in base.items()}
-    loaded = flatten_dict(load_params(model_dir, unflatten_dict(wanted, sep="/")), sep="/")
+    loaded = flatten(load_params(model_dir, unflatten(wanted)))
     params = {path: loaded.pop(base_path(path)) for path in base}
-    return unflatten_dict(params | _init_adapters(policy, shardings, seed), sep="/")
+    return unflatten(params | _init_adapters(policy, shardings, seed))
 
 
 def random_params(policy: Policy, mesh: Mesh, seed: int) -> Params:
     """Parameters of the right shapes and of usual sizes, made where they live: for measuring, where no weights are at hand."""
-    shardings = flatten_dict(policy.shardings(mesh), sep="/")
+    shardings = flatten(policy.shardings(mesh))
     params: dict[str, jax.Array] = {}
     for index, (path, leaf) in enumerate(policy.abstract.items()):
         if path.endswith("/scale"):
@@ -171,7 +171,7 @@ def random_params(policy: Policy, mesh: Mesh, seed: int) -> Params:
         elif not path.endswith(("/lora_a", "/lora_b")):
             key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), index)
             params[path] = jax.jit(_normal, static_argnums=(1, 2), out_shardings=shardings[path])(key, leaf.shape, leaf.dtype)
-    return unflatten_dict(params | _init_adapters(policy, shardings, seed), sep="/")
+    return unflatten(params | _init_adapters(policy, shardings, seed))
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -192,7 +192,7 @@ def init_state(policy: Policy, params: Params, optimizer: optax.GradientTransfor
 def train_state_shardings(policy: Policy, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Where each leaf of the state lives; moments live beside their parameters."""
     trainable, frozen = split_params(policy.shardings(mesh), policy.parts)
-    abstract_trainable, _ = split_params(unflatten_dict(dict(policy.abstract), sep="/"), policy.parts)
+    abstract_trainable, _ = split_params(unflatten(dict(policy.abstract)), policy.parts)
     replicated = NamedSharding(mesh, PartitionSpec())
     optimizer_state = optax.tree_utils.tree_map_params(
         optimizer,
@@ -206,7 +206,7 @@ def train_state_shardings(policy: Policy, optimizer: optax.GradientTransformatio
 
 def abstract_state(policy: Policy, optimizer: optax.GradientTransformation) -> TrainState:
     """Shapes and dtypes of a state that nobody makes: to compile a step, or to count what it takes."""
-    trainable, frozen = split_params(unflatten_dict(dict(policy.abstract), sep="/"), policy.parts)
+    trainable, frozen = split_params(unflatten(dict(policy.abstract)), policy.parts)
     rng = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     step = jax.ShapeDtypeStruct((), jnp.int32)
     return TrainState(frozen=frozen, trainable=trainable, optimizer_state=jax.eval_shape(optimizer.init, trainable), step=step, rng=rng)

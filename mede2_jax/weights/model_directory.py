@@ -16,10 +16,10 @@ import orbax.checkpoint as ocp
 
 from mede2_jax.config import UserError, counted
 from mede2_jax.parallel.distributed import barrier
+from mede2_jax.tree import flatten
 from mede2_jax.weights.model_info import HF_CONFIG, INFO, PARAMS, ModelInfo, read_info
 from mede2_jax.weights.params import COMMIT_BYTES, ParamInfo, ParamReader, ParamWriter, digest_params, reason
 from mede2_jax.weights.staging import partial_path, staged_directory
-from mede2_jax.weights.table import flatten
 
 COPIED = (
     HF_CONFIG,

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mede2_jax.config import UserError
+from mede2_jax.tree import flatten
 
 Shape = tuple[int, ...]
 
@@ -167,26 +168,6 @@ class Resolved:
     entries: tuple[Entry, ...]
     ignored: tuple[tuple[str, str | None], ...]
     layout: Layout
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict as {"a/b/c": leaf}."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value})
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
 
 
 def expected(table: Table, abstract: Mapping[str, Any], layout: Layout) -> list[Entry]:

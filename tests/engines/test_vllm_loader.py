@@ -13,10 +13,11 @@ from mede2_jax import convert, tiny
 from mede2_jax.config import UserError
 from mede2_jax.engines.vllm.loader import stored_tensors, unreached
 from mede2_jax.families import model_config
+from mede2_jax.tree import unflatten
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter
 from mede2_jax.weights.model_info import PARAMS
 from mede2_jax.weights.params import ParamReader
-from mede2_jax.weights.table import expected, unflatten
+from mede2_jax.weights.table import expected
 from mede2_jax.weights.transfer import whole_tensors
 
 WITHOUT_JAX = """

@@ -11,8 +11,9 @@ from vllm_reference import CASES, Ours, ask, pictures, start
 
 from mede2_jax import convert, tiny
 from mede2_jax.families import model_config
+from mede2_jax.tree import flatten
 from mede2_jax.weights.peft import Adapter, export_adapter
-from mede2_jax.weights.table import Transpose, flatten
+from mede2_jax.weights.table import Transpose
 
 pytestmark = pytest.mark.slow
 MODELS = {"qwen2_5_vl": ("qwen2_5_vl", None), "internvl3": ("internvl3", "hf"), "internvl3-original": ("internvl3", "original")}

@@ -14,8 +14,9 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from mede2_jax.config import UserError
 from mede2_jax.convert import ConvertConfig, run
 from mede2_jax.families import family_of
+from mede2_jax.tree import flatten
 from mede2_jax.weights.model_info import read_info
-from mede2_jax.weights.table import Resolved, Rule, Table, Transpose, expected, flatten, resolve
+from mede2_jax.weights.table import Resolved, Rule, Table, Transpose, expected, resolve
 
 SIZES = {
     # hidden, feed-forward, layers, heads, key/value heads

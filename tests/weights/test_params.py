@@ -8,10 +8,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from mede2_jax.config import UserError
+from mede2_jax.tree import flatten, unflatten
 from mede2_jax.weights import hf
 from mede2_jax.weights.model_directory import save_params
 from mede2_jax.weights.params import ParamInfo, ParamReader, ParamWriter, chunk_shape, digest_params
-from mede2_jax.weights.table import flatten, unflatten
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -9,7 +9,8 @@ from random_checkpoint import entries_of, released_config, tiny_config
 
 from mede2_jax.config import UserError
 from mede2_jax.families import family_of
-from mede2_jax.weights.table import FlattenPatches, Identity, Resolved, Rule, Table, Transpose, expected, flatten, resolve, unflatten
+from mede2_jax.tree import flatten, unflatten
+from mede2_jax.weights.table import FlattenPatches, Identity, Resolved, Rule, Table, Transpose, expected, resolve
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 PARAMETERS = {"3b": 3_754_622_976, "7b": 8_292_166_656}

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mede2_jax.families import Family
 from mede2_jax.models.decoding import CACHE_AXES, Cache, CacheShape, Decoding, Progress, decode, empty_cache, prefill
 from mede2_jax.parallel import rules
+from mede2_jax.tree import flatten, unflatten
 from mede2_jax.weights.model_directory import load_params
 from mede2_jax.weights.model_info import PARAMS
 from mede2_jax.weights.params import ParamReader
@@ -145,7 +145,7 @@ def open_model(family: Family, sizes: Any, model: Path, mesh: Mesh, dtype: Any) 
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rules.named_sharding(axes[path], leaf.shape, mesh))
         for path, leaf in _in_dtype(nnx.to_pure_dict(variables), ParamReader(model / PARAMS).infos, dtype).items()
     }
-    return graph, load_params(model, unflatten_dict(wanted, sep="/"))
+    return graph, load_params(model, unflatten(wanted))
 
 
 def _in_dtype(abstract: Mapping[str, Any], stored: Mapping[str, Any], dtype: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -156,7 +156,7 @@ def _in_dtype(abstract: Mapping[str, Any], stored: Mapping[str, Any], dtype: Any
     """
     return {
         path: jax.ShapeDtypeStruct(leaf.shape, dtype if path.startswith("language/") or path not in stored else stored[path].dtype)
-        for path, leaf in flatten_dict(abstract, sep="/").items()
+        for path, leaf in flatten(abstract).items()
     }
 
 

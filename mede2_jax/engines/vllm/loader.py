@@ -22,9 +22,10 @@ import numpy as np
 from mede2_jax.config import UserError, counted
 from mede2_jax.families import FAMILIES, model_config
 from mede2_jax.foreign import one_line
+from mede2_jax.tree import unflatten
 from mede2_jax.weights.model_info import PARAMS, read_info
 from mede2_jax.weights.params import ParamReader
-from mede2_jax.weights.table import expected, unflatten
+from mede2_jax.weights.table import expected
 from mede2_jax.weights.transfer import Whole, whole_tensors
 
 LOAD_FORMAT = "orbax"
