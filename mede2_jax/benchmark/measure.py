@@ -21,7 +21,7 @@ from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.sizing.chips import peak_tflops
 from mede2_jax.sizing.flops import Contents, Flops, contents, count_flops
 from mede2_jax.train.batches import open_loader
-from mede2_jax.train.setup import Setup
+from mede2_jax.train.inputs import TrainingInputs
 from mede2_jax.train.state import TrainState, all_params
 from mede2_jax.train.step import Steps
 
@@ -93,18 +93,18 @@ class Figures:
         return self.held.tokens / (self.rows * self.row_tokens)
 
 
-def measure(config: BenchmarkConfig, setup: Setup, steps: Steps, state: TrainState, reference_pass: bool) -> Figures:
+def measure(config: BenchmarkConfig, inputs: TrainingInputs, steps: Steps, state: TrainState, reference_pass: bool) -> Figures:
     """Runs the steps; `state` is used up.
 
     Args:
         config: The benchmark.
-        setup: The model and the data.
+        inputs: The model and the data.
         steps: The compiled functions.
         state: The state before the first step.
         reference_pass: Whether to time a reference pass too.
     """
-    input_seconds, images = _time_input(config, setup, steps)
-    batches = list(itertools.islice(_forever(config, setup, steps), PLACED))
+    input_seconds, images = _time_input(config, inputs, steps)
+    batches = list(itertools.islice(_forever(config, inputs, steps), PLACED))
     placed = [steps.place(batch, micro=True) for batch in batches]
     begun = time.perf_counter()
     state, metrics = steps.train(state, placed[0])
@@ -122,18 +122,18 @@ def measure(config: BenchmarkConfig, setup: Setup, steps: Steps, state: TrainSta
     if config.profile is not None:
         state = _trace(config.profile, steps, state, placed)
     held = [contents(batches[number % PLACED]) for number in range(config.steps)]
-    together, state = _time_training(config, setup, steps, state)
+    together, state = _time_training(config, inputs, steps, state)
     step_seconds = statistics.median(seconds)
     mean = _mean(held)
-    device = setup.mesh.devices.flat[0]
+    device = inputs.mesh.devices.flat[0]
     return Figures(
-        devices=setup.mesh.size,
+        devices=inputs.mesh.size,
         device_kind=device.device_kind,
         rows=config.rows_per_step * config.accumulation,
-        row_tokens=setup.shape.tokens,
-        row_patches=setup.shape.patches,
+        row_tokens=inputs.shape.tokens,
+        row_patches=inputs.shape.patches,
         held=mean,
-        flops=count_flops(setup.policy, setup.sizes, mean, remat=config.remat),
+        flops=count_flops(inputs.spec, inputs.sizes, mean, remat=config.remat),
         peak_tflops=config.peak_tflops or (peak_tflops(device.device_kind) if config.compute_dtype == "bfloat16" else None),
         compile_seconds=first - step_seconds,
         step_seconds=step_seconds,
@@ -142,25 +142,25 @@ def measure(config: BenchmarkConfig, setup: Setup, steps: Steps, state: TrainSta
         input_seconds=input_seconds,
         images_per_second_per_core=images,
         reference_seconds=_time_reference(steps, all_params(state), batches[0]) if reference_pass else None,
-        peak_memory_bytes=_peak_memory(setup),
+        peak_memory_bytes=_peak_memory(inputs),
         compilations=steps.compilations,
     )
 
 
-def _forever(config: BenchmarkConfig, setup: Setup, steps: Steps) -> Iterator[dict[str, np.ndarray]]:
+def _forever(config: BenchmarkConfig, inputs: TrainingInputs, steps: Steps) -> Iterator[dict[str, np.ndarray]]:
     """Steps without end, full ones only: an epoch's last may hold rows of padding."""
-    reference = np.zeros((len(setup.train), 2), np.float32) if config.stage == "dpo" else None
+    reference = np.zeros((len(inputs.train), 2), np.float32) if config.stage == "dpo" else None
     epochs, accumulation = 1_000_000, config.accumulation
-    with open_loader(setup, steps, setup.train, reference, epochs=epochs, accumulation=accumulation, shuffle=True) as loader:
-        whole = len(setup.train.rows) // (config.rows_per_step * config.accumulation)
+    with open_loader(inputs, steps, inputs.train, reference, epochs=epochs, accumulation=accumulation, shuffle=True) as loader:
+        whole = len(inputs.train.rows) // (config.rows_per_step * config.accumulation)
         for number, batch in enumerate(loader):
             if not whole or number % loader.steps_per_epoch < whole:
                 yield batch
 
 
-def _time_input(config: BenchmarkConfig, setup: Setup, steps: Steps) -> tuple[float, float | None]:
+def _time_input(config: BenchmarkConfig, inputs: TrainingInputs, steps: Steps) -> tuple[float, float | None]:
     """Seconds for a step's batch, and images a second and core, when nothing else runs."""
-    batches = _forever(config, setup, steps)
+    batches = _forever(config, inputs, steps)
     begun, used = time.perf_counter(), _processor_seconds()
     images = 0
     for batch in itertools.islice(batches, config.steps):
@@ -177,9 +177,9 @@ def _processor_seconds() -> float:
     )
 
 
-def _time_training(config: BenchmarkConfig, setup: Setup, steps: Steps, state: TrainState) -> tuple[float, TrainState]:
+def _time_training(config: BenchmarkConfig, inputs: TrainingInputs, steps: Steps, state: TrainState) -> tuple[float, TrainState]:
     """Seconds a step when its batch comes from the pipeline and the step before is still running, as in a run."""
-    batches = _forever(config, setup, steps)
+    batches = _forever(config, inputs, steps)
     pending: Any = None
     begun = 0.0
     for number, batch in enumerate(itertools.islice(batches, config.steps + config.warmup)):
@@ -217,8 +217,8 @@ def _mean(held: list[Contents]) -> Contents:
     return Contents(**{field.name: statistics.mean(getattr(one, field.name) for one in held) for field in dataclasses.fields(Contents)})
 
 
-def _peak_memory(setup: Setup) -> int | None:
-    found = [device.memory_stats() for device in setup.mesh.devices.flat if device.process_index == jax.process_index()]
+def _peak_memory(inputs: TrainingInputs) -> int | None:
+    found = [device.memory_stats() for device in inputs.mesh.devices.flat if device.process_index == jax.process_index()]
     peaks = [stats["peak_bytes_in_use"] for stats in found if stats and "peak_bytes_in_use" in stats]
     if peaks:
         return max(peaks)

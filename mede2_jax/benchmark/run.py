@@ -23,9 +23,10 @@ from mede2_jax.families import model_config
 from mede2_jax.outputs.file import check_place, write_whole
 from mede2_jax.parallel.mesh import make_mesh
 from mede2_jax.sizing.synthetic import write_records
+from mede2_jax.train.inputs import TrainingInputs, open_data, open_model_spec, show_inputs
+from mede2_jax.train.model_spec import init_params, random_params
 from mede2_jax.train.optimizer import make_optimizer
-from mede2_jax.train.setup import Setup, open_data, open_policy, show_setup
-from mede2_jax.train.state import init_params, init_state, random_params
+from mede2_jax.train.state import init_state
 from mede2_jax.train.step import Steps
 from mede2_jax.tree import flatten
 from mede2_jax.weights.model_info import PARAMS, read_info
@@ -50,20 +51,20 @@ def run(config: BenchmarkConfig, model_dir: Path, console: Console) -> Figures:
         config = _with_records(config, model_dir, Path(folder))
         # Before this process touches a device: JAX takes a GPU's memory at once, and for good.
         peer = run_peer(config, model_dir, config.data.path) if config.peer is not None and config.data.path is not None else None
-        setup = _open(config, model_dir)
-        show_setup(setup, console)
+        inputs = _open(config, model_dir)
+        show_inputs(inputs, console)
         with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
             optimizer = make_optimizer(config.optimizer, config.learning_rate, total_steps=1_000_000)
-            steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, config.logprob_chunk, config.attention)
+            steps = Steps(inputs.spec, inputs.loss, optimizer, inputs.mesh, config.logprob_chunk, config.attention)
             if (model_dir / PARAMS).exists():
-                params = init_params(setup.policy, model_dir, setup.mesh, config.seed)
+                params = init_params(inputs.spec, model_dir, inputs.mesh, config.seed)
             else:
                 console.print(f"no {PARAMS}/ in {model_dir}: the weights are random, which takes the same time", markup=False)
-                params = random_params(setup.policy, setup.mesh, config.seed)
-            state = init_state(setup.policy, params, optimizer, setup.mesh, config.seed)
+                params = random_params(inputs.spec, inputs.mesh, config.seed)
+            state = init_state(inputs.spec, params, optimizer, inputs.mesh, config.seed)
             del params
             console.print("compiling and measuring")
-            figures = measure(config, setup, steps, state, reference_pass=config.stage == "dpo")
+            figures = measure(config, inputs, steps, state, reference_pass=config.stage == "dpo")
     console.print(table(config, figures))
     found = _as_json(config, figures)
     if peer is not None:
@@ -90,7 +91,7 @@ def _with_records(config: BenchmarkConfig, model_dir: Path, folder: Path) -> Ben
     return config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
 
 
-def _open(config: BenchmarkConfig, model_dir: Path) -> Setup:
+def _open(config: BenchmarkConfig, model_dir: Path) -> TrainingInputs:
     mesh = make_mesh(config.mesh)
     family, sizes = model_config(model_dir)
     if (model_dir / PARAMS).exists():
@@ -100,8 +101,8 @@ def _open(config: BenchmarkConfig, model_dir: Path) -> Setup:
         digest = "random"
         dtype = np.dtype(config.param_dtype or config.compute_dtype)
         stored = dict.fromkeys(flatten(family.abstract_params(sizes)), dtype)
-    policy = open_policy(config, family, sizes, stored, mesh)
-    return open_data(config, model_dir, family, sizes, mesh, policy, stored=stored, digests=(digest,))
+    spec = open_model_spec(config, family, sizes, stored, mesh)
+    return open_data(config, model_dir, family, sizes, mesh, spec, stored=stored, digests=(digest,))
 
 
 def table(config: BenchmarkConfig, figures: Figures) -> Table:

@@ -12,6 +12,9 @@ from PIL import Image, ImageOps
 
 from mede2_jax.config import UserError
 
+ImageSize = tuple[int, int]
+"""Height and width in pixels."""
+
 MAX_ASPECT_RATIO = 200
 """An image longer than this many times its width, or the other way round, is refused: Qwen's resizing, the strictest, would."""
 
@@ -62,7 +65,7 @@ def read_image_bytes(root: Path, name: str) -> bytes:
         raise UserError(f"image {name!r} cannot be read: {error.strerror}") from None
 
 
-def image_size(data: bytes, name: str, max_image_pixels: int) -> tuple[int, int]:
+def image_size(data: bytes, name: str, max_image_pixels: int) -> ImageSize:
     """(height, width) in pixels, upright as its orientation tag says, from the header.
 
     Raises:
@@ -109,7 +112,7 @@ def _open(data: bytes, max_image_pixels: int) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def _checked_size(image: Image.Image, name: str, max_image_pixels: int) -> tuple[int, int]:
+def _checked_size(image: Image.Image, name: str, max_image_pixels: int) -> ImageSize:
     width, height = image.size
     if width * height > max_image_pixels:
         raise _too_large(name, f"{width}×{height} = {width * height:,}", max_image_pixels)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import rich.console
-import rich.progress
-
 from mede2_jax.config import UserError
+from mede2_jax.data.images import ImageSize
 from mede2_jax.data.ordered import in_order
+from mede2_jax.data.reading import reading_progress
 from mede2_jax.data.records import PreferencePair
-from mede2_jax.data.source import ImageSize, Source
+from mede2_jax.data.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +77,3 @@ def _unique(entry: Entry, given: bool, seen: dict[str, int], source: Source) -> 
     if given:
         raise UserError(f"{source.file.where(entry.record)}: field 'id': {entry.id!r} was used before; ids must differ")
     return replace(entry, id=f"{entry.id}~{seen[entry.id]}")
-
-
-def reading_progress(shown: bool) -> rich.progress.Progress:
-    """A bar on a terminal, for the pass over a data file."""
-    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    console = rich.console.Console(stderr=True)
-    return rich.progress.Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))

@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 from mede2_jax.config import UserError
-from mede2_jax.data.images import decode_image, read_image_bytes
+from mede2_jax.data.images import ImageSize, decode_image, read_image_bytes
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.readers import read_own
+from mede2_jax.data.reading import located
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Question
-from mede2_jax.data.source import ImageSize, located
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,21 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import pydantic
 
 from mede2_jax.config import UserError
-from mede2_jax.data.images import decode_image, image_size, read_image_bytes
+from mede2_jax.data.images import ImageSize, decode_image, image_size, read_image_bytes
 from mede2_jax.data.processor import EncodedImage, Processor, ProcessorOptions
 from mede2_jax.data.readers import Format, detect_format, read_record
+from mede2_jax.data.reading import located
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.data.rows import EncodedExample, encode_demonstration, encode_pair
 from mede2_jax.outputs.manifest import image_root
 
 Stage = Literal["sft", "dpo"]
-ImageSize = tuple[int, int]
-"""Height and width in pixels."""
 
 
 class DataConfig(ProcessorOptions):
@@ -132,17 +130,3 @@ def open_source(config: DataConfig, stage: Stage, processor: Processor, path: Pa
     file = RecordFile(path)
     format = detect_format(file[0]) if config.format == "auto" else config.format
     return Source(stage, config, format, processor, file, image_root(file.path, config.image_root))
-
-
-class located:
-    """Puts the place of a record before a user error raised inside."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, UserError):
-            raise UserError(f"{self.where}: {error}") from None

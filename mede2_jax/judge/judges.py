@@ -12,8 +12,8 @@ import pydantic
 
 from mede2_jax.config import UserError, describe_validation_error
 from mede2_jax.data.images import decode_image, read_image_bytes
+from mede2_jax.data.reading import located
 from mede2_jax.data.records import ImagePart, JudgeUsage, Message, Part, Rollout, TextPart
-from mede2_jax.data.source import located
 from mede2_jax.engines.chat import ChatEngine, ChatFailure, ChatReply, ChatRequest, Usage
 from mede2_jax.judge.config import JudgeConfig
 from mede2_jax.judge.setup import Setup, Task

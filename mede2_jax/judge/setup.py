@@ -12,11 +12,10 @@ from rich.console import Console
 from mede2_jax import __version__
 from mede2_jax.config import UserError
 from mede2_jax.data.images import resolve_image
-from mede2_jax.data.index import reading_progress
 from mede2_jax.data.readers import read_own
+from mede2_jax.data.reading import located, reading_progress
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
-from mede2_jax.data.source import located
 from mede2_jax.judge.config import JudgeConfig
 from mede2_jax.outputs.manifest import file_digest, image_root
 from mede2_jax.reasoning import offline_judge

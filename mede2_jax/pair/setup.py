@@ -13,11 +13,10 @@ from rich.console import Console
 
 from mede2_jax.config import UserError
 from mede2_jax.data.images import resolve_image
-from mede2_jax.data.index import reading_progress
 from mede2_jax.data.readers import read_own
+from mede2_jax.data.reading import located, reading_progress
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
-from mede2_jax.data.source import located
 from mede2_jax.outputs.manifest import image_root, manifest_path, read_manifest
 from mede2_jax.pair.choose import Candidate
 from mede2_jax.pair.config import PairConfig

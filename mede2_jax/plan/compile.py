@@ -22,10 +22,11 @@ from mede2_jax.plan.topology import Topology, open_devices
 from mede2_jax.plan.workload import Workload, abstract_batch, workload
 from mede2_jax.sizing.chips import GIB
 from mede2_jax.sizing.flops import Flops, count_flops
+from mede2_jax.train.inputs import open_model_spec
 from mede2_jax.train.losses import DPOLoss, SFTLoss
+from mede2_jax.train.model_spec import ModelSpec
 from mede2_jax.train.optimizer import make_optimizer
-from mede2_jax.train.setup import open_policy
-from mede2_jax.train.state import Policy, abstract_state, train_state_shardings
+from mede2_jax.train.state import abstract_state, train_state_shardings
 from mede2_jax.train.step import Steps
 from mede2_jax.tree import flatten
 
@@ -108,9 +109,9 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
     mesh = make_mesh(config.mesh, open_devices(topology))
     dtype = jnp.dtype(config.param_dtype or config.compute_dtype)
     stored = dict.fromkeys(flatten(family.abstract_params(sizes)), dtype)
-    policy = open_policy(config, family, sizes, stored, mesh)
+    spec = open_model_spec(config, family, sizes, stored, mesh)
     work = workload(config, sizes)
-    lower = lowering(config, policy, mesh, work)
+    lower = lowering(config, spec, mesh, work)
     begun = time.perf_counter()
     with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
         compiled, reason = _compiled(lower, CPU_OPTIONS if topology.chip.platform == "cpu" else None)
@@ -119,31 +120,31 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
     if config.hlo is not None and text:
         config.hlo.write_text(text, encoding="utf-8")
     program = Program(text) if text else None
-    counts = {path: math.prod(leaf.shape) for path, leaf in policy.abstract.items()}
-    trained = abstract_state(policy, _optimizer(config)).trainable
+    counts = {path: math.prod(leaf.shape) for path, leaf in spec.abstract.items()}
+    trained = abstract_state(spec, _optimizer(config)).trainable
     return Plan(
         topology=topology,
         mesh=dict(mesh.shape),
         rows=config.rows_per_step * config.accumulation,
         remat=config.remat,
         workload=work,
-        memory=_memory(config, policy, mesh, work, topology, compiled, reason),
-        flops=count_flops(policy, sizes, work.held, remat=config.remat),
+        memory=_memory(config, spec, mesh, work, topology, compiled, reason),
+        flops=count_flops(spec, sizes, work.held, remat=config.remat),
         collectives=program.collectives(mesh.shape) if program else [],
         largest=program.largest(config.largest) if program else [],
         unknown_loops=program.unknown_loops if program else [],
         compile_seconds=seconds,
         parameters=sum(counts.values()),
         trained=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained)),
-        excess=policy.excess(mesh),
-        kept=_kept(config, policy, mesh),
+        excess=spec.excess(mesh),
+        kept=_kept(config, spec, mesh),
     )
 
 
-def _kept(config: PlanConfig, policy: Policy, mesh: Mesh) -> int:
+def _kept(config: PlanConfig, spec: ModelSpec, mesh: Mesh) -> int:
     """What the language model's linear layers and its attention give, of the rows that a device has at a time."""
     numbers = 0
-    for path, leaf in policy.abstract.items():
+    for path, leaf in spec.abstract.items():
         if path.startswith("language/layers/") and path.endswith("/kernel"):
             layers, d_in, d_out = leaf.shape
             numbers += layers * (d_out + (d_in if "/o_proj/" in path else 0))
@@ -151,17 +152,17 @@ def _kept(config: PlanConfig, policy: Policy, mesh: Mesh) -> int:
     return round(numbers * rows * config.data.row_tokens * jnp.dtype(config.compute_dtype).itemsize)
 
 
-def lowering(config: PlanConfig, policy: Policy, mesh: Mesh, work: Workload) -> Callable[[], Any]:
+def lowering(config: PlanConfig, spec: ModelSpec, mesh: Mesh, work: Workload) -> Callable[[], Any]:
     """A function that lowers the step of `train/step.py` for the mesh's devices, whatever this machine has."""
     optimizer = _optimizer(config)
     loss = DPOLoss(config.dpo) if config.stage == "dpo" else SFTLoss()
-    steps = Steps(policy, loss, optimizer, mesh, config.logprob_chunk, config.attention)
+    steps = Steps(spec, loss, optimizer, mesh, config.logprob_chunk, config.attention)
     platform = {"gpu": "cuda"}.get(kind := mesh.devices.flat[0].platform, kind)
 
     def lower() -> Any:
         # Kernels are made for the device of the mesh in use when they are traced, on meshes of one device too.
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            traced = steps.train.trace(abstract_state(policy, optimizer), abstract_batch(config, work.shape))
+            traced = steps.train.trace(abstract_state(spec, optimizer), abstract_batch(config, work.shape))
             return traced.lower(lowering_platforms=(platform,))
 
     return lower
@@ -183,10 +184,10 @@ def _compiled(lower: Callable[[], Any], options: dict[str, Any] | None) -> tuple
 
 
 def _memory(
-    config: PlanConfig, policy: Policy, mesh: Mesh, work: Workload, topology: Topology, compiled: Any | None, reason: str
+    config: PlanConfig, spec: ModelSpec, mesh: Mesh, work: Workload, topology: Topology, compiled: Any | None, reason: str
 ) -> Memory:
     optimizer = _optimizer(config)
-    state, shardings = abstract_state(policy, optimizer), train_state_shardings(policy, optimizer, mesh)
+    state, shardings = abstract_state(spec, optimizer), train_state_shardings(spec, optimizer, mesh)
 
     def held(name: str) -> int:
         leaves = zip(jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(shardings, name)), strict=True)

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from mede2_jax import __version__
 from mede2_jax.config import UserError
-from mede2_jax.data.index import reading_progress
+from mede2_jax.data.images import ImageSize
 from mede2_jax.data.processor import Processor
 from mede2_jax.data.questions import QuestionFile, open_questions
+from mede2_jax.data.reading import reading_progress
 from mede2_jax.data.records import Question
 from mede2_jax.data.rows import prompt_tokens
-from mede2_jax.data.source import ImageSize
 from mede2_jax.engines.chat import ChatRequest, TokenRules, token_rules
 from mede2_jax.families import Family, model_config
 from mede2_jax.outputs.manifest import file_digest

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mede2_jax.train.state import Policy
+from mede2_jax.train.model_spec import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,11 @@ def contents(batch: Mapping[str, np.ndarray]) -> Contents:
     )
 
 
-def count_flops(policy: Policy, sizes: Any, held: Contents, *, remat: str) -> Flops:
+def count_flops(spec: ModelSpec, sizes: Any, held: Contents, *, remat: str) -> Flops:
     """The operations of one step.
 
     Args:
-        policy: Which parameters there are, and which are trained.
+        spec: Which parameters there are, and which are trained.
         sizes: The family's model config.
         held: The step's batch.
         remat: The remat policy.
@@ -91,43 +91,43 @@ def count_flops(policy: Policy, sizes: Any, held: Contents, *, remat: str) -> Fl
     language, vision = sizes.language, sizes.vision
     windows, images = vision.attention_layers
     work = {"language": held.tokens, "vision": held.patches, "projector": held.image_tokens}
-    linear = {part: 2.0 * _kernel_size(policy, part) * count for part, count in work.items()}
+    linear = {part: 2.0 * _kernel_size(spec, part) * count for part, count in work.items()}
     attention = {
         "language": 4.0 * language.num_layers * language.num_heads * language.head_dim * held.keys_seen,
         "vision": 4.0 * vision.hidden_size * (windows * held.window_keys + images * held.image_keys),
         "projector": 0.0,
     }
-    adapters = {part: 2.0 * _adapter_size(policy, part) * count for part, count in work.items()}
+    adapters = {part: 2.0 * _adapter_size(spec, part) * count for part, count in work.items()}
     head = 2.0 * language.vocab_size * language.hidden_size * held.scored
     model: dict[str, float] = {}
     again: dict[str, float] = {}
     # Gradients flow down from the loss as far as something is trained.
     reached = True
     for part in ("language", "projector", "vision"):
-        trained = policy.parts[part]
-        flows = reached if part == "language" else reached and _anything_trained(policy, part)
+        trained = spec.parts[part]
+        flows = reached if part == "language" else reached and _anything_trained(spec, part)
         model[part] = linear[part] * (1 + flows + (flows and trained == "full")) + attention[part] * (1 + 2 * flows) + 3 * adapters[part]
         # Flash attention recomputes its scores; under remat=full a layer's forward pass runs again, except the projector's.
         whole_layers = linear[part] + attention[part] + adapters[part] if remat == "full" and part != "projector" else 0.0
         again[part] = flows * (0.5 * attention[part] + whole_layers)
         reached = flows
-    trains_head = policy.trains_vocabulary
+    trains_head = spec.trains_vocabulary
     return Flops(
         model={**model, "head": head * (3 if trains_head else 2)},
         recomputation={**again, "head": head if trains_head else 0.0},
     )
 
 
-def _anything_trained(policy: Policy, part: str) -> bool:
+def _anything_trained(spec: ModelSpec, part: str) -> bool:
     """Whether a part, or one below it, is trained."""
     below = {"projector": ("projector", "vision"), "vision": ("vision",)}[part]
-    return any(policy.parts[name] != "frozen" for name in below)
+    return any(spec.parts[name] != "frozen" for name in below)
 
 
-def _kernel_size(policy: Policy, part: str) -> int:
-    return sum(math.prod(leaf.shape) for path, leaf in policy.plain.items() if path.startswith(f"{part}/") and path.endswith("/kernel"))
+def _kernel_size(spec: ModelSpec, part: str) -> int:
+    return sum(math.prod(leaf.shape) for path, leaf in spec.plain.items() if path.startswith(f"{part}/") and path.endswith("/kernel"))
 
 
-def _adapter_size(policy: Policy, part: str) -> int:
-    paths = (path for path in policy.abstract if path.startswith(f"{part}/") and path.endswith(("/lora_a", "/lora_b")))
-    return sum(math.prod(policy.abstract[path].shape) for path in paths)
+def _adapter_size(spec: ModelSpec, part: str) -> int:
+    paths = (path for path in spec.abstract if path.startswith(f"{part}/") and path.endswith(("/lora_a", "/lora_b")))
+    return sum(math.prod(spec.abstract[path].shape) for path in paths)

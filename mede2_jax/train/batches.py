@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from mede2_jax.data.dataset import Dataset
 from mede2_jax.data.loader import Loader, make_loader
-from mede2_jax.train.setup import Setup
+from mede2_jax.train.inputs import TrainingInputs
 from mede2_jax.train.step import Steps
 
 
 def open_loader(
-    setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None, *, epochs: int, accumulation: int, shuffle: bool
+    inputs: TrainingInputs, steps: Steps, dataset: Dataset, reference: np.ndarray | None, *, epochs: int, accumulation: int, shuffle: bool
 ) -> Loader:
     """This process's rows, as the run's config has them prepared.
 
     Args:
-        setup: The run.
+        inputs: The run.
         steps: Says which rows are this process's.
         dataset: Whose rows.
         reference: Reference log-probabilities, [examples, 2], or none.
@@ -26,10 +26,10 @@ def open_loader(
         accumulation: Micro-batches of a step.
         shuffle: Whether each epoch has its own order.
     """
-    config = setup.config
+    config = inputs.config
     return make_loader(
         dataset,
-        setup.shape,
+        inputs.shape,
         rows_per_step=config.rows_per_step,
         accumulation=accumulation,
         epochs=epochs,
@@ -43,14 +43,14 @@ def open_loader(
     )
 
 
-def open_pass(setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Loader:
+def open_pass(inputs: TrainingInputs, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Loader:
     """One pass over all rows in the plan's order, a micro-batch at a time."""
-    return open_loader(setup, steps, dataset, reference, epochs=1, accumulation=1, shuffle=False)
+    return open_loader(inputs, steps, dataset, reference, epochs=1, accumulation=1, shuffle=False)
 
 
-def eval_batches(setup: Setup, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Iterator[Mapping[str, np.ndarray]]:
+def eval_batches(inputs: TrainingInputs, steps: Steps, dataset: Dataset, reference: np.ndarray | None) -> Iterator[dict[str, np.ndarray]]:
     """The micro-batches of such a pass."""
-    with open_pass(setup, steps, dataset, reference) as loader:
+    with open_pass(inputs, steps, dataset, reference) as loader:
         yield from unstacked(loader)
 
 

@@ -40,13 +40,13 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
 
-    def save(self, state: TrainState, data: dict[str, Any], inputs: dict[str, Any], eval_loss: float | None) -> None:
+    def save(self, state: TrainState, data: dict[str, Any], begun_with: dict[str, Any], eval_loss: float | None) -> None:
         """Starts saving; returns once the state is copied and training may go on.
 
         Args:
             state: Its trained parameters, optimizer state, step and rng are saved.
             data: The position in the data.
-            inputs: The config, and digests of the model that the frozen parameters come from.
+            begun_with: The config, and digests of the model that the frozen parameters come from.
             eval_loss: Of an evaluation at this step, by which the best are kept.
 
         Raises:
@@ -58,7 +58,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave({name: getattr(state, name) for name in SAVED}),
             data=ocp.args.JsonSave(data),
-            config=ocp.args.JsonSave(inputs),
+            config=ocp.args.JsonSave(begun_with),
         )
         with self._users_errors("save"):
             self._manager.save(step, args=items, metrics=None if eval_loss is None else {"eval_loss": eval_loss}, force=True)
@@ -71,7 +71,7 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
         """The latest step: the saved fields of the state, laid out as in `abstract`, and the data's position.
 
-        The inputs are a record: the run directory has compared them with those of this start.
+        What it was begun with is a record: the run directory has compared them with those of this start.
 
         Raises:
             UserError: The checkpoint is damaged.

@@ -38,7 +38,7 @@ class Loop:
     tracker: Tracker
     learning_rates: np.ndarray
     """Of each step of the run. On the host: reading it from a device would wait for the step that runs there."""
-    inputs: dict[str, Any]
+    begun_with: dict[str, Any]
     """What the run was made from, kept in every checkpoint."""
 
     @property
@@ -83,7 +83,7 @@ class Loop:
                 self._report(pending)
             if stop.agreed and batch:
                 self._check_finite(step, batch)
-                self.checkpoints.save(self.state, self.loader.get_state(), self.inputs, None)
+                self.checkpoints.save(self.state, self.loader.get_state(), self.begun_with, None)
             self.checkpoints.wait()
         return step >= self.total_steps
 
@@ -93,7 +93,7 @@ class Loop:
         if better or last or step % self.config.checkpoint.every == 0:
             self._best = min(self._best, math.inf if eval_loss is None else eval_loss)
             self._check_finite(step, batch)
-            self.checkpoints.save(self.state, self.loader.get_state(), self.inputs, eval_loss)
+            self.checkpoints.save(self.state, self.loader.get_state(), self.begun_with, eval_loss)
 
     def _check_finite(self, step: int, batch: Mapping[str, np.ndarray]) -> None:
         """A step's numbers are those before its update; a state is kept only if it gives finite numbers itself."""

@@ -24,14 +24,15 @@ from mede2_jax.parallel import distributed
 from mede2_jax.train.batches import eval_batches, open_loader, open_pass, unstacked
 from mede2_jax.train.checkpoint import Checkpoints, shapes_of
 from mede2_jax.train.config import TrainConfig
+from mede2_jax.train.inputs import TrainingInputs, check_same, manifest, open_inputs, show_inputs
 from mede2_jax.train.loop import Loop
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
+from mede2_jax.train.model_spec import init_params
 from mede2_jax.train.optimizer import make_optimizer, make_schedule
 from mede2_jax.train.progress import narrated
 from mede2_jax.train.reference import References, fill_reference, load_reference, reference_digest, save_reference
 from mede2_jax.train.run_directory import MODEL, is_finished, open_run_directory
-from mede2_jax.train.setup import Setup, check_same, manifest, open_setup, show_setup
-from mede2_jax.train.state import TrainState, init_params, init_state
+from mede2_jax.train.state import TrainState, init_state
 from mede2_jax.train.step import Steps
 from mede2_jax.train.stop import StopRequest
 from mede2_jax.tree import flatten, unflatten
@@ -57,53 +58,53 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
         console.print(f"{config.output} is finished; nothing to do")
         _show_results(config.output, console)
         return
-    setup = open_setup(config, model_dir)
-    check_same(setup)
-    with open_run_directory(config, manifest(setup)) if distributed.is_first() else contextlib.nullcontext():
+    inputs = open_inputs(config, model_dir)
+    check_same(inputs)
+    with open_run_directory(config, manifest(inputs)) if distributed.is_first() else contextlib.nullcontext():
         distributed.barrier("run directory")
-        show_setup(setup, console)
+        show_inputs(inputs, console)
         with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
-            _run(setup, console)
+            _run(inputs, console)
 
 
-def _run(setup: Setup, console: Console) -> None:
-    config = setup.config
-    optimizer = make_optimizer(config.optimizer, config.learning_rate, _total_steps(setup))
-    steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, config.logprob_chunk, config.attention)
-    params = init_params(setup.policy, setup.model_dir, setup.mesh, config.seed)
-    if setup.adapter is not None:
-        params = put_adapters(params, setup.adapter.pairs)
-    references = _references(setup, steps, params, console)
+def _run(inputs: TrainingInputs, console: Console) -> None:
+    config = inputs.config
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, _total_steps(inputs))
+    steps = Steps(inputs.spec, inputs.loss, optimizer, inputs.mesh, config.logprob_chunk, config.attention)
+    params = init_params(inputs.spec, inputs.model_dir, inputs.mesh, config.seed)
+    if inputs.adapter is not None:
+        params = put_adapters(params, inputs.adapter.pairs)
+    references = _references(inputs, steps, params, console)
     if references is None:
         console.print("stopped before the first step, reference log-probabilities saved; go on with the same command and --resume")
         return
-    state = init_state(setup.policy, params, optimizer, setup.mesh, config.seed)
+    state = init_state(inputs.spec, params, optimizer, inputs.mesh, config.seed)
     del params  # the state owns them now: a second reference would keep them alive beside what training makes of them
-    loop = _loop(setup, steps, state, references, console)
+    loop = _loop(inputs, steps, state, references, console)
     del state
-    if _train(setup, loop, console):
-        _export(setup, loop.state, console)
+    if _train(inputs, loop, console):
+        _export(inputs, loop.state, console)
 
 
-def _total_steps(setup: Setup) -> int:
-    config = setup.config
-    return config.max_steps or _steps_per_epoch(setup) * config.epochs
+def _total_steps(inputs: TrainingInputs) -> int:
+    config = inputs.config
+    return config.max_steps or _steps_per_epoch(inputs) * config.epochs
 
 
-def _steps_per_epoch(setup: Setup) -> int:
-    return -(-len(setup.train.rows) // (setup.config.rows_per_step * setup.config.accumulation))
+def _steps_per_epoch(inputs: TrainingInputs) -> int:
+    return -(-len(inputs.train.rows) // (inputs.config.rows_per_step * inputs.config.accumulation))
 
 
-def _references(setup: Setup, steps: Steps, params: Params, console: Console) -> dict[str, np.ndarray] | None:
+def _references(inputs: TrainingInputs, steps: Steps, params: Params, console: Console) -> dict[str, np.ndarray] | None:
     """DPO's reference log-probabilities of the training and evaluation data, from the run's file or computed now.
 
     None when asked to stop meanwhile: what was computed is in the run, and the next start goes on from there.
     """
-    if setup.config.stage != "dpo":
+    if inputs.config.stage != "dpo":
         return {}
-    path = setup.config.output / "reference.safetensors"
-    data = {name: dataset for name, dataset in (("train", setup.train), ("eval", setup.held_out)) if dataset is not None}
-    digest = reference_digest(*setup.digests, setup.config.compute_dtype, *(dataset.digest for dataset in data.values()))
+    path = inputs.config.output / "reference.safetensors"
+    data = {name: dataset for name, dataset in (("train", inputs.train), ("eval", inputs.held_out)) if dataset is not None}
+    digest = reference_digest(*inputs.digests, inputs.config.compute_dtype, *(dataset.digest for dataset in data.values()))
     found = _begun_reference(path, digest, {name: len(part) for name, part in data.items()})
 
     def responses(batch: Mapping[str, np.ndarray]) -> tuple[Any, Any, Any]:
@@ -112,7 +113,7 @@ def _references(setup: Setup, steps: Steps, params: Params, console: Console) ->
 
     with StopRequest() as stop:
         for name, dataset in data.items():
-            with open_pass(setup, steps, dataset, None) as loader:
+            with open_pass(inputs, steps, dataset, None) as loader:
                 loader.set_state(loader.get_state() | {"step": found.done[name]})
                 filling = fill_reference(found, name, unstacked(loader), responses)
                 saved = time.monotonic()
@@ -136,13 +137,14 @@ def _begun_reference(path: Path, digest: str, examples: Mapping[str, int]) -> Re
     return References(jax.tree.map(np.array, distributed.broadcast(found.tables)), done)
 
 
-def _loop(setup: Setup, steps: Steps, state: TrainState, references: dict[str, np.ndarray], console: Console) -> Loop:
+def _loop(inputs: TrainingInputs, steps: Steps, state: TrainState, references: dict[str, np.ndarray], console: Console) -> Loop:
     """The loop at the run's start, or at its last checkpoint."""
-    config, total_steps = setup.config, _total_steps(setup)
+    config, total_steps = inputs.config, _total_steps(inputs)
     checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoint)
-    epochs = -(-total_steps // _steps_per_epoch(setup))
-    loader = open_loader(setup, steps, setup.train, references.get("train"), epochs=epochs, accumulation=config.accumulation, shuffle=True)
-    inputs: dict[str, Any] = {"digests": list(setup.digests), "config": config.model_dump(mode="json")}
+    epochs = -(-total_steps // _steps_per_epoch(inputs))
+    reference, accumulation = references.get("train"), config.accumulation
+    loader = open_loader(inputs, steps, inputs.train, reference, epochs=epochs, accumulation=accumulation, shuffle=True)
+    begun_with: dict[str, Any] = {"digests": list(inputs.digests), "config": config.model_dump(mode="json")}
     if config.resume and distributed.agreed(lambda: checkpoints.latest) is not None:
         saved, position = checkpoints.restore(shapes_of(state))
         state = dataclasses.replace(state, **saved)
@@ -153,30 +155,30 @@ def _loop(setup: Setup, steps: Steps, state: TrainState, references: dict[str, n
     tracker = Tracker(
         config.output,
         config.tracking,
-        config=inputs["config"],
+        config=begun_with["config"],
         total_steps=total_steps,
         start_step=int(state.step),
         log_every=config.log_every,
         console=console,
         write=distributed.is_first(),
     )
-    held_out = setup.held_out
+    held_out = inputs.held_out
     return Loop(
         config=config,
         state=state,
         steps=steps,
         loader=loader,
-        eval_batches=None if held_out is None else functools.partial(eval_batches, setup, steps, held_out, references.get("eval")),
+        eval_batches=None if held_out is None else functools.partial(eval_batches, inputs, steps, held_out, references.get("eval")),
         checkpoints=checkpoints,
         tracker=tracker,
         learning_rates=np.asarray(make_schedule(config.optimizer, config.learning_rate, total_steps)(np.arange(total_steps))),
-        inputs=inputs,
+        begun_with=begun_with,
     )
 
 
-def _train(setup: Setup, loop: Loop, console: Console) -> bool:
+def _train(inputs: TrainingInputs, loop: Loop, console: Console) -> bool:
     """Whether the end was reached."""
-    output = setup.config.output
+    output = inputs.config.output
     with loop.tracker, loop.loader:
         finished = loop.run()
     loop.checkpoints.close()
@@ -189,30 +191,30 @@ def _train(setup: Setup, loop: Loop, console: Console) -> bool:
     return finished
 
 
-def _export(setup: Setup, state: TrainState, console: Console) -> None:
+def _export(inputs: TrainingInputs, state: TrainState, console: Console) -> None:
     """The merged model directory, and the adapters in PEFT's format."""
-    config, policy = setup.config, setup.policy
-    full = [f"parts.{part}" for part, mode in policy.parts.items() if mode == "full"]
-    if policy.has_adapters and full:
+    config, spec = inputs.config, inputs.spec
+    full = [f"parts.{part}" for part, mode in spec.parts.items() if mode == "full"]
+    if spec.has_adapters and full:
         console.print(f"[yellow]no adapter/: it could not hold {' and '.join(full)}, trained in full; use {MODEL}/[/]")
-    elif policy.has_adapters:
+    elif spec.has_adapters:
         pairs = distributed.on_host(take_adapters(state.trainable))
         lora = config.lora
         adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout)
-        table, abstract = setup.family.weight_rules(setup.sizes), setup.family.abstract_params(setup.sizes)
+        table, abstract = inputs.family.weight_rules(inputs.sizes), inputs.family.abstract_params(inputs.sizes)
         if distributed.is_first():
             export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
-    shardings = flatten(policy.shardings(setup.mesh))
+    shardings = flatten(spec.shardings(inputs.mesh))
     plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
-    merge = jax.jit(functools.partial(_merged, setup), out_shardings=unflatten(plain), donate_argnums=0)
+    merge = jax.jit(functools.partial(_merged, inputs), out_shardings=unflatten(plain), donate_argnums=0)
     # The run is over: the merged kernels may take the place of the frozen ones.
     merged = merge(state.frozen, state.trainable)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        copy_files(setup.model_dir, files)
+        copy_files(inputs.model_dir, files)
         # As it was used, pixel limits or tiling included, so that inference sees what training saw.
-        setup.processor.save(files, images=setup.shape.patches > 0)
-        write_model_directory(config.output / MODEL, family=setup.family.name, source=files, params=merged, parents=setup.digests)
+        inputs.processor.save(files, images=inputs.shape.patches > 0)
+        write_model_directory(config.output / MODEL, family=inputs.family.name, source=files, params=merged, parents=inputs.digests)
     _show_results(config.output, console)
 
 
@@ -223,7 +225,7 @@ def _show_results(output: Path, console: Console) -> None:
             console.print(f"{name + ':':16} {output / file}", soft_wrap=True)
 
 
-def _merged(setup: Setup, frozen: Params, trainable: Params) -> Params:
+def _merged(inputs: TrainingInputs, frozen: Params, trainable: Params) -> Params:
     """Plain parameters, each in the dtype that the model directory came in."""
-    flat = flatten(merge_lora(join_params(frozen, trainable), setup.config.lora.scale))
-    return unflatten({path: leaf.astype(setup.stored[path]) for path, leaf in flat.items()})
+    flat = flatten(merge_lora(join_params(frozen, trainable), inputs.config.lora.scale))
+    return unflatten({path: leaf.astype(inputs.stored[path]) for path, leaf in flat.items()})

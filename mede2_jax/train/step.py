@@ -20,20 +20,21 @@ from mede2_jax.models.logprobs import response_sums, token_logprobs, token_score
 from mede2_jax.models.lora import Params, join_params
 from mede2_jax.parallel import rules
 from mede2_jax.train.losses import Loss, Metrics, Sums, Totals
-from mede2_jax.train.state import Policy, TrainState, train_state_shardings
+from mede2_jax.train.model_spec import ModelSpec
+from mede2_jax.train.state import TrainState, train_state_shardings
 
 Batch = Mapping[str, jax.Array]
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, policy: Policy, loss: Loss, optimizer: optax.GradientTransformation, chunk: int
+    state: TrainState, batch: Batch, *, spec: ModelSpec, loss: Loss, optimizer: optax.GradientTransformation, chunk: int
 ) -> tuple[TrainState, Metrics]:
     """Gradients summed over A micro-batches, then one optimizer step.
 
     Args:
         state: The state; donated by the compiled form.
         batch: Fields with leading axes [A, B].
-        policy: The model.
+        spec: The model.
         loss: The stage.
         optimizer: The update rule.
         chunk: Scored tokens a row whose logits exist at a time.
@@ -42,8 +43,8 @@ def train_step(
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
     def micro_loss(trainable: Params, micro: Batch, index: jax.Array) -> tuple[jax.Array, Sums]:
-        model = policy.model(join_params(state.frozen, trainable), jax.random.fold_in(step_key, index))
-        return loss(token_scores(model, micro, train_vocabulary=policy.trains_vocabulary, chunk=chunk), micro, totals)
+        model = spec.model(join_params(state.frozen, trainable), jax.random.fold_in(step_key, index))
+        return loss(token_scores(model, micro, train_vocabulary=spec.trains_vocabulary, chunk=chunk), micro, totals)
 
     gradient = jax.grad(micro_loss, has_aux=True)
 
@@ -63,16 +64,16 @@ def train_step(
     return dataclasses.replace(state, trainable=trainable, optimizer_state=optimizer_state, step=state.step + 1), metrics
 
 
-def eval_step(params: Params, batch: Batch, *, policy: Policy, loss: Loss, chunk: int) -> tuple[Sums, Totals]:
+def eval_step(params: Params, batch: Batch, *, spec: ModelSpec, loss: Loss, chunk: int) -> tuple[Sums, Totals]:
     """Sums and totals of one batch [B, …] without dropout; both add up over batches."""
     totals = loss.totals(batch)
-    scores = token_scores(policy.model(params), batch, train_vocabulary=False, chunk=chunk)
+    scores = token_scores(spec.model(params), batch, train_vocabulary=False, chunk=chunk)
     return loss(scores, batch, totals)[1], totals
 
 
-def response_logprobs(params: Params, batch: Batch, *, policy: Policy, chunk: int) -> jax.Array:
+def response_logprobs(params: Params, batch: Batch, *, spec: ModelSpec, chunk: int) -> jax.Array:
     """Summed log-probability of each response, [B, R]: the reference of DPO, by the function training uses."""
-    logprobs = token_logprobs(policy.model(params), batch, train_vocabulary=False, chunk=chunk)
+    logprobs = token_logprobs(spec.model(params), batch, train_vocabulary=False, chunk=chunk)
     return response_sums(logprobs, batch["scored_response"], batch["response_weight"].shape[-1])
 
 
@@ -87,10 +88,10 @@ class Steps:
     """The compiled functions of a run; the one place where shardings meet `jit`."""
 
     def __init__(
-        self, policy: Policy, loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, chunk: int, attention: Backend = "auto"
+        self, spec: ModelSpec, loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, chunk: int, attention: Backend = "auto"
     ):
-        state = train_state_shardings(policy, optimizer, mesh)
-        params = policy.shardings(mesh)
+        state = train_state_shardings(spec, optimizer, mesh)
+        params = spec.shardings(mesh)
         rows = NamedSharding(mesh, rules.partition_spec(("rows",), (mesh.size,), mesh))
         micro_rows = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
         replicated = NamedSharding(mesh, PartitionSpec())
@@ -103,7 +104,7 @@ class Steps:
             def call(*args: Any) -> Any:
                 self._traces[function.__name__] += 1  # runs when JAX traces, which is once a compilation
                 with rules.use_mesh(mesh), use_backend(attention):
-                    return function(*args, policy=policy, chunk=chunk, **fixed)
+                    return function(*args, spec=spec, chunk=chunk, **fixed)
 
             call.__name__ = function.__name__
             return call

@@ -14,8 +14,8 @@ from mede2_jax.models.lora import join_params, split_params
 from mede2_jax.sizing.chips import peak_tflops
 from mede2_jax.sizing.flops import Contents, contents, count_flops
 from mede2_jax.train.config import TrainConfig
-from mede2_jax.train.setup import open_setup
-from mede2_jax.train.state import random_params
+from mede2_jax.train.inputs import open_inputs
+from mede2_jax.train.model_spec import random_params
 
 CHUNK = 64
 
@@ -43,7 +43,7 @@ def products(jaxpr, times=1):
 def opened(model, sample, stage, parts):
     data = {"path": sample / ("demonstrations.jsonl" if stage == "sft" else "preferences.jsonl"), "row_tokens": 2048}
     options = {"stage": stage, "data": data, "parts": parts, "compute_dtype": "float32", "rows_per_step": 1, "remat": "none"}
-    return open_setup(TrainConfig.model_validate(options), model, devices=jax.devices()[:1])
+    return open_inputs(TrainConfig.model_validate(options), model, devices=jax.devices()[:1])
 
 
 def a_batch(setup):
@@ -81,17 +81,17 @@ def test_operations_are_those_of_the_trace(tiny_model, sample, stage, parts):
     setup = opened(tiny_model, sample, stage, parts)
     batch = a_batch(setup)
     micro = {name: jnp.asarray(value[0]) for name, value in batch.items()}
-    trainable, frozen = split_params(random_params(setup.policy, setup.mesh, 0), setup.policy.parts)
+    trainable, frozen = split_params(random_params(setup.spec, setup.mesh, 0), setup.spec.parts)
     totals = setup.loss.totals(micro)
 
     def loss(trained):
-        model = setup.policy.model(join_params(frozen, trained))
-        return setup.loss(token_scores(model, micro, train_vocabulary=setup.policy.trains_vocabulary, chunk=CHUNK), micro, totals)[0]
+        model = setup.spec.model(join_params(frozen, trained))
+        return setup.loss(token_scores(model, micro, train_vocabulary=setup.spec.trains_vocabulary, chunk=CHUNK), micro, totals)[0]
 
     traced = products(jax.make_jaxpr(jax.grad(loss))(trainable).jaxpr)
-    counted = count_flops(setup.policy, setup.sizes, padded(batch), remat="none")
+    counted = count_flops(setup.spec, setup.sizes, padded(batch), remat="none")
     expected = counted.total + counted.recomputation["head"]  # a trained head computes its logits twice
-    if setup.policy.parts["vision"] != "frozen":  # nothing flows to the pixels
+    if setup.spec.parts["vision"] != "frozen":  # nothing flows to the pixels
         vision = setup.sizes.vision
         expected -= 2 * vision.patch_dim * vision.hidden_size * batch["patches"].shape[2]
     assert traced == pytest.approx(expected, rel=0.002)
@@ -101,15 +101,15 @@ def test_lora_costs_about_4n_and_full_6n(tiny_model, sample):
     """Of a token of text, the head apart."""
     held = Contents(tokens=1000, keys_seen=0, scored=0, image_tokens=0, patches=0, window_keys=0, image_keys=0, examples=1)
     setups = {mode: opened(tiny_model, sample, "sft", {"language": mode}) for mode in ("lora", "full")}
-    kernels = [leaf for path, leaf in setups["full"].policy.abstract.items() if path.startswith("language/") and path.endswith("/kernel")]
+    kernels = [leaf for path, leaf in setups["full"].spec.abstract.items() if path.startswith("language/") and path.endswith("/kernel")]
     size = sum(math.prod(leaf.shape) for leaf in kernels)
-    full = count_flops(setups["full"].policy, setups["full"].sizes, held, remat="none")
+    full = count_flops(setups["full"].spec, setups["full"].sizes, held, remat="none")
     assert full.total == 6 * size * 1000
-    lora = count_flops(setups["lora"].policy, setups["lora"].sizes, held, remat="none")
-    adapters = sum(math.prod(leaf.shape) for path, leaf in setups["lora"].policy.abstract.items() if "/lora_" in path)
+    lora = count_flops(setups["lora"].spec, setups["lora"].sizes, held, remat="none")
+    adapters = sum(math.prod(leaf.shape) for path, leaf in setups["lora"].spec.abstract.items() if "/lora_" in path)
     assert lora.total == 4 * size * 1000 + 6 * adapters * 1000
     assert sum(lora.recomputation.values()) == 0
-    again = count_flops(setups["lora"].policy, setups["lora"].sizes, held, remat="full").recomputation["language"]
+    again = count_flops(setups["lora"].spec, setups["lora"].sizes, held, remat="full").recomputation["language"]
     assert again == 2 * (size + adapters) * 1000
 
 
@@ -118,7 +118,7 @@ def test_attention_counts_what_is_seen(tiny_model, sample):
     held = contents(a_batch(setup))
     without = dataclasses.replace(held, keys_seen=0, window_keys=0, image_keys=0)
     sizes = setup.sizes
-    flops, less = (count_flops(setup.policy, sizes, x, remat="none") for x in (held, without))
+    flops, less = (count_flops(setup.spec, sizes, x, remat="none") for x in (held, without))
     heads = sizes.language.num_layers * sizes.language.num_heads * sizes.language.head_dim
     assert flops.model["language"] - less.model["language"] == 3 * 4 * heads * held.keys_seen
     whole = len(sizes.vision.fullatt_block_indexes)

@@ -19,14 +19,14 @@ from mede2_jax.models.lora import (
     take_adapters,
     with_dropout_keys,
 )
-from mede2_jax.train.state import make_policy
+from mede2_jax.train.model_spec import make_model_spec
 
 ALL_LORA = {"vision": "lora", "projector": "lora", "language": "lora"}
 
 
 def policy_with(tiny_model, parts=ALL_LORA, **lora):
     family, sizes = model_config(tiny_model)
-    return make_policy(
+    return make_model_spec(
         family, sizes, parts=parts, lora=LoRAConfig(**lora), compute_dtype=jnp.float32, param_dtype=jnp.float32, remat="none"
     )
 

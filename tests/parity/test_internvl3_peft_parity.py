@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from mede2_jax.config import UserError
 from mede2_jax.families import family_of
 from mede2_jax.models.lora import LoRAConfig, put_adapters
-from mede2_jax.train.state import make_policy
+from mede2_jax.train.model_spec import make_model_spec
 from mede2_jax.weights.peft import Adapter, check_exportable, export_adapter, import_adapter
 
 LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -38,7 +38,7 @@ PARTS = [4, (5,), 3, (1,), 7]
 def adapted_policy(raw, parts, lora):
     family = family_of(raw)
     sizes = family.config_from_hf(raw)
-    policy = make_policy(family, sizes, parts=parts, lora=lora, compute_dtype=jnp.float32, param_dtype=jnp.float32, remat="none")
+    policy = make_model_spec(family, sizes, parts=parts, lora=lora, compute_dtype=jnp.float32, param_dtype=jnp.float32, remat="none")
     return policy, family.weight_rules(sizes), family.abstract_params(sizes)
 
 

@@ -15,8 +15,9 @@ from mede2_jax.families import family_of
 from mede2_jax.models.lora import LoRAConfig, split_params
 from mede2_jax.parallel.mesh import MeshConfig, make_mesh
 from mede2_jax.train.losses import DPOConfig, DPOLoss
+from mede2_jax.train.model_spec import make_model_spec
 from mede2_jax.train.optimizer import OptimizerConfig, make_optimizer
-from mede2_jax.train.state import TrainState, make_policy
+from mede2_jax.train.state import TrainState
 from mede2_jax.train.step import Steps
 
 SHAPE = BatchShape(tokens=704, patches=256, scored=328, responses=6, patch_dim=1176)
@@ -27,7 +28,7 @@ def lowered_step(raw, language, rows=2, chunk=64, remat="full"):
     """The DPO step of a model that is never allocated, on one device."""
     family = family_of(raw)
     parts = {"vision": "frozen", "projector": "frozen", "language": language}
-    policy = make_policy(
+    policy = make_model_spec(
         family,
         family.config_from_hf(raw),
         parts=parts,

@@ -15,8 +15,8 @@ from training import (
 )
 
 from mede2_jax.data.loader import make_loader
+from mede2_jax.train.inputs import open_inputs
 from mede2_jax.train.optimizer import make_optimizer
-from mede2_jax.train.setup import open_setup
 from mede2_jax.train.state import init_state
 from mede2_jax.train.step import Steps
 
@@ -81,7 +81,7 @@ def test_eight_devices_equal_one(pairs, sample, tiny_model, parts, mesh):
     """tensor 8 splits the 4 heads further than they go: what does not divide is replicated, and the numbers stay."""
     config = make_config(pairs, sample, rows_per_step=4, parts=parts, data={"packing": False})
     one = take_steps(one_device_setup(config, tiny_model), tiny_model, count=3)
-    sharded = open_setup(config.model_copy(update={"mesh": type(config.mesh)(**mesh)}), tiny_model)
+    sharded = open_inputs(config.model_copy(update={"mesh": type(config.mesh)(**mesh)}), tiny_model)
     assert sharded.mesh.size == 8
     eight = take_steps(sharded, tiny_model, count=3)
     assert one[0] == pytest.approx(eight[0], abs=TOLERANCE)
@@ -95,8 +95,8 @@ def take_steps(setup, model, count):
     """
     config = setup.config
     optimizer = make_optimizer(config.optimizer.model_copy(update={"eps": 1e-3, "warmup_ratio": 0.0}), 1e-3, 10)
-    steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, chunk=64)
-    state = init_state(setup.policy, moved_params(setup, model), optimizer, setup.mesh, seed=0)
+    steps = Steps(setup.spec, setup.loss, optimizer, setup.mesh, chunk=64)
+    state = init_state(setup.spec, moved_params(setup, model), optimizer, setup.mesh, seed=0)
     loader = make_loader(
         setup.train,
         setup.shape,

@@ -17,8 +17,8 @@ from mede2_jax import tiny
 from mede2_jax.config import UserError
 from mede2_jax.convert import ConvertConfig
 from mede2_jax.convert import run as convert
+from mede2_jax.train.inputs import open_inputs
 from mede2_jax.train.run import run
-from mede2_jax.train.setup import open_setup
 from mede2_jax.weights.params import ParamReader
 
 
@@ -52,7 +52,7 @@ def test_the_layout_of_rows_changes_nothing(pairs, sample, tiny_internvl, other)
 def test_eight_devices_equal_one(pairs, sample, tiny_internvl, parts, mesh):
     config = make_config(pairs, sample, rows_per_step=4, parts=parts, data={"packing": False})
     one = take_steps(one_device_setup(config, tiny_internvl), tiny_internvl, count=2)
-    sharded = open_setup(config.model_copy(update={"mesh": type(config.mesh)(**mesh)}), tiny_internvl)
+    sharded = open_inputs(config.model_copy(update={"mesh": type(config.mesh)(**mesh)}), tiny_internvl)
     assert sharded.mesh.size == 8
     eight = take_steps(sharded, tiny_internvl, count=2)
     assert one[0] == pytest.approx(eight[0], abs=TOLERANCE)

@@ -15,9 +15,10 @@ from mede2_jax.config import UserError
 from mede2_jax.data.loader import make_loader
 from mede2_jax.families import model_config
 from mede2_jax.models.lora import LoRAConfig, base_path
+from mede2_jax.train.inputs import show_inputs
+from mede2_jax.train.model_spec import init_params, make_model_spec
 from mede2_jax.train.optimizer import make_optimizer
-from mede2_jax.train.setup import show_setup
-from mede2_jax.train.state import all_params, init_params, init_state, make_policy
+from mede2_jax.train.state import all_params, init_state
 from mede2_jax.train.step import Steps
 
 
@@ -30,8 +31,8 @@ def model(request, tiny_model, tiny_internvl):
 def trained(setup, model, count=2, learning_rate=1e-2):
     """(parameters before, state after a few steps, losses)."""
     optimizer = make_optimizer(setup.config.optimizer, learning_rate, 10)
-    steps = Steps(setup.policy, setup.loss, optimizer, setup.mesh, chunk=64)
-    state = init_state(setup.policy, init_params(setup.policy, model, setup.mesh, 0), optimizer, setup.mesh, seed=0)
+    steps = Steps(setup.spec, setup.loss, optimizer, setup.mesh, chunk=64)
+    state = init_state(setup.spec, init_params(setup.spec, model, setup.mesh, 0), optimizer, setup.mesh, seed=0)
     before = jax.device_get(all_params(state))
     losses = []
     with make_loader(setup.train, setup.shape, rows_per_step=setup.config.rows_per_step, epochs=count) as loader:
@@ -88,7 +89,8 @@ def test_a_text_only_batch_trains_with_vision_unfrozen(vision, sample, model):
 def test_trained_parameters_are_float32_and_frozen_ones_as_asked(sample, tiny_model):
     family, sizes = model_config(tiny_model)
     parts = {"vision": "frozen", "projector": "full", "language": "lora"}
-    policy = make_policy(family, sizes, parts=parts, lora=LoRAConfig(), compute_dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, remat="none")
+    dtype = jnp.bfloat16
+    policy = make_model_spec(family, sizes, parts=parts, lora=LoRAConfig(), compute_dtype=dtype, param_dtype=dtype, remat="none")
     dtypes = {path: leaf.dtype.name for path, leaf in policy.abstract.items()}
     assert {dtypes[path] for path in dtypes if path.startswith("projector") or "lora_" in path} == {"float32"}
     assert {dtypes[path] for path in dtypes if path.startswith("vision") or "/base/" in path} == {"bfloat16"}
@@ -125,6 +127,6 @@ def test_rows_that_cannot_fill_a_step_are_said(sample, tiny_model, tmp_path):
     pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)
     setup = one_device_setup(make_config(pairs, sample, rows_per_step=8), tiny_model)
     console = Console(record=True, width=200, quiet=False, file=io.StringIO())
-    show_setup(setup, console)
+    show_inputs(setup, console)
     text = console.export_text()
     assert re.search(r"\d rows? cannot fill a step of 8", text) and "(the fullest; data.row_tokens=2048)" in text

@@ -105,7 +105,7 @@ def test_a_reference_pass_goes_on_where_it_was_stopped(sample, tiny_model, tmp_p
     )
     setup = one_device_setup(config, tiny_model)
     config.output.mkdir()
-    steps = Steps(setup.policy, setup.loss, make_optimizer(config.optimizer, 1e-4, 1), setup.mesh, config.logprob_chunk)
+    steps = Steps(setup.spec, setup.loss, make_optimizer(config.optimizer, 1e-4, 1), setup.mesh, config.logprob_chunk)
     params, console, computed = moved_params(setup, tiny_model), Console(quiet=True), []
     reference = steps.reference
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from training import make_config, one_device_setup
 
 from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh, take_gpu_memory
-from mede2_jax.train.setup import manifest, show_setup
+from mede2_jax.train.inputs import manifest, show_inputs
 
 
 def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model, tmp_path):
@@ -21,13 +21,13 @@ def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model
     assert manifest(setup)["data"]["train"]["skipped"] == {"chosen equals rejected": [records[1]["id"]]}
     console = Console(width=1000)
     with console.capture() as shown:
-        show_setup(setup, console)
+        show_inputs(setup, console)
     assert "skipped 1 example: chosen equals rejected" in shown.get()
     assert f"train: 1 example of {path} (mede2) in 1 row of " in shown.get()
 
 
 def test_a_mesh_that_leaves_parameters_whole_is_told_so(sample, tiny_model):
-    policy = one_device_setup(make_config(sample / "preferences.jsonl", sample), tiny_model).policy
+    policy = one_device_setup(make_config(sample / "preferences.jsonl", sample), tiny_model).spec
     even, odd = (make_mesh(MeshConfig(fsdp=size), jax.devices()[:size]) for size in (4, 3))
     assert policy.excess(even) < 1.2 and describe_excess(policy.excess(even), even.shape) is None
     assert policy.excess(odd) > 2.5

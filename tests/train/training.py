@@ -11,8 +11,8 @@ from mede2_jax.models.logprobs import token_scores
 from mede2_jax.models.lora import join_params, split_params
 from mede2_jax.parallel import rules
 from mede2_jax.train.config import TrainConfig
-from mede2_jax.train.setup import open_setup
-from mede2_jax.train.state import init_params
+from mede2_jax.train.inputs import open_inputs
+from mede2_jax.train.model_spec import init_params
 
 
 def short_pairs(sample, to, count=6):
@@ -33,13 +33,13 @@ def make_config(path, sample, **options):
 
 
 def one_device_setup(config, model):
-    return open_setup(config, model, devices=jax.devices()[:1])
+    return open_inputs(config, model, devices=jax.devices()[:1])
 
 
 def moved_params(setup, model, seed=1):
     """The model's parameters with every trained one moved at random, so that no gradient is trivially zero."""
-    params = init_params(setup.policy, model, setup.mesh, seed=0)
-    trainable, frozen = split_params(params, setup.policy.parts)
+    params = init_params(setup.spec, model, setup.mesh, seed=0)
+    trainable, frozen = split_params(params, setup.spec.parts)
     leaves, tree = jax.tree.flatten(trainable)
     rng = np.random.default_rng(seed)  # JAX would compile a program for each shape
     moved = [leaf + 0.05 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves]
@@ -60,14 +60,14 @@ def whole_batch(setup, reference=None, rows=None):
 
 def loss_and_gradients(setup, params, batch):
     """The stage's loss over a batch, and its gradient by every trained parameter."""
-    trainable, frozen = split_params(params, setup.policy.parts)
+    trainable, frozen = split_params(params, setup.spec.parts)
     batch = jax.tree.map(jnp.asarray, batch)
     totals = setup.loss.totals(batch)
 
     def loss(trained):
         with rules.use_mesh(setup.mesh):
-            model = setup.policy.model(join_params(frozen, trained))
-            scores = token_scores(model, batch, train_vocabulary=setup.policy.trains_vocabulary, chunk=64)
+            model = setup.spec.model(join_params(frozen, trained))
+            scores = token_scores(model, batch, train_vocabulary=setup.spec.trains_vocabulary, chunk=64)
             return setup.loss(scores, batch, totals)
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)

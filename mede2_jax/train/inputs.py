@@ -28,9 +28,9 @@ from mede2_jax.parallel.distributed import agreed, is_first, several
 from mede2_jax.parallel.mesh import describe_excess, make_mesh, processes_along
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.losses import DPOLoss, Loss, SFTLoss
+from mede2_jax.train.model_spec import ModelSpec, make_model_spec
 from mede2_jax.train.reference import pairs_digest
 from mede2_jax.train.run_directory import check_run_directory
-from mede2_jax.train.state import Policy, make_policy
 from mede2_jax.weights.model_directory import check_params
 from mede2_jax.weights.model_info import PARAMS, read_info
 from mede2_jax.weights.params import ParamReader
@@ -41,7 +41,7 @@ STATE_BYTES = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class TrainingInputs:
     """What is known before anything is written or computed."""
 
     config: TrainConfig
@@ -60,11 +60,11 @@ class Setup:
     held_out: Dataset | None
     shape: BatchShape
     mesh: Mesh
-    policy: Policy
+    spec: ModelSpec
     loss: Loss
 
 
-def open_setup(config: TrainConfig, model_dir: Path, devices: list[jax.Device] | None = None) -> Setup:
+def open_inputs(config: TrainConfig, model_dir: Path, devices: list[jax.Device] | None = None) -> TrainingInputs:
     """Opens and checks model, data and mesh (of all devices, or of `devices`); writes nothing.
 
     Raises:
@@ -79,23 +79,23 @@ def open_setup(config: TrainConfig, model_dir: Path, devices: list[jax.Device] |
     abstract = family.abstract_params(sizes)
     check_params(model_dir, abstract, infos)
     stored = {path: entry.dtype for path, entry in infos.items()}
-    policy = open_policy(config, family, sizes, stored, mesh)
-    adapted = [path.removesuffix("/lora_a") for path in policy.abstract if path.endswith("/lora_a")]
+    spec = open_model_spec(config, family, sizes, stored, mesh)
+    adapted = [path.removesuffix("/lora_a") for path in spec.abstract if path.endswith("/lora_a")]
     check_exportable(adapted, family.weight_rules(sizes), abstract)
-    _check_disk(config, policy, stored)
+    _check_disk(config, spec, stored)
     adapter = None if config.adapter is None else _given_adapter(config, family, sizes)
     digests = (info.digest,) if adapter is None else (info.digest, pairs_digest(adapter.pairs))
-    return open_data(config, model_dir, family, sizes, mesh, policy, stored=stored, digests=digests, adapter=adapter)
+    return open_data(config, model_dir, family, sizes, mesh, spec, stored=stored, digests=digests, adapter=adapter)
 
 
-def open_policy(config: TrainConfig, family: Family, sizes: Any, stored: Mapping[str, np.dtype], mesh: Mesh) -> Policy:
+def open_model_spec(config: TrainConfig, family: Family, sizes: Any, stored: Mapping[str, np.dtype], mesh: Mesh) -> ModelSpec:
     """The model as it is trained, on a mesh that can run it.
 
     Raises:
         UserError: The mesh or the platform cannot do what the config asks for, or `param_dtype` is narrower than stored.
     """
     _check_machine(config, mesh)
-    return make_policy(
+    return make_model_spec(
         family,
         sizes,
         parts=config.parts.model_dump(),
@@ -112,13 +112,13 @@ def open_data(
     family: Family,
     sizes: Any,
     mesh: Mesh,
-    policy: Policy,
+    spec: ModelSpec,
     *,
     stored: Mapping[str, np.dtype],
     digests: tuple[str, ...],
     adapter: Adapter | None = None,
-) -> Setup:
-    """The setup of a model that is known, once its data are indexed and packed.
+) -> TrainingInputs:
+    """The inputs of a model that is known, once its data are indexed and packed.
 
     Raises:
         UserError: The data, the tokenizer or the image processor cannot be used.
@@ -129,7 +129,7 @@ def open_data(
     # One shape for training, evaluation and the reference pass, so that each function compiles once.
     shape = train.shape.union(held_out.shape) if held_out else train.shape
     _check_length(model_dir, shape, sizes)
-    return Setup(
+    return TrainingInputs(
         config=config,
         model_dir=model_dir,
         family=family,
@@ -142,12 +142,12 @@ def open_data(
         held_out=held_out,
         shape=shape,
         mesh=mesh,
-        policy=policy,
+        spec=spec,
         loss=DPOLoss(config.dpo) if config.stage == "dpo" else SFTLoss(),
     )
 
 
-def manifest(setup: Setup) -> dict[str, Any]:
+def manifest(inputs: TrainingInputs) -> dict[str, Any]:
     """The run's inputs by digest, and every record that was left out, by reason."""
     sources = {
         name: {
@@ -158,25 +158,25 @@ def manifest(setup: Setup) -> dict[str, Any]:
             "rows": len(data.rows),
             "skipped": data.skipped,
         }
-        for name, data in (("train", setup.train), ("eval", setup.held_out))
+        for name, data in (("train", inputs.train), ("eval", inputs.held_out))
         if data is not None
     }
     return {
         "version": __version__,
-        "config": setup.config.model_dump(mode="json"),
-        "model": str(setup.model_dir),
-        "digests": list(setup.digests),
+        "config": inputs.config.model_dump(mode="json"),
+        "model": str(inputs.model_dir),
+        "digests": list(inputs.digests),
         "data": sources,
     }
 
 
-def check_same(setup: Setup) -> None:
+def check_same(inputs: TrainingInputs) -> None:
     """Every process must have been started with one config, and see one model and one data set.
 
     Raises:
         UserError: This one differs from the first.
     """
-    ours = manifest(setup)
+    ours = manifest(inputs)
     first = agreed(lambda: ours)
     for name, what in (
         ("config", "was started with another config than"),
@@ -187,11 +187,11 @@ def check_same(setup: Setup) -> None:
             raise UserError(f"this process {what} process 0 ({mine} here, {first[name]} there); give all the same options and files")
 
 
-def show_setup(setup: Setup, console: Console) -> None:
+def show_inputs(inputs: TrainingInputs, console: Console) -> None:
     """What will be trained on what, before the waiting begins."""
-    config, policy, mesh = setup.config, setup.policy, setup.mesh
-    sizes = {path: math.prod(leaf.shape) for path, leaf in policy.abstract.items()}
-    trained = sum(size for path, size in sizes.items() if is_trainable(path, policy.parts))
+    config, spec, mesh = inputs.config, inputs.spec, inputs.mesh
+    sizes = {path: math.prod(leaf.shape) for path, leaf in spec.abstract.items()}
+    trained = sum(size for path, size in sizes.items() if is_trainable(path, spec.parts))
     axes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
     if several():
         spread = ", ".join(
@@ -199,26 +199,26 @@ def show_setup(setup: Setup, console: Console) -> None:
         )
         console.print(f"{jax.process_count()} processes: {spread}")
     console.print(
-        f"[bold]{config.stage}[/] of {setup.family.name}: {sum(sizes.values()):,} parameters, {trained:,} trained; "
+        f"[bold]{config.stage}[/] of {inputs.family.name}: {sum(sizes.values()):,} parameters, {trained:,} trained; "
         f"{counted(mesh.size, f'{mesh.devices.flat[0].platform} device')}: {axes}"
     )
-    if (line := describe_excess(policy.excess(mesh), mesh.shape)) is not None:
+    if (line := describe_excess(spec.excess(mesh), mesh.shape)) is not None:
         console.print(f"[yellow]{line}[/]")
-    for name, data in (("train", setup.train), ("eval", setup.held_out)):
+    for name, data in (("train", inputs.train), ("eval", inputs.held_out)):
         if data is None:
             continue
         stats = data.statistics()
-        fill = f"{stats.token_fill:.1%} full" + (f", patches {stats.patch_fill:.1%}" if setup.shape.patches else "")
+        fill = f"{stats.token_fill:.1%} full" + (f", patches {stats.patch_fill:.1%}" if inputs.shape.patches else "")
         source = f"{data.source.file.path} ({data.source.format})"
-        fullest = f" (the fullest; data.row_tokens={config.data.row_tokens})" if setup.shape.tokens < config.data.row_tokens else ""
-        size = f"{counted(stats.rows, 'row')} of {setup.shape.tokens} tokens{fullest}"
+        fullest = f" (the fullest; data.row_tokens={config.data.row_tokens})" if inputs.shape.tokens < config.data.row_tokens else ""
+        size = f"{counted(stats.rows, 'row')} of {inputs.shape.tokens} tokens{fullest}"
         console.print(f"{name}: {counted(stats.examples, 'example')} of {source} in {size}, {fill}")
         for reason, count in stats.skipped.items():
             console.print(f"[yellow]skipped {counted(count, 'example')}: {reason}[/]")
     a_step = config.rows_per_step * config.accumulation
-    if len(setup.train.rows) < a_step:
+    if len(inputs.train.rows) < a_step:
         console.print(
-            f"[yellow]{counted(len(setup.train.rows), 'row')} cannot fill a step of {a_step} (rows_per_step × accumulation): the rest is "
+            f"[yellow]{counted(len(inputs.train.rows), 'row')} cannot fill a step of {a_step} (rows_per_step × accumulation): the rest is "
             "padding; lower them, or data.row_tokens[/]"
         )
 
@@ -252,10 +252,10 @@ def _frozen_dtypes(config: TrainConfig, stored: Mapping[str, np.dtype]) -> Mappi
     return dict.fromkeys(stored, asked)
 
 
-def _check_disk(config: TrainConfig, policy: Policy, stored: Mapping[str, np.dtype]) -> None:
+def _check_disk(config: TrainConfig, spec: ModelSpec, stored: Mapping[str, np.dtype]) -> None:
     """The checkpoints that may lie side by side, and the model at the end."""
-    trained = sum(math.prod(leaf.shape) for path, leaf in policy.abstract.items() if is_trainable(path, policy.parts))
-    model = sum(math.prod(leaf.shape) * stored[path].itemsize for path, leaf in policy.plain.items())
+    trained = sum(math.prod(leaf.shape) for path, leaf in spec.abstract.items() if is_trainable(path, spec.parts))
+    model = sum(math.prod(leaf.shape) * stored[path].itemsize for path, leaf in spec.plain.items())
     kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
     needed = trained * STATE_BYTES * kept + model
     folder = next(parent for parent in (config.output.resolve(), *config.output.resolve().parents) if parent.exists())
