@@ -26,6 +26,7 @@ import numpy as np
 from mede2_jax.models import attention_gpu
 from mede2_jax.models.attention import attention, use_backend
 from mede2_jax.models.attention_gpu import Tile, Tiles, fused_attention
+from mede2_jax.models.attention_gpu_kernels import Kernels
 
 ROWS = {
     # name: (rows, tokens, heads, key heads, head dimension, ranges)
@@ -187,7 +188,7 @@ def tune() -> list[dict[str, Any]]:
         arguments, d_out, visible = make(name, jnp.bfloat16)
         q, k = arguments[:2]
         default = attention_gpu.HALF
-        kernels = attention_gpu._Kernels(default, q.shape[3], q.shape[2] // k.shape[2], False)
+        kernels = Kernels(default, q.shape[3], q.shape[2] // k.shape[2], False)
         out, normaliser = jax.jit(lambda *x, kernels=kernels: attention_gpu._forward(kernels, *x))(*arguments)
         delta = jnp.einsum("btnh,btnh->bnt", d_out, out, preferred_element_type=jnp.float32)
         calls = {
@@ -199,7 +200,7 @@ def tune() -> list[dict[str, Any]]:
         def compiled(job, calls=calls, default=default, q=q, k=k):
             kind, shape = job
             tiles = Tiles(**{"forward": default.forward, "d_q": default.d_q, "d_kv": default.d_kv, kind: Tile(*shape)})
-            kernels = attention_gpu._Kernels(tiles, q.shape[3], q.shape[2] // k.shape[2], False)
+            kernels = Kernels(tiles, q.shape[3], q.shape[2] // k.shape[2], False)
             function, given, _ = calls[kind]
             begun = time.perf_counter()
             try:
