@@ -21,8 +21,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table as RichTable
 
 from mede2_jax.command import run_command
-from mede2_jax.config import Config, UserError, parse
+from mede2_jax.config import Config, UserError
 from mede2_jax.families import Family, model_config
+from mede2_jax.flags import parse
 from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.tree import flatten
 from mede2_jax.weights import model_directory, model_info

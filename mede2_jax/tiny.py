@@ -22,8 +22,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from mede2_jax import convert
 from mede2_jax.command import run_command
-from mede2_jax.config import Config, UserError, parse
+from mede2_jax.config import Config, UserError
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName, family_named
+from mede2_jax.flags import parse
 from mede2_jax.tiny_checkpoints.recipe import Recipe
 from mede2_jax.weights.hf import CheckpointWriter
 from mede2_jax.weights.staging import staged_directory

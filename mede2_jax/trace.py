@@ -18,10 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mede2_jax.command import run_command
-from mede2_jax.config import Config, UserError, parse
+from mede2_jax.config import Config, UserError
 from mede2_jax.data.readers import read_own, read_record
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Judgment, PreferencePair, Rollout
+from mede2_jax.flags import parse
 from mede2_jax.outputs.manifest import file_digest, read_manifest, recorded_path
 from mede2_jax.reasoning import prompts
 from mede2_jax.reasoning.answers import final_answer

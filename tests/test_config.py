@@ -10,7 +10,8 @@ import pytest
 import tyro
 from pydantic import Field, model_validator
 
-from mede2_jax.config import Config, UserError, counted, parse, read_yaml, to_yaml
+from mede2_jax.config import Config, UserError, counted, read_yaml, to_yaml
+from mede2_jax.flags import parse
 
 
 class Adapter(Config):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mede2_jax.config import parse
+from mede2_jax.flags import parse
 from mede2_jax.train.config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))

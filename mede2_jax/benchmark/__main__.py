@@ -16,8 +16,9 @@ from mede2_jax import tiny
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.benchmark.run import run
 from mede2_jax.command import given, run_command
-from mede2_jax.config import UserError, parse
+from mede2_jax.config import UserError
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
+from mede2_jax.flags import parse
 from mede2_jax.parallel.distributed import find_place
 from mede2_jax.parallel.mesh import take_gpu_memory
 from mede2_jax.train.config import Stage, embedded_defaults

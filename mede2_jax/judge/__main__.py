@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from mede2_jax.command import run_command
-from mede2_jax.config import UserError, parse
+from mede2_jax.config import UserError
+from mede2_jax.flags import parse
 from mede2_jax.judge.config import JudgeConfig, embedded_defaults, embedded_summary
 from mede2_jax.judge.run import run
 

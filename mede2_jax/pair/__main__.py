@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from mede2_jax.command import run_command
-from mede2_jax.config import UserError, parse
+from mede2_jax.config import UserError
+from mede2_jax.flags import parse
 from mede2_jax.pair.config import PairConfig, embedded_defaults, embedded_summary
 from mede2_jax.pair.run import run
 

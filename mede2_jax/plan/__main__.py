@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from mede2_jax.command import run_command
-from mede2_jax.config import UserError, parse
+from mede2_jax.config import UserError
 from mede2_jax.families import model_config
+from mede2_jax.flags import parse
 from mede2_jax.outputs.file import check_place, write_whole
 from mede2_jax.parallel.mesh import MeshConfig
 from mede2_jax.plan import report

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from mede2_jax import tiny
 from mede2_jax.command import given, run_command
-from mede2_jax.config import UserError, parse
+from mede2_jax.config import UserError
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
+from mede2_jax.flags import parse
 from mede2_jax.parallel.distributed import DistributedConfig, agreed, is_first, joined
 from mede2_jax.parallel.mesh import take_gpu_memory
 from mede2_jax.train.config import Stage, TrainConfig, embedded_defaults, embedded_summary

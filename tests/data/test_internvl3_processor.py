@@ -17,13 +17,14 @@ from transformers import AutoTokenizer, Qwen2Config
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
-from mede2_jax.config import UserError, parse, to_yaml
+from mede2_jax.config import UserError, to_yaml
 from mede2_jax.data.dataset import open_dataset
 from mede2_jax.data.internvl3 import InternVL3Processor
 from mede2_jax.data.loader import make_loader
 from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.data.records import Message
 from mede2_jax.data.source import DataConfig
+from mede2_jax.flags import parse
 
 OWNER = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 TILE = 56

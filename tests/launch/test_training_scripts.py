@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mede2_jax.config import parse
+from mede2_jax.flags import parse
 from mede2_jax.parallel.distributed import find_place
 from mede2_jax.train.config import TrainConfig
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from mede2_jax.config import UserError, parse
+from mede2_jax.config import UserError
+from mede2_jax.flags import parse
 from mede2_jax.train.__main__ import main
 from mede2_jax.train.config import TrainConfig, embedded_defaults
 
