@@ -201,6 +201,11 @@ def test_a_flag_overrides_a_wrong_yaml_value(yaml_file):
     assert call(yaml_file("from: x\nlora:\n  rank: 0\n"), "--lora.rank=2").lora.rank == 2
 
 
+def test_a_word_after_the_config_file_is_nobodys_value(yaml_file):
+    with pytest.raises(UserError, match="unexpected argument 'false'"):
+        call("--dry_run", yaml_file("from: x\n"), "false")
+
+
 def test_a_section_of_comments_counts_as_absent(yaml_file):
     assert call(yaml_file("from: x\nlora:\n  # rank: 4\n")).lora == Adapter(alpha=32.0)
     assert call(yaml_file("# nothing\n"), "--from=x").rate is None
