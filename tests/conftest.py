@@ -1,13 +1,12 @@
-"""Eight host devices, set before JAX is imported, so that every sharding test runs everywhere; and one compilation cache."""
+"""Eight host devices, set before JAX is imported, so that every sharding test runs everywhere; compiled programs that last; two tiers."""
 
-import atexit
 import collections
 import contextlib
+import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
+import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -16,14 +15,11 @@ _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
 
-# Compiled programs are kept for the session and the processes it starts, which inherit this: many tests compile the same ones.
-# Each worker has a folder of its own, for JAX writes there as if it were alone.
+# Compiled programs are kept from session to session, for this process and those that it starts (workers among them), which inherit this.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mede2-jax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
+    import compiled_cache
+
+    compiled_cache.begin()
 
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that; the commands' tests send it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -36,10 +32,66 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 
 
+TIMES = Path(__file__).with_name("times.json")
+"""Seconds of each file on two cores, written by --record-times."""
+ENVIRONMENTS = {"vllm_env", "trl_env", "plan_env"}
+
+
+def pytest_addoption(parser):
+    said = f"write each file's seconds to {TIMES.name}, by which files are spread over workers"
+    parser.addoption("--record-times", action="store_true", help=said)
+
+
+def pytest_configure(config):
+    config.seconds = collections.Counter()
+    config.addinivalue_line("markers", "environment: needs an environment beside .venv-test (set by conftest.py)")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by markers
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that no worker begins one when the other has nothing left to do."""
-    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Long files first, so that no worker begins one when the other has nothing left to do; those whose environment is being made last."""
+    times = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else {}
+    waiting = set()
+    for item in items:
+        if ENVIRONMENTS & set(item.fixturenames):
+            item.add_marker("environment")
+            if _is_being_made():
+                waiting.add(item.path)
+    items.sort(key=lambda item: (item.path in waiting, -times.get(_file(item.nodeid), 0)))
+
+
+def pytest_runtest_logreport(report):
+    if report.when in ("setup", "call", "teardown") and _session is not None:
+        _session.seconds[_file(report.nodeid)] += report.duration
+
+
+def pytest_sessionstart(session):
+    global _session
+    _session = session.config
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("--record-times") and "PYTEST_XDIST_WORKER" not in os.environ:
+        seconds = {file: round(spent, 1) for file, spent in sorted(session.config.seconds.items())}
+        TIMES.write_text(json.dumps(seconds, indent=1) + "\n", encoding="utf-8")
+
+
+_session = None
+
+
+def _file(nodeid):
+    return nodeid.partition("::")[0].removeprefix("tests/")
+
+
+def _is_being_made():
+    """Whether launch/test.sh is still making environments; tests that need none run meanwhile."""
+    maker = os.environ.get("MEDE2_TEST_MAKER")
+    if maker is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(maker), 0)
+        return True
+    return False
 
 
 @pytest.fixture(scope="session")
@@ -86,8 +138,10 @@ def environment(kind, script):
     """A folder that a script made; tests that need it are skipped, and say so, where it was not made or not wanted."""
     variable = f"MEDE2_TEST_{kind.upper().replace('-', '_')}"
     folder = Path(os.environ.get(variable, ROOT / f".venv-{kind}") or "/nonexistent")
+    while not (folder / ".stamp").is_file() and _is_being_made():
+        time.sleep(1)
     if not (folder / ".stamp").is_file():
-        pytest.skip(f"needs .venv-{kind}: bash launch/{script} makes it, bash launch/test.sh does so unless --few is given")
+        pytest.skip(f"needs .venv-{kind}: bash launch/{script} makes it, bash launch/test.sh --all does so")
     return folder
 
 

@@ -16,6 +16,7 @@ from mede2_jax.weights.peft import Adapter, export_adapter
 from mede2_jax.weights.table import Transpose
 
 pytestmark = pytest.mark.slow
+ADAPTED = ("text", "image first", "images amid text")
 MODELS = {"qwen2_5_vl": ("qwen2_5_vl", None), "internvl3": ("internvl3", "hf"), "internvl3-original": ("internvl3", "original")}
 
 
@@ -35,9 +36,36 @@ def ours(model, images):
 
 
 @pytest.fixture(scope="module")
-def answers(vllm_env, model, images):
-    with start(vllm_env, model, model.parent / "orbax.log") as server:
-        return {name: ask(server, case, images) for name, case in CASES.items()}
+def adapter(model):
+    """A random adapter as a run writes it: of every linear layer, of InternVL3 of the decoder's, since vLLM adapts no other there."""
+    family, sizes = model_config(model)
+    table, abstract = family.weight_rules(sizes), family.abstract_params(sizes)
+    linears = {rule.path.removesuffix("/kernel") for rule in table.rules if isinstance(rule.op, Transpose) and rule.part[1] == 1}
+    adapted = sorted(path for path in linears if family.name == "qwen2_5_vl" or path.startswith("language/"))
+    shapes = {path.removesuffix("/kernel"): leaf.shape for path, leaf in flatten(abstract).items()}
+    rng = np.random.default_rng(0)
+
+    def matrix(*shape):
+        return rng.normal(0, 0.1, shape).astype(np.float32)
+
+    pairs = {path: (matrix(*shapes[path][:-1], 4), matrix(*shapes[path][:-2], 4, shapes[path][-1])) for path in adapted}
+    export_adapter(model.parent / "adapter", Adapter(pairs, rank=4, alpha=8.0), table, abstract)
+    return model.parent / "adapter"
+
+
+@pytest.fixture(scope="module")
+def served(vllm_env, model, images, adapter):
+    """The answers of one server: of the model, by case; and of the adapter on it, to some."""
+    with start(vllm_env, model, model.parent / "orbax.log", adapter=adapter) as server:
+        base = server.model_name.removesuffix("-adapter")
+        assert base != server.model_name
+        adapted = {name: ask(server, CASES[name], images) for name in ADAPTED}
+        return {name: ask(server, case, images, model=base) for name, case in CASES.items()}, adapted
+
+
+@pytest.fixture(scope="module")
+def answers(served):
+    return served[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,34 +109,14 @@ def test_pixels_matter(model, ours, images, answers):
     assert np.abs(inverted.logprobs(case, answer.tokens) - answer.logprobs).max() > 1e-3
 
 
-@pytest.fixture(scope="module")
-def adapter(model):
-    """A random adapter as a run writes it: of every linear layer, of InternVL3 of the decoder's, since vLLM adapts no other there."""
-    family, sizes = model_config(model)
-    table, abstract = family.weight_rules(sizes), family.abstract_params(sizes)
-    linears = {rule.path.removesuffix("/kernel") for rule in table.rules if isinstance(rule.op, Transpose) and rule.part[1] == 1}
-    adapted = sorted(path for path in linears if family.name == "qwen2_5_vl" or path.startswith("language/"))
-    shapes = {path.removesuffix("/kernel"): leaf.shape for path, leaf in flatten(abstract).items()}
-    rng = np.random.default_rng(0)
-
-    def matrix(*shape):
-        return rng.normal(0, 0.1, shape).astype(np.float32)
-
-    pairs = {path: (matrix(*shapes[path][:-1], 4), matrix(*shapes[path][:-2], 4, shapes[path][-1])) for path in adapted}
-    export_adapter(model.parent / "adapter", Adapter(pairs, rank=4, alpha=8.0), table, abstract)
-    return model.parent / "adapter"
-
-
-def test_an_adapter_answers_as_the_merged_model(vllm_env, model, images, ours, adapter):
+def test_an_adapter_answers_as_the_merged_model(model, images, ours, adapter, served):
     merged = model.parent / "merged"
     export(model, model.parent / "merged-hf", adapter=adapter)
     export(model.parent / "merged-hf", merged)
     expected = Ours(merged, images)
-    with start(vllm_env, model, model.parent / "adapter.log", adapter=adapter) as server:
-        for name in ("text", "image first", "images amid text"):
-            answer = ask(server, CASES[name], images)
-            assert np.abs(expected.logprobs(CASES[name], answer.tokens) - answer.logprobs).max() <= 1e-3, name
-            assert np.abs(ours.logprobs(CASES[name], answer.tokens) - answer.logprobs).max() > 0.01, name
+    for name, answer in served[1].items():
+        assert np.abs(expected.logprobs(CASES[name], answer.tokens) - answer.logprobs).max() <= 1e-3, name
+        assert np.abs(ours.logprobs(CASES[name], answer.tokens) - answer.logprobs).max() > 0.01, name
 
 
 def test_two_ranks_answer_as_one(vllm_env, tiny_model, images, monkeypatch):
