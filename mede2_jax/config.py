@@ -21,7 +21,11 @@ import pydantic
 import tyro
 import yaml
 
-from mede2_jax.foreign import one_line, shown
+from mede2_jax.foreign import shown
+from mede2_jax.yaml_text import YAMLFault, parse_yaml
+
+LONGEST_NAME = 100
+"""Of an unknown option, to look for what it may have meant."""
 
 
 class UserError(ValueError):
@@ -80,17 +84,17 @@ def read_yaml(config_type: type[Config], path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     try:
-        values = yaml.load(text, _UniqueKeyLoader) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(str(error))}") from None
+        values = parse_yaml(text) or {}
+    except YAMLFault as fault:
+        raise UserError(f"{path}{f', line {fault.line}' if fault.line else ''}: {fault}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of options, found {type(values).__name__}")
     unknown: list[tuple[str, str]] = []
     known = _known_keys(config_type, values, "", unknown)
     if unknown:
-        keys = ", ".join(f"{prefix + key!r}{_hint(_in_yaml(_suggestion(config_type, prefix + key), prefix))}" for prefix, key in unknown)
+        keys = ", ".join(
+            f"{shown(prefix + key)!r}{_hint(_in_yaml(_suggestion(config_type, prefix + key), prefix))}" for prefix, key in unknown
+        )
         raise UserError(f"{path}: unknown {'keys' if len(unknown) > 1 else 'key'} {keys}")
     return known
 
@@ -297,19 +301,6 @@ def _known_keys(
     return known
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets a later key replace an earlier one without a word; in a config that is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str) else id(key_node))
-        return super().construct_mapping(node, deep)
-
-
 def _describe(item: Any, from_flags: dict[str, Any] | None = None, from_file: dict[str, Any] | None = None, file: str | None = None) -> str:
     """One line for one of pydantic's errors, naming where the value stood when that is known."""
     where = ".".join(str(part) for part in item["loc"])
@@ -334,6 +325,8 @@ def _holds(values: dict[str, Any] | None, location: tuple[int | str, ...]) -> bo
 
 def _suggestion(config_type: type[Config], unknown: str) -> str:
     """The option or section that an unknown dotted name most likely means; "" rather than a wrong one."""
+    if len(unknown) > LONGEST_NAME:  # counting edits would take minutes
+        return ""
     last = unknown.rpartition(".")[2]
     if last in config_type.FORMER_NAMES:
         return config_type.FORMER_NAMES[last]

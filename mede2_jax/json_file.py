@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
@@ -11,6 +12,29 @@ from mede2_jax.config import UserError, describe_validation_error
 from mede2_jax.foreign import JSONFault, parse_json
 
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+
+Count = Annotated[int, pydantic.Field(gt=0, le=2**31)]
+"""A size or a number of things."""
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+
+
+class Foreign(pydantic.BaseModel):
+    """A file that others write, or a part of one, as far as it is read here.
+
+    What else it holds is theirs. Null is the same as left out. Types are as written: neither `"64"` nor `true` is a number.
+    """
+
+    model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return without_nulls(value) if isinstance(value, dict) else value
+
+
+def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """An object without the fields that are null."""
+    return {name: item for name, item in value.items() if item is not None}
 
 
 def load_json(path: Path, cure: str = "") -> dict[str, Any]:
