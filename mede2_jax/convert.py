@@ -23,6 +23,7 @@ from rich.table import Table as RichTable
 from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError, parse
 from mede2_jax.families import Family, model_config
+from mede2_jax.json_file import load_json
 from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.weights import model_directory, model_info
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter
@@ -162,7 +163,7 @@ def _declare_dtype(file: Path, dtypes: set[str]) -> None:
     """Corrects config.json's dtype where it no longer is the weights': transformers would cast to it without a word."""
     if len(dtypes) != 1:
         return
-    config, dtype = json.loads(file.read_text(encoding="utf-8")), dtypes.pop()
+    config, dtype = load_json(file), dtypes.pop()
     changed = False
     for section in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in ("torch_dtype", "dtype"):

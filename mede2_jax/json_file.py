@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
 
@@ -26,15 +25,15 @@ class Foreign(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True)
 
+    WITH_NULL: ClassVar[tuple[str, ...]] = ()
+    """Fields of which null says something else than that they are left out."""
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
-        return without_nulls(value) if isinstance(value, dict) else value
-
-
-def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
-    """An object without the fields that are null."""
-    return {name: item for name, item in value.items() if item is not None}
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in value.items() if item is not None or name in cls.WITH_NULL}
 
 
 def load_json(path: Path, cure: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mede2_jax.foreign import one_line, shown
 MAX_VALUES = 100_000
 """Values of a text, each alias counted as all that it stands for: some lines of aliases can stand for more than a memory holds."""
 
-_UNFIT = (ValueError, KeyError, AttributeError, TypeError, OverflowError)
+_UNFIT = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 """What PyYAML raises where a text does not fit its tag: `!!float x`, or a date that is none."""
 
 

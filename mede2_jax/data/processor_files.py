@@ -7,9 +7,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from mede2_jax.config import UserError
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Finite, Foreign, ModelT, check, load_json
 
 PROCESSOR_FILES = (
     "tokenizer.json",
@@ -24,6 +28,10 @@ PROCESSOR_FILES = (
     "processor_config.json",
     "video_preprocessor_config.json",
 )
+LONGEST_REASON = 300
+"""Characters of a library's error that are shown."""
+
+_Deviation = Annotated[float, pydantic.Field(allow_inf_nan=False, gt=0)]
 PREPROCESSOR, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
 
 
@@ -52,7 +60,7 @@ def load_part(kind: Any, directory: Path, **arguments: Any) -> Any:
     try:
         return kind.from_pretrained(str(directory), local_files_only=True, **arguments)
     except Exception as error:  # a damaged tokenizer.json raises whatever its parser meets, a plain Exception among them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], LONGEST_REASON)
         raise UserError(f"cannot load the tokenizer or image processor of {str(directory)!r}: {reason}") from None
 
 
@@ -67,23 +75,42 @@ def save_files(source: Path, target: Path, image_processor: Any, settings: Mappi
         return
     own, combined = target / PREPROCESSOR, target / PROCESSOR
     # Older transformers read the one file, newer ones the other: both must agree.
-    write_json(own, {**(read_json(own) if own.is_file() else image_processor.to_dict()), **settings})
-    if combined.is_file() and "image_processor" in (nested := read_json(combined)):
+    write_json(own, {**(load_json(own) if own.is_file() else image_processor.to_dict()), **settings})
+    if combined.is_file() and isinstance((nested := load_json(combined)).get("image_processor"), dict):
         write_json(combined, {**nested, "image_processor": {**nested["image_processor"], **settings}})
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def check_normalisation(directory: Path, image_processor: Any) -> None:
+    """Compares how a loaded image processor normalises pixels with what can be computed.
 
     Raises:
-        UserError: The file cannot be read or is not valid JSON.
+        UserError: A mean or a deviation is no number, or a deviation is 0.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON: {error.msg} at line {error.lineno}") from None
+    check_loaded(directory, image_processor, _Normalisation)
+
+
+def check_loaded(directory: Path, image_processor: Any, model: type[ModelT]) -> ModelT:
+    """The settings of a loaded image processor as `model`.
+
+    Raises:
+        UserError: One has another type. The files say so, or the defaults of transformers' class with them.
+    """
+    values = {name: getattr(image_processor, name, None) for name in model.model_fields}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    file = PREPROCESSOR if (directory / PREPROCESSOR).is_file() else PROCESSOR
+    return check(plain, model, str(directory / file), "use the model's own file")
+
+
+class _Normalisation(Foreign):
+    """Of an image processor: what is done to each pixel."""
+
+    do_resize: bool = True
+    do_rescale: bool = True
+    do_normalize: bool = True
+    rescale_factor: Finite = 1 / 255
+    image_mean: Annotated[list[Finite], pydantic.Field(min_length=3, max_length=3)]
+    image_std: Annotated[list[_Deviation], pydantic.Field(min_length=3, max_length=3)]
+    resample: Annotated[int, pydantic.Field(ge=0, le=5)] = 3
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

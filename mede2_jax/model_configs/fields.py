@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
 from mede2_jax.config import describe_validation_error
 from mede2_jax.foreign import shown
-from mede2_jax.json_file import without_nulls
+from mede2_jax.json_file import Foreign
 
-SectionT = TypeVar("SectionT", bound="Section")
+SectionT = TypeVar("SectionT", bound=Foreign)
 
 Size = Annotated[int, pydantic.Field(gt=0, le=2**24)]
 """Of an axis."""
 Layers = Annotated[int, pydantic.Field(gt=0, le=1000)]
-
-
-class Section(pydantic.BaseModel):
-    """A part of config.json, as far as it is read: types are as written (neither `"64"` nor `true` is a number), null is left out."""
-
-    model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    WITH_NULL: ClassVar[tuple[str, ...]] = ()
-    """Fields of which transformers says what null means."""
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return without_nulls(value) | {name: None for name in cls.WITH_NULL if name in value and value[name] is None}
 
 
 def read_section(kind: type[SectionT], raw: Mapping[str, Any], what: str = "") -> SectionT:

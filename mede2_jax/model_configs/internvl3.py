@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from mede2_jax.foreign import shown
-from mede2_jax.model_configs.fields import Layers, Section, Size, missing, only, part, read_section
+from mede2_jax.json_file import Foreign
+from mede2_jax.model_configs.fields import Layers, Size, missing, only, part, read_section
 from mede2_jax.model_configs.qwen2 import UNSUPPORTED, DecoderSection, Qwen2Config, decoder_config
 
 Norm = Literal["layer_norm", "rms_norm"]
@@ -18,7 +19,7 @@ HF_ONLY = {"vision_feature_layer": -1, "vision_feature_select_strategy": "defaul
 HF_VISION_ONLY = {"hidden_act": "gelu", "use_mask_token": False, "use_absolute_position_embeddings": True, "use_mean_pooling": True}
 
 
-class VisionSection(Section):
+class VisionSection(Foreign):
     """The fields of `vision_config` in both formats; None where the formats have defaults of their own."""
 
     num_hidden_layers: Layers
@@ -48,7 +49,7 @@ class VisionSection(Section):
         return self
 
 
-class OuterSection(Section):
+class OuterSection(Foreign):
     """The outermost fields in both formats."""
 
     downsample_ratio: Annotated[float, pydantic.Field(allow_inf_nan=False)] = 0.5

@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar, Self
 
 import pydantic
 
-from mede2_jax.model_configs.fields import Layers, Section, Size, missing
+from mede2_jax.json_file import Foreign
+from mede2_jax.model_configs.fields import Layers, Size, missing
 
 UNSUPPORTED = {"hidden_act": "silu", "use_sliding_window": False}
 
 
-class RopeSection(Section):
+class RopeSection(Foreign):
     """`rope_parameters` or `rope_scaling`, as far as they are read."""
 
     type: str | None = None
@@ -26,7 +27,7 @@ class RopeSection(Section):
         return {kind for kind in (self.type, self.rope_type) if kind is not None}
 
 
-class DecoderSection(Section):
+class DecoderSection(Foreign):
     """The fields of Qwen2's own config."""
 
     WITH_NULL: ClassVar = ("num_key_value_heads",)

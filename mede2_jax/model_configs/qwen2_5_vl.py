@@ -9,13 +9,14 @@ from typing import Annotated, Any, Self
 import pydantic
 
 from mede2_jax.foreign import shown
-from mede2_jax.model_configs.fields import Layers, Section, Size, missing, only, part, read_section
+from mede2_jax.json_file import Foreign
+from mede2_jax.model_configs.fields import Layers, Size, missing, only, part, read_section
 from mede2_jax.model_configs.qwen2 import UNSUPPORTED, DecoderSection, Qwen2Config, decoder_config
 
 TokenId = Annotated[int, pydantic.Field(ge=0, le=2**31)]
 
 
-class VisionSection(Section):
+class VisionSection(Foreign):
     """The fields of `vision_config`."""
 
     depth: Layers
@@ -47,7 +48,7 @@ class VisionSection(Section):
         return self.in_channels or self.in_chans or 3
 
 
-class OuterSection(Section):
+class OuterSection(Foreign):
     """The outermost fields."""
 
     image_token_id: TokenId

@@ -7,10 +7,12 @@ from typing import Any
 import pydantic
 from pydantic.alias_generators import to_camel
 
-from mede2_jax.config import describe_validation_error
+from mede2_jax.config import UserError
 from mede2_jax.engines.paid.outcome import Outcome, no_answer
 from mede2_jax.engines.wire.attempts import MalformedReply
 from mede2_jax.engines.wire.http import quoted
+from mede2_jax.foreign import JSONFault, parse_json
+from mede2_jax.json_file import check
 
 BLOCKED = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION")
 """Ends of a response that say: not this one, and not the next time either."""
@@ -67,9 +69,9 @@ def read_reply(raw: str) -> Outcome:
         MalformedReply: It is not JSON, or no reply of generateContent.
     """
     try:
-        reply = _Reply.model_validate_json(raw)
-    except pydantic.ValidationError as error:
-        raise MalformedReply(quoted(describe_validation_error(error))) from None
+        reply = check(parse_json(raw), _Reply, "reply")
+    except (JSONFault, UserError) as error:
+        raise MalformedReply(quoted(str(error))) from None
     if not reply.model_fields_set:
         raise MalformedReply(f"nothing that generateContent says is in {quoted(raw)!r}")
     counts = _counts(reply)

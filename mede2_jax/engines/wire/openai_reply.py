@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pydantic
 
-from mede2_jax.config import UserError, describe_validation_error
+from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatRequest, Completion
 from mede2_jax.engines.wire.attempts import MalformedReply
 from mede2_jax.engines.wire.http import quoted
+from mede2_jax.foreign import JSONFault, parse_json
+from mede2_jax.json_file import check
 
 
 class _Message(pydantic.BaseModel):
@@ -53,9 +55,9 @@ def parse_reply(raw: bytes) -> Reply:
         MalformedReply: It is not JSON, or lacks something.
     """
     try:
-        return Reply.model_validate_json(raw)
-    except pydantic.ValidationError as error:
-        raise MalformedReply(quoted(describe_validation_error(error))) from None
+        return check(parse_json(raw), Reply, "reply")
+    except (JSONFault, UserError) as error:
+        raise MalformedReply(quoted(str(error))) from None
 
 
 def completions(reply: Reply, request: ChatRequest, *, logprobs: bool, with_ids: bool) -> tuple[Completion, ...]:
