@@ -21,7 +21,7 @@ import pydantic
 import tyro
 import yaml
 
-from mede2_jax.foreign import shown
+from mede2_jax.foreign import one_line, shown
 from mede2_jax.yaml_text import YAMLFault, parse_yaml
 
 LONGEST_NAME = 100
@@ -303,10 +303,10 @@ def _known_keys(
 
 def _describe(item: Any, from_flags: dict[str, Any] | None = None, from_file: dict[str, Any] | None = None, file: str | None = None) -> str:
     """One line for one of pydantic's errors, naming where the value stood when that is known."""
-    where = ".".join(str(part) for part in item["loc"])
+    where = shown(".".join(str(part) for part in item["loc"]), 120)
     if item["type"] == "missing" and from_flags is not None:
         return f"missing option --{where}; see --help"
-    message = item["msg"].removeprefix("Value error, ")
+    message = one_line(item["msg"].removeprefix("Value error, "))
     seen = "" if item["type"] in ("missing", "value_error") else f" (got {shown(repr(item['input']), 80)})"
     if _holds(from_flags, item["loc"]):
         where = f"--{where}"

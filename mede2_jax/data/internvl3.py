@@ -28,15 +28,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
-import pydantic
 from jaxtyping import Int32
 from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT, ChatTokenizer
+from mede2_jax.data.internvl3_files import ORIGINAL_TEMPLATE, ConfigFile, ProcessorFile, SavedTiling, TileRange
 from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, ProcessorOptions, repeat_placeholders
 from mede2_jax.data.processor_files import (
     PREPROCESSOR,
@@ -51,7 +51,7 @@ from mede2_jax.data.processor_files import (
     write_json,
 )
 from mede2_jax.foreign import shown
-from mede2_jax.json_file import Count, Finite, Foreign, load_checked, load_json
+from mede2_jax.json_file import load_checked, load_json
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 IMAGE_TEXT = f"<img>{IMAGE_TOKEN}</img>"
@@ -73,7 +73,6 @@ RESERVED_TOKENS = (
     "<|endoftext|>",
 )
 ORIGINAL_TYPE = "internvl_chat"
-ORIGINAL_TEMPLATE = "internvl2_5"
 OWNERS_SYSTEM_PROMPT = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 # An image stands on its own line, as the owner puts it before a question; a text that begins with the line's end keeps it.
 ORIGINAL_CHAT_TEMPLATE = (
@@ -116,55 +115,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _HF_TILING = ("crop_to_patches", "min_patches", "max_patches")
 _ORIGINAL_TILING = ("dynamic_image_size", "min_dynamic_patch", "max_dynamic_patch")
-
-
-_Pixels = Annotated[int, pydantic.Field(gt=0, le=2**14)]
-_Tile = Annotated[int, pydantic.Field(gt=0, le=256)]
-
-
-class _Vision(Foreign):
-    """Of config.json's `vision_config`: what the host needs."""
-
-    image_size: _Pixels | list[_Pixels] = 448
-    patch_size: _Pixels | list[_Pixels] = 14
-
-
-class _Config(Foreign):
-    """Of config.json in both formats: what the host needs, with the defaults of the original's class."""
-
-    model_type: str = ""
-    vision_config: _Vision = _Vision()
-    downsample_ratio: Finite = 0.5
-    force_image_size: Annotated[int, pydantic.Field(ge=0, le=2**14)] = 0
-    """0: the vision part's."""
-    image_seq_length: Count | None = None
-    template: str = ORIGINAL_TEMPLATE
-    pad2square: bool = False
-    use_thumbnail: bool = False
-    dynamic_image_size: bool = False
-    min_dynamic_patch: _Tile = 1
-    max_dynamic_patch: _Tile = 6
-
-
-class _SavedTiling(Foreign):
-    """What a run wrote into preprocessor_config.json."""
-
-    crop_to_patches: bool | None = None
-    min_patches: _Tile | None = None
-    max_patches: _Tile | None = None
-
-
-class _Tiles(Foreign):
-    """Of the image processor."""
-
-    min_patches: _Tile
-    max_patches: _Tile
-
-
-class _Settings(Foreign):
-    """Of processor_config.json."""
-
-    image_seq_length: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -220,7 +170,7 @@ class InternVL3Processor:
 
         directory, options = Path(directory), options or ProcessorOptions()
         options.check_known("InternVL3", "crop_to_patches", "min_tiles", "max_tiles")
-        config = load_checked(directory / "config.json", _Config)
+        config = load_checked(directory / "config.json", ConfigFile)
         original = config.model_type == ORIGINAL_TYPE
         check_files(directory, image_processor=not original)
         if original:
@@ -359,7 +309,7 @@ def original_text_template(system_prompt: str) -> str:
     return (opening if system else "") + ORIGINAL_TEXT_TURNS
 
 
-def _check_original(directory: Path, config: _Config) -> None:
+def _check_original(directory: Path, config: ConfigFile) -> None:
     if config.template != ORIGINAL_TEMPLATE:
         template = shown(config.template)
         raise UserError(f"{directory}: conversation template {template!r} in config.json is not supported; only {ORIGINAL_TEMPLATE} is")
@@ -367,7 +317,7 @@ def _check_original(directory: Path, config: _Config) -> None:
         raise UserError(f"{directory}: pad2square in config.json is not supported; InternVL3 does not use it")
 
 
-def _tiling(directory: Path, config: _Config, images: Any, options: ProcessorOptions) -> Tiling:
+def _tiling(directory: Path, config: ConfigFile, images: Any, options: ProcessorOptions) -> Tiling:
     """The tiling of a model directory, and what the options change of it."""
     original, vision = config.model_type == ORIGINAL_TYPE, config.vision_config
     size = _side(directory, "image_size", (config.force_image_size if original else 0) or vision.image_size)
@@ -381,16 +331,16 @@ def _tiling(directory: Path, config: _Config, images: Any, options: ProcessorOpt
     if original:
         crop, low, high = _original_tiling(directory, config)
     else:
-        found = check_loaded(directory, images, _Tiles)
+        found = check_loaded(directory, images, TileRange)
         crop, low, high = True, found.min_patches, found.max_patches
     low, high = _tile_range(options, crop, low, high)
     thumbnail = config.use_thumbnail if original else True
     return Tiling(low, high, thumbnail, tile_size=size, patch_size=patch, tile_tokens=tile_tokens)
 
 
-def _original_tiling(directory: Path, config: _Config) -> tuple[bool, int, int]:
+def _original_tiling(directory: Path, config: ConfigFile) -> tuple[bool, int, int]:
     """Whether to cut, fewest and most tiles: as an earlier run saved them, or as config.json says (with its class's defaults)."""
-    saved = load_checked(directory / PREPROCESSOR, _SavedTiling) if (directory / PREPROCESSOR).is_file() else _SavedTiling()
+    saved = load_checked(directory / PREPROCESSOR, SavedTiling) if (directory / PREPROCESSOR).is_file() else SavedTiling()
     pairs = ((getattr(saved, ours), getattr(config, owners)) for ours, owners in zip(_HF_TILING, _ORIGINAL_TILING, strict=True))
     crop, low, high = (theirs if ours is None else ours for ours, theirs in pairs)
     return crop, low, high
@@ -413,10 +363,10 @@ def _tile_range(options: ProcessorOptions, crop: bool, low: int, high: int) -> t
     return low, high
 
 
-def _check_image_processor(directory: Path, config: _Config, images: Any, size: int, tile_tokens: int) -> None:
+def _check_image_processor(directory: Path, config: ConfigFile, images: Any, size: int, tile_tokens: int) -> None:
     if (images.size.height, images.size.width) != (size, size) or not images.do_resize:
         raise UserError(f"{directory}: images are {size}×{size} in config.json but {images.size} in the image processor")
-    settings = load_checked(directory / PROCESSOR, _Settings) if (directory / PROCESSOR).is_file() else _Settings()
+    settings = load_checked(directory / PROCESSOR, ProcessorFile) if (directory / PROCESSOR).is_file() else ProcessorFile()
     for file, found in (("config.json", config.image_seq_length), (PROCESSOR, settings.image_seq_length)):
         if found not in (None, tile_tokens):
             raise UserError(f"{directory}: {file} has image_seq_length {found}, but a tile of this model takes {tile_tokens} tokens")

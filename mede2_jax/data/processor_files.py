@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -31,6 +31,7 @@ PROCESSOR_FILES = (
 LONGEST_REASON = 300
 """Characters of a library's error that are shown."""
 
+_TOKEN_FIELDS = {"__type", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
 _Deviation = Annotated[float, pydantic.Field(allow_inf_nan=False, gt=0)]
 PREPROCESSOR, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
 
@@ -47,8 +48,33 @@ def check_files(directory: Path, *, image_processor: bool = True) -> None:
     """Raises UserError unless the directory has a tokenizer and (unless told otherwise) an image processor."""
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise UserError(f"{str(directory)!r} has no tokenizer.json (nor vocab.json); copy the model's tokenizer files there")
+    check_added_tokens(directory)
     if image_processor and not any((directory / name).is_file() for name in (PREPROCESSOR, PROCESSOR)):
         raise UserError(f"{str(directory)!r} has no preprocessor_config.json; copy the model's processor files there")
+
+
+def check_added_tokens(directory: Path) -> None:
+    """Compares the tokens that the tokenizer's files add with what a token can be: of an unknown field the library prints the name.
+
+    Raises:
+        UserError: There is such a field, or a file is not valid JSON.
+    """
+    for name in (TOKENIZER, "special_tokens_map.json"):
+        if not (directory / name).is_file():
+            continue
+        waiting: list[Any] = [load_json(directory / name)]
+        while waiting:
+            found = waiting.pop()
+            if not isinstance(found, dict):
+                waiting += found if isinstance(found, list) else ()
+                continue
+            waiting += found.values()
+            tokens = found.get("added_tokens_decoder")
+            candidates = [found, *(tokens.values() if isinstance(tokens, dict) else ())]
+            for token in candidates:
+                fields = set(token) if isinstance(token, dict) else set()
+                if (token is not found or fields & _TOKEN_FIELDS) and (unknown := fields - _TOKEN_FIELDS):
+                    raise UserError(f"{directory / name}: an added token has an unknown field {shown(min(unknown))!r}; take it out")
 
 
 def load_part(kind: Any, directory: Path, **arguments: Any) -> Any:
@@ -104,13 +130,15 @@ def check_loaded(directory: Path, image_processor: Any, model: type[ModelT]) -> 
 class _Normalisation(Foreign):
     """Of an image processor: what is done to each pixel."""
 
-    do_resize: bool = True
-    do_rescale: bool = True
-    do_normalize: bool = True
-    rescale_factor: Finite = 1 / 255
+    do_resize: bool
+    do_rescale: bool
+    do_normalize: bool
+    rescale_factor: Finite
     image_mean: Annotated[list[Finite], pydantic.Field(min_length=3, max_length=3)]
     image_std: Annotated[list[_Deviation], pydantic.Field(min_length=3, max_length=3)]
-    resample: Annotated[int, pydantic.Field(ge=0, le=5)] = 3
+    resample: Annotated[int, pydantic.Field(ge=0, le=5)]
+    data_format: Literal["channels_first"] | None = None
+    input_data_format: None = None
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mede2_jax.config import UserError, to_yaml
+from mede2_jax.foreign import shown
 from mede2_jax.json_file import Foreign, load_checked
 from mede2_jax.outputs.file import write_whole
 from mede2_jax.train.config import TrainConfig
@@ -146,13 +147,14 @@ def _check_same_config(config: TrainConfig) -> None:
     before = _flat(_read_config(saved))
     now = _flat(config.model_dump(mode="json"))
     differing = [
-        f"{name}: {before.get(name)} then, {now.get(name)} now"
+        f"{shown(name)}: {shown(str(before.get(name)))} then, {shown(str(now.get(name)))} now"
         for name in sorted(before.keys() | now.keys())
         if not _free(name) and not _same(name, before.get(name), now.get(name))
     ]
     if differing:
         raise UserError(
-            f"cannot resume {config.output} with another config ({'; '.join(differing)}); resume with the same one, or use another --output"
+            f"cannot resume {config.output} with another config ({shown('; '.join(differing), 1000)}); resume with the same one, "
+            "or use another --output"
         )
 
 
@@ -212,10 +214,10 @@ def _same(name: str, before: Any, now: Any) -> bool:
     return bool(before == now)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import tensorstore as ts
 
 from mede2_jax.config import UserError
-from mede2_jax.foreign import one_line
+from mede2_jax.foreign import one_line, shown
 from mede2_jax.json_file import Foreign, load_checked
 from mede2_jax.weights.hf import contiguous, row_blocks, rows_per_block
 
@@ -290,7 +290,7 @@ def _users_errors(verb: str, directory: Path, path: str = "") -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"cannot {verb} {path or 'parameters'} in {str(directory)!r}: {reason(error)}") from None
+        raise UserError(f"cannot {verb} {shown(path) or 'parameters'} in {str(directory)!r}: {reason(error)}") from None
 
 
 def reason(error: BaseException) -> str:
