@@ -13,7 +13,7 @@ import pydantic
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
-from mede2_jax.json_file import Finite, Foreign, ModelT, check, load_json
+from mede2_jax.json_file import Foreign, ModelT, check, load_json
 
 PROCESSOR_FILES = (
     "tokenizer.json",
@@ -32,7 +32,8 @@ LONGEST_REASON = 300
 """Characters of a library's error that are shown."""
 
 _TOKEN_FIELDS = {"__type", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
-_Deviation = Annotated[float, pydantic.Field(allow_inf_nan=False, gt=0)]
+_Deviation = Annotated[float, pydantic.Field(gt=1e-6, lt=1e6)]
+_Pixel = Annotated[float, pydantic.Field(gt=-1e6, lt=1e6)]
 PREPROCESSOR, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
 
 
@@ -49,6 +50,9 @@ def check_files(directory: Path, *, image_processor: bool = True) -> None:
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise UserError(f"{str(directory)!r} has no tokenizer.json (nor vocab.json); copy the model's tokenizer files there")
     check_added_tokens(directory)
+    for name in (PREPROCESSOR, PROCESSOR):
+        if (directory / name).is_file():
+            load_json(directory / name)  # transformers reads it too, and takes what says a thing twice
     if image_processor and not any((directory / name).is_file() for name in (PREPROCESSOR, PROCESSOR)):
         raise UserError(f"{str(directory)!r} has no preprocessor_config.json; copy the model's processor files there")
 
@@ -133,8 +137,8 @@ class _Normalisation(Foreign):
     do_resize: bool
     do_rescale: bool
     do_normalize: bool
-    rescale_factor: Finite
-    image_mean: Annotated[list[Finite], pydantic.Field(min_length=3, max_length=3)]
+    rescale_factor: _Pixel
+    image_mean: Annotated[list[_Pixel], pydantic.Field(min_length=3, max_length=3)]
     image_std: Annotated[list[_Deviation], pydantic.Field(min_length=3, max_length=3)]
     resample: Annotated[int, pydantic.Field(ge=0, le=5)]
     data_format: Literal["channels_first"] | None = None

@@ -109,9 +109,9 @@ def load_reference(path: Path, digest: str) -> References:
     except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: of a dtype that NumPy has not
         reason = shown(str(error), 300)
         raise UserError(f"cannot read reference log-probabilities {str(path)!r}: {reason}; delete the file to compute them again") from None
-    if metadata.get("digest") != digest:
+    if (found := metadata.get("digest")) != digest:
         raise UserError(
-            f"{path} holds reference log-probabilities of another model or other data (digest {metadata.get('digest')}, this run has "
+            f"{path} holds reference log-probabilities of another model or other data (digest {shown(found, 80)}, this run has "
             f"{digest}); delete the file to compute them again"
         )
     return References(tables, {name: done.get(name, 0) for name in tables})

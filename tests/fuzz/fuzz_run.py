@@ -30,7 +30,8 @@ HANG_SECONDS = 10.0
 STUCK_SECONDS = 60.0
 """Wall time after which a worker that does not come back is killed."""
 MEMORY = 12 * 2**30
-BATCH = 40
+TURN_SECONDS = 0.7
+"""How long one target is given inputs before it is the next one's turn."""
 KEPT_OF_A_KIND = 3
 LONGEST_MESSAGE = 2000
 """Beside what of an input it may repeat."""
@@ -211,7 +212,7 @@ def _work(
         for name in sorted(left):
             counts: collections.Counter[str] = collections.Counter()
             crashes, began = [], time.monotonic()
-            for _ in range(BATCH):
+            while time.monotonic() < began + TURN_SECONDS:
                 if runs is not None and at[name] >= runs:
                     left.discard(name)
                     break
@@ -223,8 +224,6 @@ def _work(
                     kind = "crash"
                 counts[kind] += 1
                 at[name] += workers
-                if time.monotonic() - began > 2 or (runs is None and time.monotonic() > until):
-                    break
             now[2] = 0
             reports.put((worker, "did", name, at[name], counts, time.monotonic() - began, crashes))
     reports.put((worker, "done"))
