@@ -43,8 +43,7 @@ from mede2_jax.data.processor_files import (
     PROCESSOR,
     TOKENIZER,
     check_files,
-    check_loaded,
-    check_normalisation,
+    load_images,
     load_part,
     quiet_transformers,
     save_files,
@@ -182,8 +181,7 @@ class InternVL3Processor:
             images = GotOcr2ImageProcessorPil(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
         else:
             tokenizer = load_part(AutoTokenizer, directory, trust_remote_code=False)
-            images = load_part(GotOcr2ImageProcessorPil, directory)
-            check_normalisation(directory, images)
+            images = load_images(GotOcr2ImageProcessorPil, directory, TileRange)
         tiling = _tiling(directory, config, images, options)
         images.size = type(images.size)(height=tiling.tile_size, width=tiling.tile_size)
         images.min_patches, images.max_patches, images.crop_to_patches = tiling.min_tiles, tiling.max_tiles, tiling.max_tiles > 1
@@ -328,11 +326,7 @@ def _tiling(directory: Path, config: ConfigFile, images: Any, options: Processor
     tile_tokens = int(units) ** 2
     if not original:
         _check_image_processor(directory, config, images, size, tile_tokens)
-    if original:
-        crop, low, high = _original_tiling(directory, config)
-    else:
-        found = check_loaded(directory, images, TileRange)
-        crop, low, high = True, found.min_patches, found.max_patches
+    crop, low, high = _original_tiling(directory, config) if original else (True, images.min_patches, images.max_patches)
     low, high = _tile_range(options, crop, low, high)
     thumbnail = config.use_thumbnail if original else True
     return Tiling(low, high, thumbnail, tile_size=size, patch_size=patch, tile_tokens=tile_tokens)

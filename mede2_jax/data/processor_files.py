@@ -13,7 +13,7 @@ import pydantic
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
-from mede2_jax.json_file import Foreign, ModelT, check, load_json
+from mede2_jax.json_file import Foreign, check, load_json
 
 PROCESSOR_FILES = (
     "tokenizer.json",
@@ -110,25 +110,29 @@ def save_files(source: Path, target: Path, image_processor: Any, settings: Mappi
         write_json(combined, {**nested, "image_processor": {**nested["image_processor"], **settings}})
 
 
-def check_normalisation(directory: Path, image_processor: Any) -> None:
-    """Compares how a loaded image processor normalises pixels with what can be computed.
+def load_images(kind: Any, directory: Path, settings: type[Foreign]) -> Any:
+    """An image processor of the directory's own files, whose settings can be computed with.
+
+    Args:
+        kind: Its class in transformers.
+        directory: The model directory.
+        settings: What those that the family reads must be.
 
     Raises:
-        UserError: A mean or a deviation is no number, or a deviation is 0.
+        UserError: It cannot be loaded; a mean or a deviation is no number, or a deviation is 0; or a setting has another type.
     """
-    check_loaded(directory, image_processor, _Normalisation)
+    images = load_part(kind, directory)
+    for model in (_Normalisation, settings):
+        _check_loaded(directory, images, model)
+    return images
 
 
-def check_loaded(directory: Path, image_processor: Any, model: type[ModelT]) -> ModelT:
-    """The settings of a loaded image processor as `model`.
-
-    Raises:
-        UserError: One has another type. The files say so, or the defaults of transformers' class with them.
-    """
+def _check_loaded(directory: Path, image_processor: Any, model: type[Foreign]) -> None:
+    """The files say what the values are, or the defaults of transformers' class with them."""
     values = {name: getattr(image_processor, name, None) for name in model.model_fields}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     file = PREPROCESSOR if (directory / PREPROCESSOR).is_file() else PROCESSOR
-    return check(plain, model, str(directory / file), "use the model's own file")
+    check(plain, model, str(directory / file), "use the model's own file")
 
 
 class _Normalisation(Foreign):

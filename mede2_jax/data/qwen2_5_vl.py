@@ -26,8 +26,7 @@ from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, Processo
 from mede2_jax.data.processor_files import (
     PREPROCESSOR,
     check_files,
-    check_loaded,
-    check_normalisation,
+    load_images,
     load_part,
     quiet_transformers,
     save_files,
@@ -107,9 +106,7 @@ class Qwen2_5VLProcessor:
         vision = load_checked(directory / "config.json", _Config).vision_config
         check_files(directory)
         tokenizer = load_part(AutoTokenizer, directory, trust_remote_code=False)
-        images = load_part(Qwen2VLImageProcessorPil, directory)
-        check_normalisation(directory, images)
-        check_loaded(directory, images, _Patches)
+        images = load_images(Qwen2VLImageProcessorPil, directory, _Patches)
         low = options.min_pixels if options.min_pixels is not None else _edge(directory, images, "shortest_edge")
         high = options.max_pixels if options.max_pixels is not None else _edge(directory, images, "longest_edge")
         unit = (images.patch_size * images.merge_size) ** 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 import pydantic
 
@@ -180,7 +180,7 @@ def _original_vision(raw: Mapping[str, Any]) -> VisionConfig:
 
 def _vision(vision: VisionSection, default_norm: Norm, qkv_bias: bool, qk_norm: bool, *, qk_norm_eps: float) -> VisionConfig:
     norm = vision.norm_type or default_norm
-    if norm != "layer_norm" and norm != "rms_norm":
+    if norm not in get_args(Norm):
         raise ValueError(f"config.json: vision norm_type={shown(norm)!r} is not supported, only 'layer_norm' and 'rms_norm'")
     patch, image = (sides[0] if isinstance(sides, list) else sides for sides in (vision.patch_size, vision.image_size))
     return VisionConfig(
@@ -191,7 +191,7 @@ def _vision(vision: VisionSection, default_norm: Norm, qkv_bias: bool, qk_norm: 
         in_channels=vision.num_channels,
         patch_size=patch,
         image_size=image,
-        norm=norm,
+        norm=cast(Norm, norm),
         norm_eps=vision.layer_norm_eps,
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,

@@ -180,7 +180,7 @@ def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     """What an interrupted run logged up to its checkpoint; later lines, and a torn last one, are cut off the file."""
     if not path.exists():
         return []
-    kept = []
+    kept: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
         try:
             record = parse_json(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -64,56 +65,18 @@ def _processor(family: str, name: str, mutate: Mutator) -> Made:
     return [(place / name).read_bytes()], mutate, run
 
 
-@target()
-def preprocessor_qwen2_5_vl() -> Made:
-    return _processor("qwen2_5_vl", "preprocessor_config.json", on_json)
-
-
-@target()
-def preprocessor_internvl3() -> Made:
-    return _processor("internvl3", "preprocessor_config.json", on_json)
-
-
-@target()
-def host_config_qwen2_5_vl() -> Made:
-    return _processor("qwen2_5_vl", "config.json", on_json)
-
-
-@target()
-def host_config_internvl3() -> Made:
-    return _processor("internvl3", "config.json", on_json)
-
-
-@target()
-def tokenizer_config() -> Made:
-    return _processor("qwen2_5_vl", "tokenizer_config.json", on_json)
-
-
-@target()
-def tokenizer() -> Made:
-    return _processor("qwen2_5_vl", "tokenizer.json", on_json)
-
-
-@target()
-def chat_template() -> Made:
-    words = [
-        "{{ 1/0 }}",
-        "{% if %}",
-        "{{ x.y.z }}",
-        "{{ messages[9] }}",
-        "{{ messages[0].content + 'a' }}",
-        "{{ raise_exception('\x1b[2J') }}",
-    ]
-    words += [
-        "{%- endfor -%}",
-        "{{ 'a' * 3 }}",
-        "{{ messages | tojson }}",
-        "{{ ().__class__ }}",
-        "{{ strftime_now('%Y') }}",
-        "{#",
-        "{% set a = 1 %}",
-    ]
-    return _processor("qwen2_5_vl", "chat_template.jinja", on_text(*words))
+TEMPLATE = on_text("{{ raise_exception('\x1b[2J') }}", *TEMPLATE_WORDS.split("|"))
+"""No loops: a template that counts to a billion is a program that does what it says."""
+for _name, _arguments in {
+    "preprocessor_qwen2_5_vl": ("qwen2_5_vl", "preprocessor_config.json", on_json),
+    "preprocessor_internvl3": ("internvl3", "preprocessor_config.json", on_json),
+    "host_config_qwen2_5_vl": ("qwen2_5_vl", "config.json", on_json),
+    "host_config_internvl3": ("internvl3", "config.json", on_json),
+    "tokenizer_config": ("qwen2_5_vl", "tokenizer_config.json", on_json),
+    "tokenizer": ("qwen2_5_vl", "tokenizer.json", on_json),
+    "chat_template": ("qwen2_5_vl", "chat_template.jinja", TEMPLATE),
+}.items():
+    target(name=_name)(functools.partial(_processor, *_arguments))
 
 
 @target()

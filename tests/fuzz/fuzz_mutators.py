@@ -121,6 +121,14 @@ def on_lines(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     return on_bytes(rng, [data]) if rng.random() < 0.1 else data
 
 
+def on_one_line(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """JSON Lines of which one is changed, left out or there twice."""
+    lines = rng.choice(seeds).splitlines()
+    at = rng.randrange(len(lines))
+    lines[at : at + 1] = rng.choice(([], [lines[at]] * 2, *[[on_json(rng, [lines[at]])]] * 8))
+    return b"\n".join(lines) + rng.choice((b"\n", b"\n", b"\n", b"", b"\n\n", b'{"id'))
+
+
 def on_safetensors(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     """A header whose structure is changed, with its length; or bytes of the file."""
     data = rng.choice(seeds)

@@ -38,17 +38,17 @@ class Target:
 Made = tuple[Sequence[bytes], Mutator, Callable[[bytes], Any]]
 
 
-def target(*refusals: type[BaseException]) -> Callable[[Callable[[], Made]], Callable[[], Target]]:
+def target(*refusals: type[BaseException], name: str = "") -> Callable[[Callable[[], Made]], Callable[[], Target]]:
     """Makes a target of a function that gives its seeds, its mutator and the parser; it is called once, when it is wanted."""
 
     def wrap(make: Callable[[], Made]) -> Callable[[], Target]:
-        name = make.__name__
+        called = name or make.__name__
 
         @functools.cache
         def made() -> Target:
-            return Target(name, *make(), refusals or (UserError,))
+            return Target(called, *make(), refusals or (UserError,))
 
-        TARGETS[name] = made
+        TARGETS[called] = made
         return made
 
     return wrap

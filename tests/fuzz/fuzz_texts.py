@@ -248,21 +248,7 @@ def final_answer() -> Made:
         for truth, choices in (("B", options), ("pleural effusion", options), ("pleural effusion", None), ("B", None), (None, None)):
             grade(text, truth, choices)
 
-    words = [
-        "<answer>",
-        "</answer>",
-        "<think>",
-        "</think>",
-        "**",
-        "\\boxed{",
-        "}",
-        "The answer is ",
-        "option ",
-        "Answer: B",
-        "(B)",
-        " " * 9000,
-    ]
-    words += ["B.", "\\text{", "$", "(" * 500, "so the final answer", "\n" * 3000, "A or B", "≠", "“", "\u0301" * 300, "Ｂ", "答案"]
+    words = [" " * 9000, "(" * 500, "\n" * 3000, "\u0301" * 300, *ANSWER_WORDS.split("|")]
     return seeds.RESPONSES, on_text(*words), run
 
 
@@ -289,7 +275,8 @@ def run_config() -> Made:
 
 @target()
 def output_manifest() -> Made:
-    from mede2_jax.outputs.manifest import image_root, manifest_path, read_manifest
+    from mede2_jax.data.source import image_root
+    from mede2_jax.outputs.manifest import manifest_path, read_manifest
 
     place = written("o/rollouts.jsonl", b"")
 
