@@ -15,6 +15,7 @@ import yaml
 
 from mede2_jax.fields import hint, is_optional, meant, model_of
 from mede2_jax.foreign import one_line, shown
+from mede2_jax.yaml_text import YAMLFault, parse_yaml
 
 
 class UserError(ValueError):
@@ -39,17 +40,15 @@ def read_yaml(config_type: type[Config], path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     try:
-        values = yaml.load(text, _UniqueKeyLoader) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or one_line(str(error))}") from None
+        values = parse_yaml(text) or {}
+    except YAMLFault as fault:
+        raise UserError(f"{path}{f', line {fault.line}' if fault.line else ''}: {fault}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of options, found {type(values).__name__}")
     unknown: list[tuple[str, str]] = []
     known = _known_keys(config_type, values, "", unknown)
     if unknown:
-        keys = ", ".join(f"{prefix + key!r}{hint(_in_yaml(meant(config_type, prefix + key), prefix))}" for prefix, key in unknown)
+        keys = ", ".join(f"{shown(prefix + key)!r}{hint(_in_yaml(meant(config_type, prefix + key), prefix))}" for prefix, key in unknown)
         raise UserError(f"{path}: unknown {'keys' if len(unknown) > 1 else 'key'} {keys}")
     return known
 
@@ -64,7 +63,7 @@ Place = Callable[[tuple[int | str, ...]], str]
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, location))
+    return shown(".".join(map(str, location)), 120)
 
 
 def describe_validation_error(error: pydantic.ValidationError, place: Place = _dotted, missing: str = "{}: Field required") -> str:
@@ -81,7 +80,7 @@ def describe_validation_error(error: pydantic.ValidationError, place: Place = _d
 def _describe(item: Any, place: Place, missing: str) -> str:
     if item["type"] == "missing":
         return missing.format(_dotted(item["loc"]))
-    message = item["msg"].removeprefix("Value error, ")
+    message = one_line(item["msg"].removeprefix("Value error, "))
     seen = "" if item["type"] == "value_error" else f" (got {shown(repr(item['input']), 80)})"
     return f"{where}: {message}{seen}" if (where := place(item["loc"])) else message + seen
 
@@ -110,19 +109,6 @@ def _known_keys(
         elif nested is None or value is not None or is_optional(fields[key]):
             known[key] = value
     return known
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets a later key replace an earlier one without a word; in a config that is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str) else id(key_node))
-        return super().construct_mapping(node, deep)
 
 
 def _in_yaml(name: str, prefix: str) -> str:

@@ -24,6 +24,7 @@ from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError
 from mede2_jax.families import Family, model_config
 from mede2_jax.flags import parse
+from mede2_jax.json_file import load_json
 from mede2_jax.outputs.memory import peak_memory
 from mede2_jax.tree import flatten
 from mede2_jax.weights import model_directory, model_info
@@ -170,7 +171,7 @@ def _declare_dtype(file: Path, dtypes: set[str]) -> None:
     """Corrects config.json's dtype where it no longer is the weights': transformers would cast to it without a word."""
     if len(dtypes) != 1:
         return
-    config, dtype = json.loads(file.read_text(encoding="utf-8")), dtypes.pop()
+    config, dtype = load_json(file), dtypes.pop()
     changed = False
     for section in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in ("torch_dtype", "dtype"):

@@ -6,7 +6,6 @@ JAX is imported only when a model is built: vLLM reads the same table where ther
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,8 @@ from typing import Any, Literal
 from mede2_jax.config import UserError
 from mede2_jax.data import internvl3 as internvl3_data
 from mede2_jax.data import qwen2_5_vl as qwen2_5_vl_data
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import load_json
 from mede2_jax.model_configs import internvl3, qwen2_5_vl
 from mede2_jax.tiny_checkpoints import internvl3 as internvl3_tiny
 from mede2_jax.tiny_checkpoints import qwen2_5_vl as qwen2_5_vl_tiny
@@ -115,19 +116,13 @@ def read_config(directory: Path) -> dict[str, Any]:
         UserError: It is missing or not JSON.
     """
     path = Path(directory) / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    if not path.is_file():
         adapter = (Path(directory) / "adapter_config.json").exists()
         instead = (
             "this is an adapter: give its model, and the adapter with --adapter" if adapter else "give a checkpoint or model directory"
         )
         raise UserError(f"no config.json in {str(directory)!r}; {instead}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected an object, found {type(found).__name__}")
-    return found
+    return load_json(path)
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -140,7 +135,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
         if config.get("model_type") in family.model_types:
             return family
     known = ", ".join(model_type for family in FAMILIES for model_type in family.model_types)
-    raise UserError(f"config.json: model_type {config.get('model_type')!r} is not supported; supported: {known}")
+    raise UserError(f"config.json: model_type {shown(repr(config.get('model_type')))} is not supported; supported: {known}")
 
 
 def family_named(name: FamilyName) -> Family:

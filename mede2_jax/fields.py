@@ -8,6 +8,9 @@ from typing import Any
 
 import pydantic
 
+LONGEST_NAME = 100
+"""Of an unknown option, to look for what it may have meant."""
+
 
 def options(config_type: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every option's dotted name and annotation; an optional section is one too, so that it can be set to none."""
@@ -45,6 +48,8 @@ def is_list(annotation: Any) -> bool:
 
 def meant(config_type: type[pydantic.BaseModel], unknown: str) -> str:
     """The option or section that an unknown dotted name most likely means; "" rather than a wrong one."""
+    if len(unknown) > LONGEST_NAME:  # counting edits would take minutes
+        return ""
     last, former_names = unknown.rpartition(".")[2], getattr(config_type, "FORMER_NAMES", {})
     if last in former_names:
         return former_names[last]

@@ -10,12 +10,23 @@ from typing import Any, NoReturn
 MAX_DEPTH = 100
 """Lists and objects within one another. No file this package reads has ten; Python's own limit depends on its version and on who calls."""
 
+TOO_MANY_DIGITS = "a number of more than 4,300 digits"
+
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 """Characters that a terminal obeys instead of showing them: C0, C1, bidirectional marks, line separators; and halves of characters."""
 
 
 class JSONFault(ValueError):
-    """Text that is not JSON, or JSON that says two things. The message is one line and says where."""
+    """Text that is not JSON, or JSON that says two things. The message is one line and says where.
+
+    Args:
+        message: What is wrong.
+        syntax: Where the parser stopped; None: it is JSON, but not what may be read.
+    """
+
+    def __init__(self, message: str, syntax: json.JSONDecodeError | None = None) -> None:
+        super().__init__(message)
+        self.syntax = syntax
 
 
 def visible(text: str) -> str:
@@ -50,23 +61,29 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeDecodeError as error:
         raise JSONFault(f"not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
-        raise JSONFault(describe_json_error(error)) from None
+        raise JSONFault(describe_json_error(error), error) from None
     except RecursionError:
         raise JSONFault("JSON nested too deeply") from None
     except ValueError:  # Python's limit on converting digits
-        raise JSONFault("a number of more than 4,300 digits") from None
+        raise JSONFault(TOO_MANY_DIGITS) from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
         raise JSONFault("JSON nested too deeply")
     return value
 
 
-def describe_json_error(error: json.JSONDecodeError) -> str:
-    """What the parser met, and where."""
+def describe_json_error(error: json.JSONDecodeError, end: str = "the end", *, line: bool = True) -> str:
+    """What the parser met, and where.
+
+    Args:
+        error: The parser's.
+        end: What it has met where no text is left.
+        line: Whether to name the line, if it is not the first.
+    """
     # Its messages end as its own places go on: "Unterminated string starting at", "Invalid \\escape: ".
     expected = error.msg.rstrip(": ").removesuffix(" at").removesuffix(" starting")
-    found = shown(error.doc[error.pos : error.pos + 20], 20) if error.pos < len(error.doc) else ""
-    place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-    return f"not valid JSON at {place}: {expected[0].lower()}{expected[1:]}, found {repr(found) if found else 'the end'}"
+    found = repr(error.doc[error.pos : error.pos + 20]) if error.pos < len(error.doc) else end
+    place = f"line {error.lineno} column {error.colno}" if line and error.lineno > 1 else f"column {error.colno}"
+    return f"not valid JSON at {place}: {expected[0].lower()}{expected[1:]}, found {found}"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

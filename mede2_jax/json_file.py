@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
 
@@ -11,6 +11,29 @@ from mede2_jax.config import UserError, describe_validation_error
 from mede2_jax.foreign import JSONFault, parse_json
 
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+
+Count = Annotated[int, pydantic.Field(gt=0, le=2**31)]
+"""A size or a number of things."""
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+
+
+class Foreign(pydantic.BaseModel):
+    """A file that others write, or a part of one, as far as it is read here.
+
+    What else it holds is theirs. Null is the same as left out. Types are as written: neither `"64"` nor `true` is a number.
+    """
+
+    model_config = pydantic.ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    WITH_NULL: ClassVar[tuple[str, ...]] = ()
+    """Fields of which null says something else than that they are left out."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in value.items() if item is not None or name in cls.WITH_NULL}
 
 
 def load_json(path: Path, cure: str = "") -> dict[str, Any]:

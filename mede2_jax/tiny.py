@@ -25,6 +25,7 @@ from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName, family_named
 from mede2_jax.flags import parse
+from mede2_jax.foreign import parse_json
 from mede2_jax.tiny_checkpoints.recipe import Recipe
 from mede2_jax.weights.hf import CheckpointWriter
 from mede2_jax.weights.staging import staged_directory
@@ -136,7 +137,7 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
         try:
             content = Path(path).read_text(encoding="utf-8")
             texts += (
-                [text for line in content.splitlines() for text in _strings(json.loads(line))] if path.suffix == ".jsonl" else [content]
+                [text for line in content.splitlines() for text in _strings(parse_json(line))] if path.suffix == ".jsonl" else [content]
             )
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {error.strerror}; give files to learn words from with --texts") from None

@@ -23,6 +23,7 @@ from mede2_jax.data.readers import read_own, read_record
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Judgment, PreferencePair, Rollout
 from mede2_jax.flags import parse
+from mede2_jax.foreign import visible
 from mede2_jax.outputs.manifest import file_digest, read_manifest, recorded_path
 from mede2_jax.reasoning import prompts
 from mede2_jax.reasoning.answers import final_answer
@@ -124,12 +125,12 @@ def trace(id: str, config: TraceConfig) -> History:
 def shown(history: History, limit: int | None) -> Iterator[RenderableType]:
     """The history, to be read from the question down."""
     pair, question = history.pair, history.rollouts["chosen"]
-    yield Panel(_question(question, limit), title=f"question {escape(question.question_id)}", title_align="left")
+    yield Panel(_question(question, limit), title=f"question {_safe(question.question_id)}", title_align="left")
     for side, rollout in history.rollouts.items():
         judgments = history.judgments[side]
         body = Group(_rollout(rollout), Text(_cut(rollout.response, limit)), _verdicts(judgments))
-        yield Panel(body, title=f"{side}: rollout {escape(rollout.id)}", title_align="left")
-    yield Panel(_sources(history), title=f"pair {escape(pair.id)}", title_align="left")
+        yield Panel(body, title=f"{side}: rollout {_safe(rollout.id)}", title_align="left")
+    yield Panel(_sources(history), title=f"pair {_safe(pair.id)}", title_align="left")
 
 
 def _named(pair: PreferencePair, path: Path) -> dict[str, tuple[str, list[str]]]:
@@ -207,8 +208,8 @@ def _find(path: Path | None, kind: type[KindT], ids: Sequence[str]) -> dict[str,
 def _question(rollout: Rollout, limit: int | None) -> RenderableType:
     texts = [f"{message.role}: {message.text}" for message in rollout.prompt if message.role != "system"]
     table = _grid()
-    table.add_row("images", escape(", ".join(rollout.images) or "none"))
-    table.add_row("right answer", escape(rollout.answer or "not known"))
+    table.add_row("images", _safe(", ".join(rollout.images) or "none"))
+    table.add_row("right answer", _safe(rollout.answer or "not known"))
     return Group(Text(_cut("\n".join(texts), limit)), table)
 
 
@@ -222,9 +223,9 @@ def _grid() -> Table:
 
 def _rollout(rollout: Rollout) -> Table:
     table = _grid()
-    table.add_row("model", escape(rollout.model))
+    table.add_row("model", _safe(rollout.model))
     table.add_row("sample, seed", f"{rollout.sample}, {rollout.seed}")
-    table.add_row("final answer", escape(final_answer(rollout.response) or "none"))
+    table.add_row("final answer", _safe(final_answer(rollout.response) or "none"))
     return table
 
 
@@ -235,7 +236,7 @@ def _verdicts(judgments: Sequence[Judgment]) -> Table:
     for judgment in judgments:
         judge = judgment.judge
         asked = f", prompt {judge.prompt}" if judge.prompt else ""
-        table.add_column(escape(f"judgment {judgment.id}\n{judge.engine} {judge.model}{asked}"), overflow="fold")
+        table.add_column(_safe(f"judgment {judgment.id}\n{judge.engine} {judge.model}{asked}"), overflow="fold")
     for aspect in ASPECTS:
         verdicts = [getattr(judgment, aspect) for judgment in judgments]
         name = aspect.replace("_", " ") + ("" if aspect in MMRP else "*")
@@ -245,24 +246,24 @@ def _verdicts(judgments: Sequence[Judgment]) -> Table:
 
 def _verdict(verdict: Verdict) -> str:
     met = "[green]yes[/]" if verdict.met else "[red]no[/]"
-    return f"{met}  {escape(verdict.reason)}" if verdict.reason else met
+    return f"{met}  {_safe(verdict.reason)}" if verdict.reason else met
 
 
 def _sources(history: History) -> RenderableType:
     table = _grid()
     fails = history.pair.metadata.get("rejected_fails") or []
-    table.add_row("rejected fails", escape(", ".join(fails)))
+    table.add_row("rejected fails", _safe(", ".join(fails)))
     for source in history.sources:
-        table.add_row(source.name, escape(str(source.path or "—")) + (f" [yellow]({escape(source.fault)})[/]" if source.fault else ""))
+        table.add_row(source.name, _safe(str(source.path or "—")) + (f" [yellow]({_safe(source.fault)})[/]" if source.fault else ""))
         for name, value in _facts(source):
-            table.add_row("", f"{name}: {escape(value)}")
+            table.add_row("", f"{name}: {_safe(value)}")
     used = {judgment.judge.prompt for judgments in history.judgments.values() for judgment in judgments} - {None}
     for prompt in prompts.JUDGES.values():
         if prompt.title in used:
-            table.add_row("judge's prompt", escape(f"{prompt.title} ({prompt.origin}), mede2_jax.reasoning.prompts"))
+            table.add_row("judge's prompt", _safe(f"{prompt.title} ({prompt.origin}), mede2_jax.reasoning.prompts"))
             used.discard(prompt.title)
     for title in sorted(filter(None, used)):
-        table.add_row("judge's prompt", f"{escape(title)} [yellow](not in this version of mede2_jax)[/]")
+        table.add_row("judge's prompt", f"{_safe(title)} [yellow](not in this version of mede2_jax)[/]")
     return table
 
 
@@ -291,10 +292,15 @@ def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
 
 
+def _safe(text: str) -> str:
+    """Foreign text for a cell: neither a terminal nor rich obeys it."""
+    return escape(visible(text))
+
+
 def _cut(text: str, limit: int | None) -> str:
     if limit is None or len(text) <= limit:
-        return text
-    return f"{text[:limit]}… ({len(text) - limit:,} characters more: --limit=0)"
+        return visible(text)
+    return f"{visible(text[:limit])}… ({len(text) - limit:,} characters more: --limit=0)"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.config import Config, UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
@@ -16,6 +14,7 @@ from mede2_jax.data.readers import detect_format, read_record
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.foreign import one_line
+from mede2_jax.json_file import load_checked
 from mede2_jax.outputs.manifest import image_root
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +108,6 @@ def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFig
             last = one_line(lines[-1]) if lines else "without a word"
             raise UserError(f"TRL ended with status {ended.returncode}: {last}")
         try:
-            return PeerFigures.model_validate_json(figures.read_bytes())
-        except (OSError, pydantic.ValidationError) as error:
-            raise UserError(f"TRL left no figures that can be read: {one_line(str(error))}") from None
+            return load_checked(figures, PeerFigures)
+        except UserError as error:
+            raise UserError(f"TRL left no figures that can be read: {error}") from None

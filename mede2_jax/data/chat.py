@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int32
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import Message
+from mede2_jax.foreign import shown
 
 DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT = "default", "none"
 """What `system_prompt` can be instead of a text."""
@@ -138,7 +139,12 @@ class ChatTokenizer:
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
         except jinja2.TemplateError as error:
-            raise UserError(f"the chat template refuses the conversation: {error}") from None
+            raise UserError(f"the chat template refuses the conversation: {shown(str(error), 300)}") from None
+        except Exception as error:  # a template is a program: it may add a text to a list, divide by zero, or call what is not there
+            parts = any(not isinstance(message.content, str) for message in messages)
+            hint = "; it may be one for texts only, use that of the vision-language model" if parts else ""
+            reason = shown(f"{type(error).__name__}: {error}", 300)
+            raise UserError(f"the chat template of {self.tokenizer.name_or_path!r} fails on the conversation ({reason}){hint}") from None
         # No text of a message can hold the reserved image token: every one in here is the template's.
         return text.replace(self.image_token, self.image_text)
 

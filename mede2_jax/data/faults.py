@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
-from typing import Any
 
 import pydantic
 
 from mede2_jax.config import counted
 from mede2_jax.data.record_file import json_kind
 from mede2_jax.data.records import Record
+from mede2_jax.foreign import shown
 
 RULES = {
     "string_type": "must be text",
@@ -30,7 +29,7 @@ def describe_fault(error: pydantic.ValidationError, kind: type[Record]) -> str:
     """The first fault in words for someone who has never seen pydantic."""
     item = error.errors(include_url=False)[0]
     path, value, context = _without_tags(item["loc"]), item["input"], item.get("ctx", {})
-    field = ".".join(str(part) for part in path)
+    field = shown(".".join(str(part) for part in path), 120)
     match item["type"]:
         case "missing":
             return f"field {field!r} is missing"
@@ -65,9 +64,3 @@ def _without_tags(path: tuple[int | str, ...]) -> list[int | str]:
         tag = before[-1:] == ("content",) or (len(before) == 2 and before[0] == "parts")
         field += [] if tag else [part]
     return field
-
-
-def shown(value: Any, limit: int = 60) -> str:
-    """A JSON value as an error message quotes it: cut when it is long."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

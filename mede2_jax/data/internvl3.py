@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -36,18 +36,21 @@ from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT, ChatTokenizer
+from mede2_jax.data.internvl3_files import ORIGINAL_TEMPLATE, ConfigFile, ProcessorFile, SavedTiling, TileRange
 from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, ProcessorOptions, repeat_placeholders
 from mede2_jax.data.processor_files import (
     PREPROCESSOR,
     PROCESSOR,
     TOKENIZER,
     check_files,
+    load_images,
     load_part,
     quiet_transformers,
-    read_json,
     save_files,
     write_json,
 )
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import load_checked, load_json
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 IMAGE_TEXT = f"<img>{IMAGE_TOKEN}</img>"
@@ -69,7 +72,6 @@ RESERVED_TOKENS = (
     "<|endoftext|>",
 )
 ORIGINAL_TYPE = "internvl_chat"
-ORIGINAL_TEMPLATE = "internvl2_5"
 OWNERS_SYSTEM_PROMPT = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 # An image stands on its own line, as the owner puts it before a question; a text that begins with the line's end keeps it.
 ORIGINAL_CHAT_TEMPLATE = (
@@ -167,8 +169,8 @@ class InternVL3Processor:
 
         directory, options = Path(directory), options or ProcessorOptions()
         options.check_known("InternVL3", "crop_to_patches", "min_tiles", "max_tiles")
-        config = read_json(directory / "config.json")
-        original = config.get("model_type") == ORIGINAL_TYPE
+        config = load_checked(directory / "config.json", ConfigFile)
+        original = config.model_type == ORIGINAL_TYPE
         check_files(directory, image_processor=not original)
         if original:
             _check_original(directory, config)
@@ -179,7 +181,7 @@ class InternVL3Processor:
             images = GotOcr2ImageProcessorPil(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
         else:
             tokenizer = load_part(AutoTokenizer, directory, trust_remote_code=False)
-            images = load_part(GotOcr2ImageProcessorPil, directory)
+            images = load_images(GotOcr2ImageProcessorPil, directory, TileRange)
         tiling = _tiling(directory, config, images, options)
         images.size = type(images.size)(height=tiling.tile_size, width=tiling.tile_size)
         images.min_patches, images.max_patches, images.crop_to_patches = tiling.min_tiles, tiling.max_tiles, tiling.max_tiles > 1
@@ -207,11 +209,11 @@ class InternVL3Processor:
         values = (self.tiling.max_tiles > 1, self.tiling.min_tiles, self.tiling.max_tiles)
         save_files(self.directory, target, self.image_processor, dict(zip(_HF_TILING, values, strict=True)) if images else {})
         if self.chat.tokenizer.chat_template == ORIGINAL_CHAT_TEMPLATE:
-            settings = read_json(target / TOKENIZER) if (target / TOKENIZER).is_file() else {}
+            settings = load_json(target / TOKENIZER) if (target / TOKENIZER).is_file() else {}
             write_json(target / TOKENIZER, {name: value for name, value in settings.items() if name != "chat_template"})
             (target / "chat_template.jinja").write_text(original_text_template(self.chat.system_prompt), encoding="utf-8")
         if images and (target / "config.json").is_file():
-            config = read_json(target / "config.json")
+            config = load_json(target / "config.json")
             changed = config | dict(zip(_ORIGINAL_TILING, values, strict=True))
             if config.get("model_type") == ORIGINAL_TYPE and changed != config:
                 write_json(target / "config.json", changed)
@@ -305,35 +307,36 @@ def original_text_template(system_prompt: str) -> str:
     return (opening if system else "") + ORIGINAL_TEXT_TURNS
 
 
-def _check_original(directory: Path, config: Mapping[str, Any]) -> None:
-    if (template := config.get("template", ORIGINAL_TEMPLATE)) != ORIGINAL_TEMPLATE:
+def _check_original(directory: Path, config: ConfigFile) -> None:
+    if config.template != ORIGINAL_TEMPLATE:
+        template = shown(config.template)
         raise UserError(f"{directory}: conversation template {template!r} in config.json is not supported; only {ORIGINAL_TEMPLATE} is")
-    if config.get("pad2square"):
+    if config.pad2square:
         raise UserError(f"{directory}: pad2square in config.json is not supported; InternVL3 does not use it")
 
 
-def _tiling(directory: Path, config: Mapping[str, Any], images: Any, options: ProcessorOptions) -> Tiling:
+def _tiling(directory: Path, config: ConfigFile, images: Any, options: ProcessorOptions) -> Tiling:
     """The tiling of a model directory, and what the options change of it."""
-    original, vision = config.get("model_type") == ORIGINAL_TYPE, config.get("vision_config", {})
-    size = _side(directory, "image_size", (config.get("force_image_size") if original else None) or vision.get("image_size", 448))
-    patch = _side(directory, "patch_size", vision.get("patch_size", 14))
-    units = size / patch * config.get("downsample_ratio", 0.5)
-    if size % patch or not units.is_integer():
+    original, vision = config.model_type == ORIGINAL_TYPE, config.vision_config
+    size = _side(directory, "image_size", (config.force_image_size if original else 0) or vision.image_size)
+    patch = _side(directory, "patch_size", vision.patch_size)
+    units = size / patch * config.downsample_ratio
+    if size % patch or not units.is_integer() or units < 1:
         raise UserError(f"{directory}: tiles of {size} pixels are not whole patches of {patch} pixels, merged; check config.json")
     tile_tokens = int(units) ** 2
     if not original:
         _check_image_processor(directory, config, images, size, tile_tokens)
     crop, low, high = _original_tiling(directory, config) if original else (True, images.min_patches, images.max_patches)
     low, high = _tile_range(options, crop, low, high)
-    thumbnail = bool(config.get("use_thumbnail")) if original else True
+    thumbnail = config.use_thumbnail if original else True
     return Tiling(low, high, thumbnail, tile_size=size, patch_size=patch, tile_tokens=tile_tokens)
 
 
-def _original_tiling(directory: Path, config: Mapping[str, Any]) -> tuple[bool, int, int]:
+def _original_tiling(directory: Path, config: ConfigFile) -> tuple[bool, int, int]:
     """Whether to cut, fewest and most tiles: as an earlier run saved them, or as config.json says (with its class's defaults)."""
-    saved = read_json(directory / PREPROCESSOR) if (directory / PREPROCESSOR).is_file() else {}
-    names = zip(_HF_TILING, _ORIGINAL_TILING, (False, 1, 6), strict=True)
-    crop, low, high = (saved.get(ours, config.get(owners, default)) for ours, owners, default in names)
+    saved = load_checked(directory / PREPROCESSOR, SavedTiling) if (directory / PREPROCESSOR).is_file() else SavedTiling()
+    pairs = ((getattr(saved, ours), getattr(config, owners)) for ours, owners in zip(_HF_TILING, _ORIGINAL_TILING, strict=True))
+    crop, low, high = (theirs if ours is None else ours for ours, theirs in pairs)
     return crop, low, high
 
 
@@ -354,18 +357,18 @@ def _tile_range(options: ProcessorOptions, crop: bool, low: int, high: int) -> t
     return low, high
 
 
-def _check_image_processor(directory: Path, config: Mapping[str, Any], images: Any, size: int, tile_tokens: int) -> None:
+def _check_image_processor(directory: Path, config: ConfigFile, images: Any, size: int, tile_tokens: int) -> None:
     if (images.size.height, images.size.width) != (size, size) or not images.do_resize:
         raise UserError(f"{directory}: images are {size}×{size} in config.json but {images.size} in the image processor")
-    settings = read_json(directory / PROCESSOR) if (directory / PROCESSOR).is_file() else {}
-    for file, values in (("config.json", config), (PROCESSOR, settings)):
-        if (found := values.get("image_seq_length", tile_tokens)) != tile_tokens:
+    settings = load_checked(directory / PROCESSOR, ProcessorFile) if (directory / PROCESSOR).is_file() else ProcessorFile()
+    for file, found in (("config.json", config.image_seq_length), (PROCESSOR, settings.image_seq_length)):
+        if found not in (None, tile_tokens):
             raise UserError(f"{directory}: {file} has image_seq_length {found}, but a tile of this model takes {tile_tokens} tokens")
 
 
-def _side(directory: Path, name: str, value: Any) -> int:
+def _side(directory: Path, name: str, value: int | list[int]) -> int:
     """A size of config.json that is a number, or twice the same one."""
     sides = set(value) if isinstance(value, list) else {value}
     if len(sides) != 1:
-        raise UserError(f"{directory}: {name} {value} in config.json is not square; InternVL3's tiles and patches are")
-    return int(sides.pop())
+        raise UserError(f"{directory}: {name} {shown(value)} in config.json is not square; InternVL3's tiles and patches are")
+    return sides.pop()

@@ -7,9 +7,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from mede2_jax.config import UserError
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Foreign, check, load_json
 
 PROCESSOR_FILES = (
     "tokenizer.json",
@@ -24,6 +28,12 @@ PROCESSOR_FILES = (
     "processor_config.json",
     "video_preprocessor_config.json",
 )
+LONGEST_REASON = 300
+"""Characters of a library's error that are shown."""
+
+_TOKEN_FIELDS = {"__type", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
+_Deviation = Annotated[float, pydantic.Field(gt=1e-6, lt=1e6)]
+_Pixel = Annotated[float, pydantic.Field(gt=-1e6, lt=1e6)]
 PREPROCESSOR, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
 
 
@@ -39,8 +49,36 @@ def check_files(directory: Path, *, image_processor: bool = True) -> None:
     """Raises UserError unless the directory has a tokenizer and (unless told otherwise) an image processor."""
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise UserError(f"{str(directory)!r} has no tokenizer.json (nor vocab.json); copy the model's tokenizer files there")
+    check_added_tokens(directory)
+    for name in (PREPROCESSOR, PROCESSOR):
+        if (directory / name).is_file():
+            load_json(directory / name)  # transformers reads it too, and takes what says a thing twice
     if image_processor and not any((directory / name).is_file() for name in (PREPROCESSOR, PROCESSOR)):
         raise UserError(f"{str(directory)!r} has no preprocessor_config.json; copy the model's processor files there")
+
+
+def check_added_tokens(directory: Path) -> None:
+    """Compares the tokens that the tokenizer's files add with what a token can be: of an unknown field the library prints the name.
+
+    Raises:
+        UserError: There is such a field, or a file is not valid JSON.
+    """
+    for name in (TOKENIZER, "special_tokens_map.json"):
+        if not (directory / name).is_file():
+            continue
+        waiting: list[Any] = [load_json(directory / name)]
+        while waiting:
+            found = waiting.pop()
+            if not isinstance(found, dict):
+                waiting += found if isinstance(found, list) else ()
+                continue
+            waiting += found.values()
+            tokens = found.get("added_tokens_decoder")
+            candidates = [found, *(tokens.values() if isinstance(tokens, dict) else ())]
+            for token in candidates:
+                fields = set(token) if isinstance(token, dict) else set()
+                if (token is not found or fields & _TOKEN_FIELDS) and (unknown := fields - _TOKEN_FIELDS):
+                    raise UserError(f"{directory / name}: an added token has an unknown field {shown(min(unknown))!r}; take it out")
 
 
 def load_part(kind: Any, directory: Path, **arguments: Any) -> Any:
@@ -52,7 +90,7 @@ def load_part(kind: Any, directory: Path, **arguments: Any) -> Any:
     try:
         return kind.from_pretrained(str(directory), local_files_only=True, **arguments)
     except Exception as error:  # a damaged tokenizer.json raises whatever its parser meets, a plain Exception among them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], LONGEST_REASON)
         raise UserError(f"cannot load the tokenizer or image processor of {str(directory)!r}: {reason}") from None
 
 
@@ -67,23 +105,48 @@ def save_files(source: Path, target: Path, image_processor: Any, settings: Mappi
         return
     own, combined = target / PREPROCESSOR, target / PROCESSOR
     # Older transformers read the one file, newer ones the other: both must agree.
-    write_json(own, {**(read_json(own) if own.is_file() else image_processor.to_dict()), **settings})
-    if combined.is_file() and "image_processor" in (nested := read_json(combined)):
+    write_json(own, {**(load_json(own) if own.is_file() else image_processor.to_dict()), **settings})
+    if combined.is_file() and isinstance((nested := load_json(combined)).get("image_processor"), dict):
         write_json(combined, {**nested, "image_processor": {**nested["image_processor"], **settings}})
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def load_images(kind: Any, directory: Path, settings: type[Foreign]) -> Any:
+    """An image processor of the directory's own files, whose settings can be computed with.
+
+    Args:
+        kind: Its class in transformers.
+        directory: The model directory.
+        settings: What those that the family reads must be.
 
     Raises:
-        UserError: The file cannot be read or is not valid JSON.
+        UserError: It cannot be loaded; a mean or a deviation is no number, or a deviation is 0; or a setting has another type.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON: {error.msg} at line {error.lineno}") from None
+    images = load_part(kind, directory)
+    for model in (_Normalisation, settings):
+        _check_loaded(directory, images, model)
+    return images
+
+
+def _check_loaded(directory: Path, image_processor: Any, model: type[Foreign]) -> None:
+    """The files say what the values are, or the defaults of transformers' class with them."""
+    values = {name: getattr(image_processor, name, None) for name in model.model_fields}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    file = PREPROCESSOR if (directory / PREPROCESSOR).is_file() else PROCESSOR
+    check(plain, model, str(directory / file), "use the model's own file")
+
+
+class _Normalisation(Foreign):
+    """Of an image processor: what is done to each pixel."""
+
+    do_resize: bool
+    do_rescale: bool
+    do_normalize: bool
+    rescale_factor: _Pixel
+    image_mean: Annotated[list[_Pixel], pydantic.Field(min_length=3, max_length=3)]
+    image_std: Annotated[list[_Deviation], pydantic.Field(min_length=3, max_length=3)]
+    resample: Annotated[int, pydantic.Field(ge=0, le=5)]
+    data_format: Literal["channels_first"] | None = None
+    input_data_format: None = None
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

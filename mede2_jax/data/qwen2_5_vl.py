@@ -12,9 +12,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+import pydantic
 from jaxtyping import Int32
 from PIL import Image
 
@@ -22,7 +23,16 @@ from mede2_jax.config import UserError
 from mede2_jax.data.chat import ChatTokenizer
 from mede2_jax.data.images import MAX_ASPECT_RATIO
 from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, ProcessorOptions, repeat_placeholders
-from mede2_jax.data.processor_files import check_files, load_part, quiet_transformers, read_json, save_files
+from mede2_jax.data.processor_files import (
+    PREPROCESSOR,
+    check_files,
+    load_images,
+    load_part,
+    quiet_transformers,
+    save_files,
+)
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Count, Foreign, load_checked
 
 IMAGE_TOKEN = "<|image_pad|>"
 RESERVED_TOKENS = (
@@ -35,6 +45,30 @@ RESERVED_TOKENS = (
     "<|im_end|>",
     "<|endoftext|>",
 )
+
+
+class _Vision(Foreign):
+    """Of config.json's `vision_config`: what the host needs."""
+
+    patch_size: Count | None = None
+    spatial_merge_size: Count | None = None
+    temporal_patch_size: Count | None = None
+    window_size: Count = 112
+
+
+class _Config(Foreign):
+    """Of config.json."""
+
+    vision_config: _Vision = _Vision()
+
+
+class _Patches(Foreign):
+    """Of the image processor."""
+
+    do_resize: Literal[True]
+    patch_size: Annotated[int, pydantic.Field(gt=0, le=1024)]
+    merge_size: Annotated[int, pydantic.Field(gt=0, le=64)]
+    temporal_patch_size: Annotated[int, pydantic.Field(gt=0, le=64)]
 
 
 class Qwen2_5VLProcessor:
@@ -69,23 +103,29 @@ class Qwen2_5VLProcessor:
 
         directory, options = Path(directory), options or ProcessorOptions()
         options.check_known("Qwen2.5-VL", "min_pixels", "max_pixels")
-        vision = read_json(directory / "config.json").get("vision_config", {})
+        vision = load_checked(directory / "config.json", _Config).vision_config
         check_files(directory)
         tokenizer = load_part(AutoTokenizer, directory, trust_remote_code=False)
-        images = load_part(Qwen2VLImageProcessorPil, directory)
-        low = options.min_pixels if options.min_pixels is not None else images.size["shortest_edge"]
-        high = options.max_pixels if options.max_pixels is not None else images.size["longest_edge"]
+        images = load_images(Qwen2VLImageProcessorPil, directory, _Patches)
+        low = options.min_pixels if options.min_pixels is not None else _edge(directory, images, "shortest_edge")
+        high = options.max_pixels if options.max_pixels is not None else _edge(directory, images, "longest_edge")
         unit = (images.patch_size * images.merge_size) ** 2
         if not 0 < low <= high or high < unit:
             raise UserError(
                 f"min_pixels={low} and max_pixels={high} do not fit: need 0 < min_pixels <= max_pixels and max_pixels >= {unit}"
             )
         images.size = type(images.size)(**{"shortest_edge": low, "longest_edge": high})
-        for name, ours in (("patch_size", images.patch_size), ("spatial_merge_size", images.merge_size)):
-            if vision.get(name, ours) != ours:
-                raise UserError(f"{directory}: vision {name} is {vision[name]} in config.json but {ours} in the image processor")
+        for name, ours in (
+            ("patch_size", images.patch_size),
+            ("spatial_merge_size", images.merge_size),
+            ("temporal_patch_size", images.temporal_patch_size),
+        ):
+            if (theirs := getattr(vision, name)) not in (None, ours):
+                raise UserError(f"{directory}: vision {name} is {theirs} in config.json but {ours} in the image processor")
+        if vision.window_size < images.patch_size * images.merge_size:
+            raise UserError(f"{directory}: vision window_size is {vision.window_size} in config.json, less than a merged patch")
         chat = ChatTokenizer(tokenizer, image_token=IMAGE_TOKEN, reserved=RESERVED_TOKENS, system_prompt=options.system_prompt)
-        return cls(directory, chat, images, int(vision.get("window_size", 112)))
+        return cls(directory, chat, images, vision.window_size)
 
     @property
     def min_pixels(self) -> int:
@@ -167,6 +207,16 @@ class Qwen2_5VLProcessor:
         if units:
             index[tokens == self.image_token_id] = np.concatenate(units)
         return index
+
+
+def _edge(directory: Path, images: Any, name: str) -> int:
+    """A limit of the image area that the image processor's files set."""
+    value = getattr(images.size, name, None)
+    if type(value) is not int:
+        raise UserError(
+            f"{directory / PREPROCESSOR}: size.{name} must be a whole number (got {shown(value)}); or give both limits of pixels"
+        )
+    return value
 
 
 @functools.lru_cache(maxsize=512)

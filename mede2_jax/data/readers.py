@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeVar
 import pydantic
 
 from mede2_jax.config import UserError, counted
-from mede2_jax.data.faults import describe_fault, shown
+from mede2_jax.data.faults import describe_fault
 from mede2_jax.data.record_file import json_kind
 from mede2_jax.data.records import Demonstration, Judgment, PreferencePair, Prompted, Question, Record, Rollout
+from mede2_jax.foreign import shown
 
 Format = Literal["mede2", "sharegpt", "trl"]
 RecordT = TypeVar("RecordT", Demonstration, PreferencePair)
@@ -146,7 +147,7 @@ def _sharegpt_turn(turn: Any, field: str) -> Json:
             raise ValueError(f"field '{field}.{key}' is missing")
     role = _text(turn[keys[0]], f"{field}.{keys[0]}")
     if role not in _SHAREGPT_ROLES:
-        raise ValueError(f"field '{field}.{keys[0]}': role {role!r} is not supported (known: {', '.join(_SHAREGPT_ROLES)})")
+        raise ValueError(f"field '{field}.{keys[0]}': role {shown(role)!r} is not supported (known: {', '.join(_SHAREGPT_ROLES)})")
     return {"role": _SHAREGPT_ROLES[role], "content": _text(turn[keys[1]], f"{field}.{keys[1]}")}
 
 

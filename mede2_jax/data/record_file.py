@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mede2_jax.config import UserError
+from mede2_jax.foreign import TOO_MANY_DIGITS, JSONFault, describe_json_error, parse_json, shown
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 4096
@@ -39,6 +41,7 @@ _MAGIC = (
     (b"\xff\xfe", "UTF-16 text"),
     (b"\xfe\xff", "UTF-16 text"),
 )
+_HALF = re.compile("[\ud800-\udfff]")
 _SUFFIXES = {".parquet": "a Parquet file", ".arrow": "an Arrow stream", ".csv": "a CSV file", ".tsv": "a TSV file"}
 
 
@@ -82,13 +85,11 @@ class RecordFile:
     def __getitem__(self, index: int) -> dict[str, Any]:
         where, raw = self.where(index), self.raw(index)
         try:
-            value = json.loads(raw.decode().rstrip())
+            value = parse_json(raw.decode().rstrip())
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: not UTF-8 text (byte {error.start} of the record)") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: {_json_fault(error, 'line')}") from None
-        except RecursionError:
-            raise UserError(f"{where}: JSON nested too deeply") from None
+        except JSONFault as fault:
+            raise UserError(f"{where}: {_json_fault(fault.syntax, 'line') if fault.syntax else fault}") from None
         if not isinstance(value, dict):
             raise UserError(f"{where}: a record must be a JSON object, found {json_kind(value)}")
         if b"\\u" in raw and (field := _half_character(value)) is not None:
@@ -115,22 +116,28 @@ class RecordFile:
             os.close(self._descriptor)
 
 
-def _half_character(value: Any, field: str = "") -> str | None:
-    """The first text (or key) that is not Unicode, by its dotted name: JSON can escape half a character, UTF-8 cannot hold it."""
-    if isinstance(value, str):
-        return field if any("\ud800" <= letter <= "\udfff" for letter in value) else None
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        name = f"{field}.{key}" if field else str(key)
-        if (found := _half_character(str(key), ascii(name)) or _half_character(item, name)) is not None:
-            return found
+def _half_character(value: Any) -> str | None:
+    """A text (or key) that is not Unicode, by its dotted name: JSON can escape half a character, UTF-8 cannot hold it."""
+    waiting = [("", value)]
+    while waiting:
+        field, item = waiting.pop()
+        if isinstance(item, str):
+            if _HALF.search(item):
+                return field
+            continue
+        items = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+        for key, inner in items:
+            name = f"{field}.{key}" if field else str(key)
+            if _HALF.search(str(key)):
+                return ascii(name)
+            waiting.append((name, inner))
     return None
 
 
 def json_kind(value: Any) -> str:
     """What a JSON value is, in words; a number, true, false or null itself."""
     kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
-    return kinds.get(type(value)) or json.dumps(value)
+    return kinds.get(type(value)) or shown(value)
 
 
 def _other_kind(head: bytes, suffix: str) -> str:
@@ -182,6 +189,8 @@ def _scan_list(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, int]]:
             raise fault(error.msg, error.pos) from None
         except RecursionError:
             raise UserError(f"{path} (item {items}): JSON nested too deeply") from None
+        except ValueError:
+            raise UserError(f"{path} (item {items}): {TOO_MANY_DIGITS}") from None
         # Offsets are in bytes, the decoder counts characters.
         offset += len(text[done:position].encode())
         length = len(text[position:end].encode())
@@ -216,8 +225,5 @@ def _skip(text: str, position: int) -> int:
 
 def _json_fault(error: json.JSONDecodeError, whole: str) -> str:
     """What the parser met, and where; `whole` is what its text is: the line or the file."""
-    # Its messages end as its own places go on: "Unterminated string starting at", "Invalid \\escape: ".
-    expected = error.msg.rstrip(": ").removesuffix(" at").removesuffix(" starting")
-    found = repr(error.doc[error.pos : error.pos + 20]) if error.pos < len(error.doc) else f"the end of the {whole}"
     hint = "; a record is one object on one line" if whole == "line" and not 0 < error.pos < len(error.doc) else ""
-    return f"not valid JSON at column {error.colno}: {expected[0].lower()}{expected[1:]}, found {found}{hint}"
+    return describe_json_error(error, f"the end of the {whole}", line=False) + hint

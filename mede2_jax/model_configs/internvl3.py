@@ -4,14 +4,59 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
-from mede2_jax.model_configs.qwen2 import Qwen2Config, decoder_config, required
+import pydantic
+
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Foreign
+from mede2_jax.model_configs.fields import Layers, Size, missing, only, part, read_section
+from mede2_jax.model_configs.qwen2 import UNSUPPORTED, DecoderSection, Qwen2Config, decoder_config
 
 Norm = Literal["layer_norm", "rms_norm"]
 Format = Literal["hf", "original"]
 HF_ONLY = {"vision_feature_layer": -1, "vision_feature_select_strategy": "default", "projector_hidden_act": "gelu"}
 HF_VISION_ONLY = {"hidden_act": "gelu", "use_mask_token": False, "use_absolute_position_embeddings": True, "use_mean_pooling": True}
+
+
+class VisionSection(Foreign):
+    """The fields of `vision_config` in both formats; None where the formats have defaults of their own."""
+
+    num_hidden_layers: Layers
+    hidden_size: Size
+    intermediate_size: Size
+    num_attention_heads: Size
+    num_channels: Size = 3
+    patch_size: Size | list[Size]
+    image_size: Size | list[Size]
+    norm_type: str | None = None
+    layer_norm_eps: Annotated[float, pydantic.Field(gt=0, lt=1)] = 1e-6
+    attention_bias: bool | None = None
+    use_qk_norm: bool | None = None
+    qkv_bias: bool | None = None
+    qk_normalization: bool | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} does not divide into num_attention_heads={self.num_attention_heads}")
+        if self.num_channels != 3:
+            raise ValueError(f"num_channels={self.num_channels} is not supported, only 3")
+        for name in ("patch_size", "image_size"):
+            sides = getattr(self, name)
+            if isinstance(sides, list) and (len(sides) != 2 or sides[0] != sides[1]):
+                raise ValueError(f"{name}={shown(sides)} is not supported, only squares")
+        return self
+
+
+class OuterSection(Foreign):
+    """The outermost fields in both formats."""
+
+    downsample_ratio: Annotated[float, pydantic.Field(allow_inf_nan=False)] = 0.5
+    force_image_size: Annotated[int, pydantic.Field(ge=0, le=2**24)] = 0
+    """0: the vision part's."""
+    image_token_id: Annotated[int, pydantic.Field(ge=0, le=2**31)] | None = None
+    tie_word_embeddings: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,98 +121,79 @@ def config_from_hf(raw: Mapping[str, Any]) -> InternVL3Config:
         ValueError: A field is missing, or asks for something this model does not do.
     """
     original = raw.get("model_type") == "internvl_chat"
-    text, vision = required(raw, "llm_config" if original else "text_config"), required(raw, "vision_config")
-    _only(raw, {"select_layer": -1} if original else HF_ONLY)
-    if original and (version := raw.get("ps_version", "v1")) != "v2":
-        raise ValueError(f"config.json: ps_version={version!r} is not supported, only 'v2' (v1 hands on a transposed image)")
+    decoder, vision = part(raw, "llm_config" if original else "text_config"), part(raw, "vision_config")
+    only(raw, {"select_layer": -1} if original else HF_ONLY)
+    if original and (version := raw.get("ps_version") or "v1") != "v2":
+        raise ValueError(f"config.json: ps_version={shown(repr(version))} is not supported, only 'v2' (v1 hands on a transposed image)")
+    outer, text = read_section(OuterSection, raw), _language(decoder)
     tower = _original_vision(vision) if original else _hf_vision(vision)
-    tile, ratio = (raw.get("force_image_size") if original else None) or tower.image_size, raw.get("downsample_ratio", 0.5)
-    merge = round(1 / ratio) if ratio else 0
-    if merge * ratio != 1 or tile % (merge * tower.patch_size):
+    tile, ratio = (outer.force_image_size if original else 0) or tower.image_size, outer.downsample_ratio
+    merge = round(1 / ratio) if ratio > 1e-3 else 0
+    if not merge or merge * ratio != 1 or tile % (merge * tower.patch_size):
         raise ValueError(f"config.json: downsample_ratio={ratio} does not divide a tile of {tile} pixels in patches of {tower.patch_size}")
+    # The original builds its decoder from llm_config alone; the outermost field wins in transformers.
+    outermost = None if original else outer.tie_word_embeddings
+    tied = outermost if outermost is not None else text.tie_word_embeddings
+    # Dynamic scaling leaves the first `max_position_embeddings` positions as they are, so rows are limited to these.
+    limited = bool(text.rope.kinds - {"default"})
+    if limited and text.max_position_embeddings is None:
+        raise missing("max_position_embeddings")
     return InternVL3Config(
-        # The original builds its decoder from llm_config alone; the outermost field wins in transformers.
-        language=_language(text, tied=bool((text if original else {**text, **raw}).get("tie_word_embeddings", False))),
+        language=decoder_config(text, tied=bool(tied), mrope_section=None, max_positions=text.max_position_embeddings if limited else None),
         vision=tower,
         tile_size=tile,
         merge=merge,
-        image_token_id=raw.get("image_token_id"),
+        image_token_id=outer.image_token_id,
         format="original" if original else "hf",
     )
 
 
-def _language(text: Mapping[str, Any], *, tied: bool) -> Qwen2Config:
-    """Dynamic scaling leaves the first `max_position_embeddings` positions as they are, so rows are limited to these."""
-    kind = text.get("model_type") or (text.get("architectures") or ["none"])[0]
+def _language(raw: Mapping[str, Any]) -> DecoderSection:
+    only(raw, UNSUPPORTED)
+    text = read_section(DecoderSection, raw)
+    kind = text.model_type or (text.architectures or ["none"])[0]
     if kind not in ("qwen2", "Qwen2ForCausalLM"):
-        raise ValueError(f"config.json: a language model of type {kind!r} is not supported, only 'qwen2' (1B, 2B, 8B, 14B, 38B, 78B)")
-    if other := set(text.get("layer_types") or ()) - {"full_attention"}:
-        raise ValueError(f"config.json: layer_types {sorted(other)} are not supported, only 'full_attention'")
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds = {rope[name] for name in ("type", "rope_type") if name in rope} - {"default"}
-    if kinds - {"dynamic"}:
-        raise ValueError(f"config.json: rope type {sorted(kinds)} is not supported, only 'default' and 'dynamic'")
-    limit = required(text, "max_position_embeddings") if kinds else None
-    return decoder_config(text, rope=rope, tied=tied, mrope_section=None, max_positions=limit)
+        found = shown(kind)
+        raise ValueError(f"config.json: a language model of type {found!r} is not supported, only 'qwen2' (1B, 2B, 8B, 14B, 38B, 78B)")
+    if other := set(text.layer_types) - {"full_attention"}:
+        raise ValueError(f"config.json: layer_types {shown(sorted(other))} are not supported, only 'full_attention'")
+    if kinds := text.rope.kinds - {"default", "dynamic"}:
+        raise ValueError(f"config.json: rope type {shown(sorted(kinds))} is not supported, only 'default' and 'dynamic'")
+    return text
 
 
-def _hf_vision(vision: Mapping[str, Any]) -> VisionConfig:
+def _hf_vision(raw: Mapping[str, Any]) -> VisionConfig:
     """What is left out has the defaults of transformers' InternVLVisionConfig."""
-    _only(vision, HF_VISION_ONLY, "vision ")
-    return _vision(
-        vision,
-        norm=vision.get("norm_type", "layer_norm"),
-        qkv_bias=bool(vision.get("attention_bias", False)),
-        qk_norm=bool(vision.get("use_qk_norm", False)),
-        # transformers builds these two norms without passing the configured epsilon.
-        qk_norm_eps=1e-6,
-    )
+    only(raw, HF_VISION_ONLY, "vision ")
+    vision = read_section(VisionSection, raw, "vision ")
+    # transformers builds the norms of queries and keys without passing the configured epsilon.
+    return _vision(vision, "layer_norm", vision.attention_bias or False, vision.use_qk_norm or False, qk_norm_eps=1e-6)
 
 
-def _original_vision(vision: Mapping[str, Any]) -> VisionConfig:
+def _original_vision(raw: Mapping[str, Any]) -> VisionConfig:
     """What is left out has the defaults of the original's InternVisionConfig."""
-    _only(vision, {"hidden_act": "gelu"}, "vision ")
-    return _vision(
-        vision,
-        norm=vision.get("norm_type", "rms_norm"),
-        qkv_bias=bool(vision.get("qkv_bias", False)),
-        qk_norm=bool(vision.get("qk_normalization", True)),
-        qk_norm_eps=vision.get("layer_norm_eps", 1e-6),
-    )
+    only(raw, {"hidden_act": "gelu"}, "vision ")
+    vision = read_section(VisionSection, raw, "vision ")
+    normalised = True if vision.qk_normalization is None else vision.qk_normalization
+    return _vision(vision, "rms_norm", vision.qkv_bias or False, normalised, qk_norm_eps=vision.layer_norm_eps)
 
 
-def _vision(vision: Mapping[str, Any], *, norm: str, qkv_bias: bool, qk_norm: bool, qk_norm_eps: float) -> VisionConfig:
-    width, heads = required(vision, "hidden_size"), required(vision, "num_attention_heads")
-    if norm not in ("layer_norm", "rms_norm"):
-        raise ValueError(f"config.json: vision norm_type={norm!r} is not supported, only 'layer_norm' and 'rms_norm'")
-    if width % heads:
-        raise ValueError(f"config.json: vision hidden_size={width} does not divide into num_attention_heads={heads}")
+def _vision(vision: VisionSection, default_norm: Norm, qkv_bias: bool, qk_norm: bool, *, qk_norm_eps: float) -> VisionConfig:
+    norm = vision.norm_type or default_norm
+    if norm not in get_args(Norm):
+        raise ValueError(f"config.json: vision norm_type={shown(norm)!r} is not supported, only 'layer_norm' and 'rms_norm'")
+    patch, image = (sides[0] if isinstance(sides, list) else sides for sides in (vision.patch_size, vision.image_size))
     return VisionConfig(
-        depth=required(vision, "num_hidden_layers"),
-        hidden_size=width,
-        intermediate_size=required(vision, "intermediate_size"),
-        num_heads=heads,
-        in_channels=vision.get("num_channels", 3),
-        patch_size=_side(vision, "patch_size"),
-        image_size=_side(vision, "image_size"),
+        depth=vision.num_hidden_layers,
+        hidden_size=vision.hidden_size,
+        intermediate_size=vision.intermediate_size,
+        num_heads=vision.num_attention_heads,
+        in_channels=vision.num_channels,
+        patch_size=patch,
+        image_size=image,
         norm=cast(Norm, norm),
-        norm_eps=vision.get("layer_norm_eps", 1e-6),
+        norm_eps=vision.layer_norm_eps,
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
         qk_norm_eps=qk_norm_eps,
     )
-
-
-def _side(vision: Mapping[str, Any], name: str) -> int:
-    """A size that is one number, or the same number twice."""
-    value = required(vision, name)
-    sides = set(value) if isinstance(value, list | tuple) else {value}
-    if len(sides) != 1:
-        raise ValueError(f"config.json: vision {name}={value} is not supported, only squares")
-    return sides.pop()
-
-
-def _only(raw: Mapping[str, Any], supported: Mapping[str, Any], what: str = "") -> None:
-    for name, value in supported.items():
-        if raw.get(name, value) != value:
-            raise ValueError(f"config.json: {what}{name}={raw[name]!r} is not supported, only {value!r}")

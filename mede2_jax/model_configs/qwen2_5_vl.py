@@ -4,9 +4,57 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Self
 
-from mede2_jax.model_configs.qwen2 import Qwen2Config, decoder_config, required
+import pydantic
+
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Foreign
+from mede2_jax.model_configs.fields import Layers, Size, missing, only, part, read_section
+from mede2_jax.model_configs.qwen2 import UNSUPPORTED, DecoderSection, Qwen2Config, decoder_config
+
+TokenId = Annotated[int, pydantic.Field(ge=0, le=2**31)]
+
+
+class VisionSection(Foreign):
+    """The fields of `vision_config`."""
+
+    depth: Layers
+    hidden_size: Size
+    intermediate_size: Size
+    num_heads: Size
+    out_hidden_size: Size
+    in_channels: Size | None = None
+    in_chans: Size | None = None
+    patch_size: Size
+    temporal_patch_size: Size
+    spatial_merge_size: Size
+    window_size: Size
+    fullatt_block_indexes: list[Annotated[int, pydantic.Field(ge=0)]]
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 4:
+            raise ValueError(f"hidden_size={self.hidden_size} does not divide into num_heads={self.num_heads} of a multiple of 4")
+        if self.window_size < (unit := self.patch_size * self.spatial_merge_size):
+            raise ValueError(f"window_size={self.window_size} is less than the {unit} pixels of a merged patch")
+        if (channels := self.channels) != 3:
+            raise ValueError(f"in_channels={channels} is not supported, only 3")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Under either name."""
+        return self.in_channels or self.in_chans or 3
+
+
+class OuterSection(Foreign):
+    """The outermost fields."""
+
+    image_token_id: TokenId
+    video_token_id: TokenId
+    vision_start_token_id: TokenId
+    tie_word_embeddings: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,32 +102,29 @@ def config_from_hf(raw: Mapping[str, Any]) -> Qwen2_5VLConfig:
     Raises:
         ValueError: A field is missing, or asks for something this model does not do.
     """
-    text = {**raw, **raw.get("text_config", {})}
-    vision = required(raw, "vision_config")
-    if vision.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"config.json: vision hidden_act={vision['hidden_act']!r} is not supported, only 'silu'")
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds = {rope[name] for name in ("type", "rope_type") if name in rope}
-    if kinds - {"mrope", "default"}:
-        raise ValueError(f"config.json: rope type {sorted(kinds)} is not supported, only mrope without scaling; remove the scaling")
-    language = decoder_config(
-        text,
-        rope=rope,
-        tied=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        mrope_section=tuple(required(rope, "mrope_section")),
-    )
-    tower = VisionConfig(
-        in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
-        fullatt_block_indexes=tuple(required(vision, "fullatt_block_indexes")),
-        **{
-            field.name: required(vision, field.name)
-            for field in dataclasses.fields(VisionConfig)
-            if field.name not in ("in_channels", "fullatt_block_indexes")
-        },
-    )
+    nested = part(raw, "text_config") if raw.get("text_config") is not None else {}
+    vision = part(raw, "vision_config")
+    only(vision, {"hidden_act": "silu"}, "vision ")
+    only({**raw, **nested}, UNSUPPORTED)
+    outer, text = read_section(OuterSection, raw), read_section(DecoderSection, {**raw, **nested})
+    if text.rope.kinds - {"mrope", "default"}:
+        kinds = sorted(text.rope.kinds)
+        raise ValueError(f"config.json: rope type {shown(kinds)} is not supported, only mrope without scaling; remove the scaling")
+    if text.rope.mrope_section is None:
+        raise missing("mrope_section")
+    tied = outer.tie_word_embeddings if outer.tie_word_embeddings is not None else text.tie_word_embeddings
+    language = decoder_config(text, tied=bool(tied), mrope_section=tuple(text.rope.mrope_section))
+    tower = read_section(VisionSection, vision, "vision ")
     if 2 * sum(language.mrope_section or ()) != language.head_dim:
         raise ValueError(f"config.json: mrope_section {language.mrope_section} must sum to half of head_dim={language.head_dim}")
     if tower.out_hidden_size != language.hidden_size:
         raise ValueError(f"config.json: vision out_hidden_size={tower.out_hidden_size} differs from hidden_size={language.hidden_size}")
-    ids = {name: required(raw, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")}
-    return Qwen2_5VLConfig(language=language, vision=tower, **ids)
+    return Qwen2_5VLConfig(
+        language=language,
+        vision=VisionConfig(
+            in_channels=tower.channels,
+            fullatt_block_indexes=tuple(tower.fullatt_block_indexes),
+            **tower.model_dump(exclude={"in_channels", "in_chans", "fullatt_block_indexes"}),
+        ),
+        **outer.model_dump(exclude={"tie_word_embeddings"}),
+    )

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from mede2_jax.config import UserError
-from mede2_jax.foreign import one_line
+from mede2_jax.foreign import one_line, parse_json
 
 LOST_STATUS = 1
 FAREWELL_SECONDS = 5.0
@@ -150,7 +150,7 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 def _receive(lines: Any) -> dict[str, Any] | None:
     try:
-        said = json.loads(lines.readline(_LONGEST_LINE))
+        said = parse_json(lines.readline(_LONGEST_LINE))
         return said if isinstance(said, dict) else None
     except (OSError, ValueError):
         return None

@@ -26,7 +26,7 @@ _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.
 _TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
 _ADJECTIVES = r"(?:(?:most\s+likely|final|correct|best|right|single)\s+)*"
 _STATEMENT = re.compile(
-    rf"^(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my)\s+)?{_ADJECTIVES}(?:answer|diagnosis|choice|option)\s*(?:\s+is\b|:|-|–)\s*:?\s*",
+    rf"^(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my)\s+)?{_ADJECTIVES}(?:answer|diagnosis|choice|option)(?:\s+is\b|\s*[:–-])\s*:?\s*",
     re.IGNORECASE,
 )
 """What may stand before the answer itself."""

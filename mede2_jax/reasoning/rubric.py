@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from mede2_jax.config import Config
+from mede2_jax.foreign import JSONFault, parse_json, shown
 
 Aspect = Literal["correctness", "logical_consistency", "image_analysis", "no_hallucination", "reflection"]
 Criterion = Literal["logical_consistency", "image_analysis", "no_hallucination", "reflection"]
@@ -81,11 +82,11 @@ def _read_verdict(value: Mapping[str, Any], name: str, reasons: bool) -> Verdict
     said, reason = value[name], None
     if reasons:
         if not (isinstance(said, dict) and isinstance(said.get("Reason"), str)):
-            raise Unreadable(f"{name!r} must be an object with 'Reason' and 'Verdict', found {_shown(said)}")
+            raise Unreadable(f"{name!r} must be an object with 'Reason' and 'Verdict', found {shown(json.dumps(said, ensure_ascii=False))}")
         reason, said = said["Reason"].strip() or None, said.get("Verdict")
     word = said.strip().casefold() if isinstance(said, str) else None
     if word not in ("yes", "no"):
-        raise Unreadable(f"{name!r} must be Yes or No, found {_shown(said)}")
+        raise Unreadable(f"{name!r} must be Yes or No, found {shown(json.dumps(said, ensure_ascii=False))}")
     return Verdict(met=word == "yes", reason=reason)
 
 
@@ -95,25 +96,9 @@ def _read_object(text: str) -> dict[str, Any]:
     if not body:
         raise Unreadable("it holds no JSON object" if text.strip() else "it is empty")
     try:
-        value = json.loads(body, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise Unreadable(f"it is not valid JSON ({error.msg}, line {error.lineno} column {error.colno})") from None
-    except RecursionError:
-        raise Unreadable("its JSON is nested too deeply") from None
+        value = parse_json(body)  # an object that says a thing twice may say both: it is refused
+    except JSONFault as fault:
+        nested = "its JSON is nested too deeply" if str(fault).startswith("JSON nested") else str(fault)
+        raise Unreadable(f"it is {fault}" if fault.syntax else nested) from None
     assert isinstance(value, dict)
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object that says a thing twice may say both."""
-    value: dict[str, Any] = {}
-    for name, item in pairs:
-        if name in value:
-            raise Unreadable(f"{name!r} is given twice")
-        value[name] = item
-    return value
-
-
-def _shown(value: Any, limit: int = 60) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -15,7 +15,8 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mede2_jax.config import counted
+from mede2_jax.config import UserError, counted
+from mede2_jax.foreign import JSONFault, parse_json
 from mede2_jax.outputs.file import write_whole
 from mede2_jax.train.config import TrackingConfig
 
@@ -179,12 +180,16 @@ def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     """What an interrupted run logged up to its checkpoint; later lines, and a torn last one, are cut off the file."""
     if not path.exists():
         return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    kept: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break  # torn by a kill in mid-write; nothing after it can be whole
+            record = parse_json(line)
+        except JSONFault as fault:
+            if fault.syntax:
+                break  # torn by a kill in mid-write; nothing after it can be whole
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise UserError(f"{path}: line {len(kept) + 1} is no record of a step; move the file away, and its steps are lost")
         if record["step"] <= step:
             kept.append(record)
     write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -13,14 +13,17 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mede2_jax.config import UserError
+from mede2_jax.foreign import parse_json, shown
+from mede2_jax.json_file import check
 
 UNSET = np.float32(np.nan)
 
@@ -37,6 +40,10 @@ class References:
     def empty(cls, examples: Mapping[str, int]) -> References:
         """Nothing computed, for parts of that many examples."""
         return cls({name: np.full((count, 2), UNSET, np.float32) for name, count in examples.items()}, dict.fromkeys(examples, 0))
+
+
+class _Done(pydantic.RootModel[dict[str, Annotated[int, pydantic.Field(ge=0, strict=True)]]]):
+    """Of the file's metadata: batches that are done."""
 
 
 def fill_reference(
@@ -98,15 +105,16 @@ def load_reference(path: Path, digest: str) -> References:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        done = json.loads(metadata.get("done", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"cannot read reference log-probabilities {str(path)!r}: {error}; delete the file to compute them again") from None
-    if metadata.get("digest") != digest:
+        done = check(parse_json(metadata.get("done", "{}")), _Done, "done").root
+    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: of a dtype that NumPy has not
+        reason = shown(str(error), 300)
+        raise UserError(f"cannot read reference log-probabilities {str(path)!r}: {reason}; delete the file to compute them again") from None
+    if (found := metadata.get("digest")) != digest:
         raise UserError(
-            f"{path} holds reference log-probabilities of another model or other data (digest {metadata.get('digest')}, this run has "
+            f"{path} holds reference log-probabilities of another model or other data (digest {shown(found, 80)}, this run has "
             f"{digest}); delete the file to compute them again"
         )
-    return References(tables, {name: int(done.get(name, 0)) for name in tables})
+    return References(tables, {name: done.get(name, 0) for name in tables})
 
 
 def reference_digest(*parts: str) -> str:

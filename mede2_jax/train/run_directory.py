@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mede2_jax.config import UserError, to_yaml
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Foreign, load_checked
 from mede2_jax.outputs.file import write_whole
 from mede2_jax.train.config import TrainConfig
+from mede2_jax.yaml_text import parse_yaml
 
 CONFIG, MANIFEST, MODEL, LOCK = "config.yaml", "manifest.json", "model", ".lock"
 PATHS = ("model", "adapter", "data.path", "data.eval_path", "data.image_root")
@@ -38,6 +39,20 @@ FREE_TO_CHANGE = (
     "data.verify_images",
 )
 """Options that may differ when a run is resumed: they do not change its numbers (a mesh does so by rounding only)."""
+
+
+class _Part(Foreign):
+    """Of a manifest: the training or the evaluation data."""
+
+    digest: str | None = None
+    examples: int | None = None
+
+
+class _Begun(Foreign):
+    """Of a manifest: what the run began with."""
+
+    digests: Any
+    data: dict[str, _Part]
 
 
 def is_finished(config: TrainConfig) -> bool:
@@ -129,31 +144,43 @@ def _check_same_config(config: TrainConfig) -> None:
     saved = config.output / CONFIG
     if not saved.exists():
         return  # killed between manifest and config: nothing was trained yet
-    before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")) or {})
+    before = _flat(_read_config(saved))
     now = _flat(config.model_dump(mode="json"))
     differing = [
-        f"{name}: {before.get(name)} then, {now.get(name)} now"
+        f"{shown(name)}: {shown(str(before.get(name)))} then, {shown(str(now.get(name)))} now"
         for name in sorted(before.keys() | now.keys())
         if not _free(name) and not _same(name, before.get(name), now.get(name))
     ]
     if differing:
         raise UserError(
-            f"cannot resume {config.output} with another config ({'; '.join(differing)}); resume with the same one, or use another --output"
+            f"cannot resume {config.output} with another config ({shown('; '.join(differing), 1000)}); resume with the same one, "
+            "or use another --output"
         )
+
+
+def _read_config(saved: Path) -> dict[str, Any]:
+    """The config that a run was started with; it may be of a version that had other options."""
+    try:
+        found = parse_yaml(saved.read_text(encoding="utf-8")) or {}
+    except (ValueError, OSError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{saved} is damaged, so nobody knows what the run was told; start a new --output")
+    return found
 
 
 def _check_same_inputs(output: Path, manifest: Mapping[str, Any]) -> None:
     """What the run began with must still be what its files hold now."""
     try:
-        before = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-        digests, data = before["digests"], before["data"]
-    except (ValueError, KeyError, TypeError):
+        before = load_checked(output / MANIFEST, _Begun)
+        digests, data = before.digests, before.data
+    except UserError:
         raise UserError(f"{output / MANIFEST} is damaged, so nobody knows what the run began with; start a new --output") from None
     changed = [] if digests == manifest["digests"] else [f"{manifest['model']} holds another model or adapter"]
     for name, now in manifest["data"].items():
-        then = data.get(name, {})
-        if then.get("digest") != now["digest"]:
-            counts = f"{then.get('examples')} examples then, {now['examples']} now"
+        then = data.get(name, _Part())
+        if then.digest != now["digest"]:
+            counts = f"{then.examples} examples then, {now['examples']} now"
             changed.append(f"{now['path']} ({name}), its images or the processor's files were changed ({counts})")
     if changed:
         raise UserError(
@@ -187,10 +214,10 @@ def _same(name: str, before: Any, now: Any) -> bool:
     return bool(before == now)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
 
 

@@ -14,11 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.foreign import JSONFault, parse_json, shown
+from mede2_jax.json_file import Foreign, check, load_checked
 from mede2_jax.weights.dtypes import FLOATS, FROM_SAFETENSORS
 
 INDEX = "model.safetensors.index.json"
@@ -26,9 +29,30 @@ SINGLE = "model.safetensors"
 BLOCK_BYTES = 64 * 2**20
 """How much is made contiguous, written or copied at once."""
 TILE = 256
+LONGEST_NAME = 80
+"""Of a shard's file: whatever its letters are, no file system refuses it."""
 MAX_HEADER_BYTES = 100_000_000
+MAX_AXES = 32
+"""NumPy has 64 at most, and no weight has ten."""
 MAX_READ_BYTES = 2**30
 """One read system call moves at most 2 GiB on Linux."""
+
+
+_Bytes = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+
+
+class _Tensor(Foreign):
+    """Of a tensor in a file's header."""
+
+    dtype: str
+    shape: Annotated[list[_Bytes], pydantic.Field(max_length=MAX_AXES)]
+    data_offsets: Annotated[list[_Bytes], pydantic.Field(min_length=2, max_length=2)]
+
+
+class _Index(Foreign):
+    """Of the shards of a checkpoint."""
+
+    weight_map: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -221,17 +245,19 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     except OSError as error:
         raise UserError(f"cannot read {str(file)!r}: {error.strerror}; is the checkpoint complete?") from None
     try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
-        header.pop("__metadata__", None)
-        found = {name: _tensor_info(file, name, item, 8 + length) for name, item in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise (
-            error if isinstance(error, UserError) else UserError(f"{file}: malformed safetensors header ({error}); fetch it again")
-        ) from None
+        header = parse_json(text)
+    except JSONFault as fault:
+        raise UserError(f"{file}: malformed safetensors header ({fault}); fetch it again") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{file}: malformed safetensors header (it is no object); fetch it again")
+    header.pop("__metadata__", None)
+    found = {name: _tensor_info(file, name, item, 8 + length) for name, item in header.items()}
     end = 8 + length
     for name, info in sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)):
         if info.begin != end:
-            raise UserError(f"{file}: tensor {name!r} begins at byte {info.begin}, expected {end}: the header is damaged; fetch it again")
+            raise UserError(
+                f"{file}: tensor {shown(name, 200)!r} begins at byte {info.begin}, expected {end}: the header is damaged; fetch it again"
+            )
         end = info.end
     if end != size:
         what = "cut short" if size < end else "too long"
@@ -250,16 +276,17 @@ def read_tensor(info: TensorInfo) -> np.ndarray:
     return array
 
 
-def _tensor_info(file: Path, name: str, item: dict[str, Any], data: int) -> TensorInfo:
-    if item["dtype"] not in FROM_SAFETENSORS:
-        known = ", ".join(FROM_SAFETENSORS)
-        raise UserError(f"{file}: tensor {name!r} is {item['dtype']}; only {known} can be read, quantised checkpoints cannot")
-    shape, (begin, end) = tuple(item["shape"]), item["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError(f"tensor {name!r} has shape {list(shape)} at [{begin}, {end}]")
-    dtype = FROM_SAFETENSORS[item["dtype"]]
+def _tensor_info(file: Path, name: str, item: Any, data: int) -> TensorInfo:
+    tensor = f"tensor {shown(name, 200)!r}"
+    entry = check(item, _Tensor, f"{file}: malformed safetensors header: {tensor}", "fetch it again")
+    if entry.dtype not in FROM_SAFETENSORS:
+        kinds = ", ".join(FROM_SAFETENSORS)
+        raise UserError(f"{file}: {tensor} is {shown(entry.dtype)}; only {kinds} can be read, quantised checkpoints cannot")
+    shape, (begin, end) = tuple(entry.shape), entry.data_offsets
+    dtype = FROM_SAFETENSORS[entry.dtype]
     if end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"tensor {name!r} of shape {list(shape)} spans {end - begin} bytes")
+        spans = f"{tensor} of shape {list(shape)} spans {end - begin} bytes"
+        raise UserError(f"{file}: malformed safetensors header ({spans}); fetch it again")
     return TensorInfo(file, dtype, shape, data + begin, data + end)
 
 
@@ -272,27 +299,29 @@ def _files(directory: Path) -> dict[Path, set[str] | None]:
         others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.safetensors") for file in directory.glob(pattern))
         hint = f" (found {others[0]}; save it again as safetensors with its {INDEX})" if others else ""
         raise UserError(f"no {SINGLE} or {INDEX} in {str(directory)!r}{hint}")
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        listed: dict[str, set[str]] = {}
-        for name, file in weight_map.items():
-            listed.setdefault(file, set()).add(name)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not an index with a weight_map ({error}); fetch it again") from None
-    for file in listed:
-        # A name with a folder in it could reach outside the checkpoint.
-        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file or "\\" in file:
-            raise UserError(f"{index}: {file!r} is not the name of a .safetensors file in the same directory")
+    listed: dict[str, set[str]] = {}
+    for name, file in load_checked(index, _Index, "fetch it again").weight_map.items():
+        if not _is_shard(file):
+            raise UserError(f"{index}: {shown(file)!r} is not the name of a .safetensors file in the same directory")
+        listed.setdefault(file, set()).add(name)
     missing = sorted(file for file in listed if not (directory / file).exists())
     if missing:
-        raise UserError(f"{len(missing)} of {len(listed)} shards missing in {str(directory)!r}: {', '.join(missing[:3])}; fetch them")
+        names = shown(", ".join(missing[:3]), 200)
+        raise UserError(f"{len(missing)} of {len(listed)} shards missing in {str(directory)!r}: {names}; fetch them")
     return {directory / file: names for file, names in sorted(listed.items())}
+
+
+def _is_shard(name: Any) -> bool:
+    """A name with a folder in it could reach outside the checkpoint."""
+    if not isinstance(name, str) or not name.endswith(".safetensors") or len(name) > LONGEST_NAME:
+        return False
+    return Path(name).name == name and not any(letter == "\\" or letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _refuse_index(file: Path, listed: set[str], found: set[str]) -> None:
     name = sorted(listed ^ found)[0]
     where = "the index has it there, the file has not" if name in listed else "the file has it, the index has it not"
-    raise UserError(f"{file}: disagrees with {INDEX} about {counted(len(listed ^ found), 'tensor')}, first {name!r}: {where}")
+    raise UserError(f"{file}: disagrees with {INDEX} about {counted(len(listed ^ found), 'tensor')}, first {shown(name, 200)!r}: {where}")
 
 
 def _read_into(handle: int, target: memoryview, offset: int, file: Path) -> None:
@@ -314,10 +343,3 @@ def _shards(tensors: Sequence[tuple[str, np.dtype, tuple[int, ...]]], limit: int
         shard.append(tensor)
         size += nbytes
     yield shard
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name appears twice")
-    return found

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import pydantic
-
-from mede2_jax.config import Config, UserError, describe_validation_error
+from mede2_jax.config import Config, UserError
+from mede2_jax.json_file import load_checked
 
 PARAMS = "params"
 INFO = "model.json"
@@ -36,14 +35,9 @@ def read_info(directory: Path) -> ModelInfo:
         UserError: It is not a model directory, or one of another format version.
     """
     file = directory / INFO
-    try:
-        return ModelInfo.model_validate_json(file.read_bytes())
-    except OSError:
-        raise UserError(f"{str(directory)!r} is not a model directory (no {INFO}); make one with python -m mede2_jax.convert") from None
-    except pydantic.ValidationError as error:
-        raise UserError(
-            f"{file}: {describe_validation_error(error)}; if a newer mede2_jax wrote it, upgrade; else convert the model again"
-        ) from None
+    if not file.is_file():
+        raise UserError(f"{str(directory)!r} is not a model directory (no {INFO}); make one with python -m mede2_jax.convert")
+    return load_checked(file, ModelInfo, "if a newer mede2_jax wrote it, upgrade; else convert the model again")
 
 
 def own_dtype(info: ModelInfo) -> Literal["bfloat16", "float32"]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ import numpy as np
 import tensorstore as ts
 
 from mede2_jax.config import UserError
+from mede2_jax.foreign import one_line, shown
+from mede2_jax.json_file import Foreign, load_checked
 from mede2_jax.weights.dtypes import FLOATS
 from mede2_jax.weights.hf import contiguous, row_blocks, rows_per_block
 
@@ -31,6 +33,22 @@ HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCh
 """What Orbax writes as the handler's name; it is data here, not an import."""
 COMMIT_BYTES = 64 * 2**20
 """A transaction holds its writes in memory, and each commit writes index nodes: this much at a time is cheap in both."""
+
+
+class _Key(Foreign):
+    key: str
+
+
+class _Entry(Foreign):
+    key_metadata: list[_Key]
+
+
+class _Metadata(Foreign):
+    """What Orbax writes beside its arrays."""
+
+    use_ocdbt: bool = False
+    use_zarr3: bool = False
+    tree_metadata: dict[str, _Entry]
 
 
 @dataclass(frozen=True)
@@ -246,17 +264,12 @@ def _blocks(info: ParamInfo) -> Iterator[tuple[int, int] | None]:
 
 
 def _stored_paths(directory: Path) -> list[str]:
-    try:
-        metadata: Mapping[str, Any] = json.loads((directory / TREE_METADATA).read_text(encoding="utf-8"))
-        if metadata.get("use_zarr3") or not metadata.get("use_ocdbt"):
-            raise UserError(f"{directory}: parameters are not zarr in OCDBT; write them with mede2_jax.convert")
-        return ["/".join(key["key"] for key in entry["key_metadata"]) for entry in metadata["tree_metadata"].values()]
-    except OSError:
-        raise UserError(
-            f"no complete parameters in {str(directory)!r} ({TREE_METADATA} is missing); convert or save the model again"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"{directory / TREE_METADATA}: damaged ({error})") from None
+    if not (directory / TREE_METADATA).is_file():
+        raise UserError(f"no complete parameters in {str(directory)!r} ({TREE_METADATA} is missing); convert or save the model again")
+    metadata = load_checked(directory / TREE_METADATA, _Metadata, "it is damaged: convert or save the model again")
+    if metadata.use_zarr3 or not metadata.use_ocdbt:
+        raise UserError(f"{directory}: parameters are not zarr in OCDBT; write them with mede2_jax.convert")
+    return ["/".join(key.key for key in entry.key_metadata) for entry in metadata.tree_metadata.values()]
 
 
 def _kvstore(directory: Path, path: str) -> dict[str, Any]:
@@ -277,12 +290,12 @@ def _users_errors(verb: str, directory: Path, path: str = "") -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"cannot {verb} {path or 'parameters'} in {str(directory)!r}: {reason(error)}") from None
+        raise UserError(f"cannot {verb} {shown(path) or 'parameters'} in {str(directory)!r}: {reason(error)}") from None
 
 
 def reason(error: BaseException) -> str:
     """What went wrong below, in a few words."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if "No space left on device" in text:
         return "no space left on device; free some, or choose another disk"
     if "OUT_OF_RANGE" in text or "DATA_LOSS" in text or "NOT_FOUND" in text:

@@ -12,11 +12,14 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Finite, Foreign, check, load_json
 from mede2_jax.weights.hf import CheckpointWriter, TensorInfo, read_header, read_tensor, row_blocks
 from mede2_jax.weights.model_info import INFO
 from mede2_jax.weights.staging import staged_directory
@@ -47,6 +50,18 @@ UNSUPPORTED = (
 """Options of LoraConfig that change what the adapter computes, and are off when empty or false."""
 PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the base weights as they are; PiSSA, OLoRA, CorDA and LoftQ change them."""
+
+
+class _PeftConfig(Foreign):
+    """`adapter_config.json`, as far as it is read."""
+
+    r: Annotated[int, pydantic.Field(le=2**16)]
+    lora_alpha: Finite
+    lora_dropout: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
+    use_rslora: bool = False
+    base_model_name_or_path: str = ""
+    bias: str = "none"
+    init_lora_weights: bool | str = True
 
 
 @dataclass(frozen=True)
@@ -154,7 +169,7 @@ def import_adapter(directory: Path, table: Table, abstract: Mapping[str, Any]) -
             uses a feature that a plain low-rank update does not have.
     """
     config = _read_config(directory)
-    rank, file = config["r"], directory / TENSORS
+    rank, file = config.r, directory / TENSORS
     infos = read_header(file)
     modules = {name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in infos if name.startswith(PREFIX)}
     linears = _linears(table, abstract, detect_layout(table, abstract, {f"{module}.weight" for module in modules}))
@@ -170,7 +185,7 @@ def import_adapter(directory: Path, table: Table, abstract: Mapping[str, Any]) -
         used.update(names)
     extra = sorted(set(infos) - used)
     if extra or not layers:
-        what = f"{counted(len(extra), 'tensor')} of no linear layer of this model, first {extra[0]!r}" if extra else "no tensors"
+        what = f"{counted(len(extra), 'tensor')} of no linear layer of this model, first {shown(extra[0], 99)!r}" if extra else "no tensors"
         raise UserError(f"{file}: it holds {what}; was the adapter made for another model?")
     counts = {path: sum(path == other for other, _ in linears.values()) for path in layers}
     for path, found in layers.items():
@@ -179,8 +194,7 @@ def import_adapter(directory: Path, table: Table, abstract: Mapping[str, Any]) -
                 f"{file}: {path} is adapted in {len(found)} of {counts[path]} layers; adapters of some layers only are not supported"
             )
     pairs = {path: _stacked(found) for path, found in layers.items()}
-    base = config.get("base_model_name_or_path") or ""
-    return Adapter(pairs, rank, float(config["lora_alpha"]), bool(config.get("use_rslora")), float(config.get("lora_dropout") or 0.0), base)
+    return Adapter(pairs, rank, config.lora_alpha, config.use_rslora, config.lora_dropout, config.base_model_name_or_path)
 
 
 def target_modules(adapter: Adapter, table: Table, layout: Layout) -> str:
@@ -215,21 +229,18 @@ def _read_matrix(infos: Mapping[str, TensorInfo], name: str, shape: tuple[int, i
     return read_tensor(infos[name]).T
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def _read_config(directory: Path) -> _PeftConfig:
     file = directory / CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        rank, alpha, kind = config["r"], config["lora_alpha"], config.get("peft_type", "LORA")
-    except OSError as error:
-        raise UserError(f"cannot read {str(file)!r}: {error.strerror}; --adapter takes a directory that PEFT saved") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a LoRA adapter's config ({error!r})") from None
-    if kind != "LORA" or type(rank) is not int or rank < 1 or not isinstance(alpha, (int, float)):
-        raise UserError(f"{file}: peft_type {kind!r} with r={rank!r}, lora_alpha={alpha!r}; only LORA with numbers is supported")
-    refused = [f"{name}={config[name]!r}" for name in UNSUPPORTED if config.get(name)]
-    refused += [f"bias={config['bias']!r}"] if config.get("bias", "none") != "none" else []
-    init = config.get("init_lora_weights", True)
-    refused += [f"init_lora_weights={init!r}"] if init not in PLAIN_INITS else []
+    raw = load_json(file, "--adapter takes a directory that PEFT saved")
+    if (kind := raw.get("peft_type", "LORA")) != "LORA":
+        raise UserError(f"{file}: peft_type {shown(kind)!r} is not supported, only LORA")
+    config = check(raw, _PeftConfig, str(file), "only a LoRA adapter's config can be read")
+    if config.r < 1:
+        raise UserError(f"{file}: r={config.r} is not supported; a rank is 1 at least")
+    refused = [f"{name}={shown(raw[name])}" for name in UNSUPPORTED if raw.get(name)]
+    refused += [f"bias={shown(config.bias)!r}"] if config.bias != "none" else []
+    init = config.init_lora_weights
+    refused += [f"init_lora_weights={shown(init)}"] if init not in PLAIN_INITS else []
     if refused:
         raise UserError(f"{file}: {', '.join(refused)} not supported; only a plain LoRA adapter is (merge it with peft instead)")
     if not (directory / TENSORS).exists():

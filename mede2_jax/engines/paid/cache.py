@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import pydantic
 from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest
 from mede2_jax.engines.paid.outcome import Outcome
-from mede2_jax.foreign import one_line
+from mede2_jax.foreign import JSONFault, one_line, parse_json
+from mede2_jax.json_file import check
 
 APPLICATION = 0x4D656445
 """SQLite's application_id of such a file (`MedE`)."""
@@ -75,8 +75,8 @@ class Cache:
         with self._lock, self._errors():
             row = self._file.execute("SELECT outcome FROM outcomes WHERE digest = ?", (digest,)).fetchone()
         try:
-            return None if row is None else Outcome.model_validate_json(row[0])
-        except pydantic.ValidationError:
+            return None if row is None else check(parse_json(row[0]), Outcome, "")
+        except (JSONFault, UserError, TypeError):  # of a damaged file, SQLite gives bytes or a number as well
             raise UserError(f"{self._name} is damaged: the row {digest[:16]}… is unreadable; move it away") from None
 
     def put(self, digest: str, outcome: Outcome, *, api: str, model: str, cost: float | None) -> Outcome:
@@ -127,6 +127,8 @@ class Cache:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeDecodeError:  # of the schema's text, or of an error's
+            raise UserError(f"{self._name} is damaged; move it away, or give another one with --cache=FILE.sqlite") from None
         except (sqlite3.Error, OverflowError) as error:
             raise UserError(f"{self._name} cannot be used: {one_line(str(error))}; {_advice(error)}") from None
 

@@ -174,7 +174,7 @@ def _fault(url: str, response: Any) -> Exception:
             return UserError(f"{url} answers {fault}; {fix}")
     if isinstance(fault, Failed) and fault.rest is None:
         # Where others have a Retry-After, Google has a RetryInfo in the error: {"retryDelay": "37s"}.
-        delays = [re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay"))) for detail in details]
+        delays = [re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)s", str(detail.get("retryDelay"))) for detail in details]
         fault.rest = max((float(delay[1]) for delay in delays if delay), default=None)
     return fault
 

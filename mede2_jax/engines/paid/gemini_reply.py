@@ -7,10 +7,12 @@ from typing import Any
 import pydantic
 from pydantic.alias_generators import to_camel
 
-from mede2_jax.config import describe_validation_error
+from mede2_jax.config import UserError
 from mede2_jax.engines.paid.outcome import Outcome, no_answer
 from mede2_jax.engines.wire.attempts import MalformedReply
 from mede2_jax.engines.wire.http import quoted
+from mede2_jax.foreign import JSONFault, parse_json
+from mede2_jax.json_file import check
 
 BLOCKED = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION")
 """Ends of a response that say: not this one, and not the next time either."""
@@ -67,14 +69,14 @@ def read_reply(raw: str) -> Outcome:
         MalformedReply: It is not JSON, or no reply of generateContent.
     """
     try:
-        reply = _Reply.model_validate_json(raw)
-    except pydantic.ValidationError as error:
-        raise MalformedReply(quoted(describe_validation_error(error))) from None
+        reply = check(parse_json(raw), _Reply, "reply")
+    except (JSONFault, UserError) as error:
+        raise MalformedReply(quoted(str(error))) from None
     if not reply.model_fields_set:
         raise MalformedReply(f"nothing that generateContent says is in {quoted(raw)!r}")
     counts = _counts(reply)
     if reply.prompt_feedback is not None and reply.prompt_feedback.block_reason:
-        reason = reply.prompt_feedback.block_reason
+        reason = quoted(reply.prompt_feedback.block_reason)
         return no_answer(f"the prompt was blocked: {reason}{_categories(reply.prompt_feedback.safety_ratings)}", is_final=True, **counts)
     if not reply.candidates:
         return no_answer("the reply has no candidates", is_final=False, **counts)
@@ -91,12 +93,13 @@ def _read(candidate: _Candidate, counts: dict[str, Any]) -> Outcome:
         if text:
             return Outcome(text=text, finish_reason="length", **counts)
         return no_answer("max_tokens were used up by thinking before the answer began; raise max_tokens", is_final=True, **counts)
+    said = quoted(end)
     details = _categories(candidate.safety_ratings) + (f" ({quoted(candidate.finish_message)})" if candidate.finish_message else "")
     if end in BLOCKED:
-        return no_answer(f"the response was blocked: {end}{details}", is_final=True, **counts)
+        return no_answer(f"the response was blocked: {said}{details}", is_final=True, **counts)
     # Now and then the model stops without a word; asked once more, it mostly answers.
     return no_answer(
-        f"the reply has no text ({end}{details})" if not text else f"the response broke off: {end}{details}", is_final=False, **counts
+        f"the reply has no text ({said}{details})" if not text else f"the response broke off: {said}{details}", is_final=False, **counts
     )
 
 
@@ -112,4 +115,4 @@ def _counts(reply: _Reply) -> dict[str, Any]:
 def _categories(ratings: list[_Rating]) -> str:
     """The categories that had a part in a block."""
     names = [rating.category.removeprefix("HARM_CATEGORY_").lower() for rating in ratings if rating.blocked or rating.probability == "HIGH"]
-    return f" ({', '.join(names)})" if names else ""
+    return f" ({quoted(', '.join(names))})" if names else ""

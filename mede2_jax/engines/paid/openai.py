@@ -14,6 +14,7 @@ from mede2_jax.engines.wire.http import api_key, base_urls, quoted
 from mede2_jax.engines.wire.openai_client import open_client, send
 from mede2_jax.engines.wire.openai_reply import Reply, parse_reply
 from mede2_jax.engines.wire.openai_request import request_body
+from mede2_jax.foreign import shown
 
 URL = "https://api.openai.com/v1"
 
@@ -86,5 +87,6 @@ def read_reply(reply: Reply) -> Outcome:
     if end == "length" and not text:
         return no_answer("max_tokens were used up before the answer began; raise max_tokens", is_final=True, **counts)
     if end not in ("stop", "length") or not text:
-        return no_answer(f"the reply has no text (it ended by {end!r})" if not text else f"it ended by {end!r}", is_final=False, **counts)
+        ended = f"it ended by {shown(repr(end))}"
+        return no_answer(f"the reply has no text ({ended})" if not text else ended, is_final=False, **counts)
     return Outcome(text=text, finish_reason="stop" if end == "stop" else "length", **counts)

@@ -32,7 +32,7 @@ from mede2_jax.config import Config, UserError
 from mede2_jax.engines.vllm import watchdog
 from mede2_jax.engines.vllm.loader import LOAD_FORMAT, LOG_MARK
 from mede2_jax.families import model_config
-from mede2_jax.foreign import one_line
+from mede2_jax.foreign import one_line, parse_json
 from mede2_jax.weights.model_info import own_dtype, read_info
 from mede2_jax.weights.peft import import_adapter
 
@@ -224,7 +224,7 @@ def cause(log: str) -> str:
     lines = [line for line in (_PREFIX.sub("", line).rstrip() for line in log.splitlines()) if line.strip()]
     for line in lines:
         if line.startswith(LOG_MARK):
-            return line.removeprefix(LOG_MARK).strip()[:500]
+            return one_line(line.removeprefix(LOG_MARK))[:500]
     for index, line in enumerate(lines):
         found = _EXCEPTION.match(line)
         if found and not (found["text"] or "").startswith(_SECONDHAND):
@@ -232,7 +232,7 @@ def cause(log: str) -> str:
             following = lines[index + 1 : index + 3] if "validation error" in line else []
             return one_line(" ".join([line, *following]))[:500]
         if ": error: " in line:  # of the command line
-            return line[:500]
+            return one_line(line)[:500]
     return one_line(lines[-1])[:500] if lines else "it wrote nothing"
 
 
@@ -262,7 +262,7 @@ def _serves(port: int, name: str) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands between us and ourselves
     try:
         with opener.open(f"http://{HOST}:{port}/health", timeout=5), opener.open(f"http://{HOST}:{port}/v1/models", timeout=5) as models:
-            return any(model["id"] == name for model in json.load(models)["data"])
+            return any(model["id"] == name for model in parse_json(models.read())["data"])
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return False
 

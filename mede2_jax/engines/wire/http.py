@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.wire.attempts import Failed, Refused
-from mede2_jax.foreign import one_line
+from mede2_jax.foreign import JSONFault, parse_json, shown
 
 LONGEST_TEXT = 300
 """Characters of a server's error that are quoted."""
@@ -94,26 +94,25 @@ def hide_key(text: str, key: str) -> str:
 def error_text(response: Any) -> str:
     """The message in an error reply, on one line."""
     try:
-        found = response.json()
+        found = parse_json(response.content)
         found = found.get("error", found) if isinstance(found, dict) else found
         found = found.get("message", found) if isinstance(found, dict) else found
         return quoted(found if isinstance(found, str) else response.text)
-    except (ValueError, RecursionError):
+    except JSONFault:
         return quoted(response.text)
 
 
 def error_field(response: Any, name: str) -> Any:
     """A field of an error reply beside its message; None if it is not there."""
     try:
-        return response.json()["error"].get(name)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return parse_json(response.content)["error"].get(name)
+    except (JSONFault, KeyError, TypeError, AttributeError):
         return None
 
 
 def quoted(text: str) -> str:
     """The beginning of a server's text, on one line."""
-    text = one_line(text)
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return shown(text, LONGEST_TEXT)
 
 
 def retry_after(response: Any) -> float | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pydantic
 
-from mede2_jax.config import UserError, describe_validation_error
+from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatRequest, Completion
 from mede2_jax.engines.wire.attempts import MalformedReply
 from mede2_jax.engines.wire.http import quoted
+from mede2_jax.foreign import JSONFault, parse_json, shown
+from mede2_jax.json_file import check
 
 
 class _Message(pydantic.BaseModel):
@@ -53,9 +55,9 @@ def parse_reply(raw: bytes) -> Reply:
         MalformedReply: It is not JSON, or lacks something.
     """
     try:
-        return Reply.model_validate_json(raw)
-    except pydantic.ValidationError as error:
-        raise MalformedReply(quoted(describe_validation_error(error))) from None
+        return check(parse_json(raw), Reply, "reply")
+    except (JSONFault, UserError) as error:
+        raise MalformedReply(quoted(str(error))) from None
 
 
 def completions(reply: Reply, request: ChatRequest, *, logprobs: bool, with_ids: bool) -> tuple[Completion, ...]:
@@ -73,7 +75,7 @@ def completions(reply: Reply, request: ChatRequest, *, logprobs: bool, with_ids:
     """
     choices = sorted(reply.choices, key=lambda choice: choice.index)
     if [choice.index for choice in choices] != list(range(request.n)):
-        raise MalformedReply(f"{request.n} samples asked for, found those numbered {[choice.index for choice in choices]}")
+        raise MalformedReply(f"{request.n} samples asked for, found those numbered {shown([choice.index for choice in choices])}")
     if with_ids and (reply.prompt_token_ids is None or any(choice.token_ids is None for choice in choices)):
         raise UserError("the server gives no token ids, so nobody can check that it sees the prompt that training sees; use a recent vLLM")
     return tuple(_completion(choice, request.seed + choice.index, logprobs) for choice in choices)
@@ -81,7 +83,7 @@ def completions(reply: Reply, request: ChatRequest, *, logprobs: bool, with_ids:
 
 def _completion(choice: _Choice, seed: int, logprobs: bool) -> Completion:
     if choice.finish_reason not in ("stop", "length"):
-        raise MalformedReply(f"sample {choice.index} ended by {choice.finish_reason!r}")
+        raise MalformedReply(f"sample {choice.index} ended by {shown(repr(choice.finish_reason))}")
     tokens, scores = tuple(choice.token_ids or ()), None
     if logprobs:
         if choice.logprobs is None or choice.logprobs.content is None:

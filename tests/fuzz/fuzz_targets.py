@@ -1,0 +1,8 @@
+"""All targets of the fuzzer."""
+
+import fuzz_commands
+import fuzz_models
+import fuzz_texts
+from fuzz_target import TARGETS
+
+__all__ = ["TARGETS", "fuzz_commands", "fuzz_models", "fuzz_texts"]

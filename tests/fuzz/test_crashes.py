@@ -1,0 +1,42 @@
+"""What once crashed a parser, and some hundred inputs of each that are almost right: all are taken, or refused in one line."""
+
+import itertools
+import time
+
+import pytest
+from fuzz_run import CRASHES, mutated, outcome
+from fuzz_targets import TARGETS
+
+SECONDS = 0.4
+"""For the inputs of one parser; some load a tokenizer for each."""
+
+
+@pytest.mark.parametrize("path", sorted(CRASHES.iterdir()), ids=lambda path: path.name)
+def test_what_crashed_once_does_so_no_more(path):
+    kind, text = outcome(TARGETS[path.name.rpartition("-")[0]](), path.read_bytes())
+    assert kind in ("accepted", "refused"), text
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_good_inputs_are_taken(name):
+    target = TARGETS[name]()
+    kinds = [outcome(target, seed) for seed in target.seeds]
+    assert all(kind in ("accepted", "refused") for kind, _ in kinds), kinds
+    if name != "api_error":
+        assert any(kind == "accepted" for kind, _ in kinds), kinds
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_changed_inputs_are_taken_or_refused_in_one_line(name):
+    target, began = TARGETS[name](), time.monotonic()
+    for number in itertools.islice(itertools.count(), 200):
+        kind, text = outcome(target, mutated(target, 0, number))
+        assert kind in ("accepted", "refused"), (number, kind, text)
+        if time.monotonic() - began > SECONDS:
+            break
+
+
+def test_inputs_follow_from_the_seed():
+    target = TARGETS["records"]()
+    assert [mutated(target, 3, number) for number in range(20)] == [mutated(target, 3, number) for number in range(20)]
+    assert len({mutated(target, seed, 5) for seed in range(20)}) > 10
