@@ -9,6 +9,7 @@ from mede2_jax import trace as command
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.judge.__main__ import main as judge
+from mede2_jax.outputs.manifest import write_manifest
 from mede2_jax.pair.__main__ import main as pair
 from mede2_jax.trace import TraceConfig, main, trace
 
@@ -22,13 +23,14 @@ def history(sample, tiny_model, tmp_path):
     records = [json.loads(line) | {"model": digest} for line in (sample / "rollouts.jsonl").read_text("utf-8").splitlines()[:48]]
     rollouts.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     said = {
+        "command": "python -m mede2_jax.rollout",
         "config": {"engine": "flax", "n": 8, "temperature": 1.0, "seed": 0},
         "model": {"path": str(tiny_model), "family": "qwen2_5_vl", "digest": digest},
         "questions": {"path": str(questions), "digest": command.file_digest(questions)},
         "images": {"root": str(sample)},
         "versions": {"mede2_jax": "0.1.0", "jax": "1.2.3"},
     }
-    (tmp_path / "rollouts.jsonl.manifest.json").write_text(json.dumps(said))
+    write_manifest(rollouts, said)
     judge([f"--rollouts={rollouts}", "--judge=offline", f"--out={tmp_path / 'judgments.jsonl'}"])
     pair(
         [

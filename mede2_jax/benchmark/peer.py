@@ -15,7 +15,7 @@ from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.foreign import one_line
 from mede2_jax.json_file import load_checked
-from mede2_jax.outputs.manifest import image_root
+from mede2_jax.outputs.image_root import image_root
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch" / "trl_peer.py"
@@ -85,7 +85,7 @@ def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFig
     options: dict[str, object] = {
         "model": model_dir.absolute(),
         "records": records.absolute(),
-        "images": image_root(records, config.data.image_root).absolute(),
+        "images": image_root(records, config.data.image_root, "--data.image_root").absolute(),
         "stage": config.stage,
         "batch": config.trl.batch,
         "steps": config.trl.steps or config.steps,

@@ -18,7 +18,7 @@ from mede2_jax.data.reading import located
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.data.rows import EncodedExample, encode_demonstration, encode_pair
-from mede2_jax.outputs.manifest import image_root
+from mede2_jax.outputs.image_root import image_root
 
 Stage = Literal["sft", "dpo"]
 
@@ -129,4 +129,4 @@ def open_source(config: DataConfig, stage: Stage, processor: Processor, path: Pa
         raise UserError("no data file: set data.path=FILE.jsonl")
     file = RecordFile(path)
     format = detect_format(file[0]) if config.format == "auto" else config.format
-    return Source(stage, config, format, processor, file, image_root(file.path, config.image_root))
+    return Source(stage, config, format, processor, file, image_root(file.path, config.image_root, "--data.image_root"))

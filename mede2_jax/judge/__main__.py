@@ -1,6 +1,6 @@
 """`python -m mede2_jax.judge`: judges sampled responses by MMRP, one line a judgment.
 
-With no rollouts and no config it judges the sample's responses by rules, in seconds.
+With no rollouts, no judge, no model and no config it judges the sample's responses by rules, in seconds.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from rich.console import Console
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.flags import parse
-from mede2_jax.judge.config import JudgeConfig, embedded_defaults, embedded_summary
+from mede2_jax.judge.config import EMBEDDED, JudgeConfig
 from mede2_jax.judge.run import run
 
 DESCRIPTION = f"""Judge sampled responses by the four criteria of Multimodal Medical Reasoning Preference (MMRP).
 
-Responses with a wrong answer, none that can be read, or cut ones are counted and not judged. Without --rollouts and --config it judges the
-sample's responses by rules, with these values:
+Responses with a wrong answer, none that can be read, or cut ones are counted and not judged. Without --rollouts, --judge, --model and
+--config it judges the sample's responses by rules, with these values:
 
-  {embedded_summary()}
+  {EMBEDDED.summary()}
 
   Gemini         GEMINI_API_KEY=… python -m mede2_jax.judge --rollouts=rollouts.jsonl --out=judgments.jsonl --judge=gemini --max_cost=50
   OpenAI         OPENAI_API_KEY=… … --judge=openai --model=gpt-4o
@@ -32,8 +32,7 @@ sample's responses by rules, with these values:
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and judges."""
-    embedded = not any(argument.split("=")[0] in ("--config", "--rollouts", "-h", "--help") for argument in argv)
-    base = embedded_defaults() if embedded else {}
+    base = EMBEDDED.defaults() if EMBEDDED.is_meant(argv) else {}
     config = parse(JudgeConfig, argv, program="python -m mede2_jax.judge", description=DESCRIPTION, base=base)
     if missing := [f"--{name}" for name in ("rollouts", "out") if getattr(config, name) is None]:
         raise UserError(f"missing {' and '.join(missing)}: give --rollouts=FILE.jsonl --out=FILE.jsonl; see --help")

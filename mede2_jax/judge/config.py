@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mede2_jax.config import UserError
 from mede2_jax.data.records import JudgedBy
+from mede2_jax.embedded import SAMPLE_ROLLOUTS, Embedded
 from mede2_jax.engines.chat import Sampling
 from mede2_jax.reasoning import offline_judge
 from mede2_jax.reasoning.prompts import JUDGES, Prompt
@@ -18,10 +18,8 @@ from mede2_jax.reasoning.prompts import JUDGES, Prompt
 PAPER_JUDGE = "gemini-2.5-pro"
 """MedE², section 3.3."""
 
-SAMPLE_ROLLOUTS = Path(__file__).resolve().parents[2] / "data" / "sample" / "rollouts.jsonl"
-
-EMBEDDED: dict[str, Any] = {"judge": "offline", "out": "runs/judgments.jsonl"}
-"""With no --rollouts and no --config: the sample's responses, judged by rules, in seconds."""
+EMBEDDED = Embedded({"judge": "offline", "out": "runs/judgments.jsonl"}, {"rollouts": SAMPLE_ROLLOUTS}, ("rollouts", "judge", "model"))
+"""The sample's responses, judged by rules, in seconds."""
 
 API_OPTIONS = ("base_url", "concurrency", "patience", "timeout", "first_rest", "longest_rest", "cache", "max_cost", "prices")
 """How an API is used; none of it changes a judgment."""
@@ -149,19 +147,3 @@ class JudgeConfig(Sampling):
         """How the API is used, where it is said."""
         names = [*API_OPTIONS, *(GEMINI_OPTIONS if self.judge == "gemini" else ())]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-def embedded_defaults() -> dict[str, Any]:
-    """The embedded default as config values.
-
-    Raises:
-        UserError: The sample data is not beside the package (it comes with a checkout, not with a wheel).
-    """
-    if not SAMPLE_ROLLOUTS.exists():
-        raise UserError(f"no sample data at {SAMPLE_ROLLOUTS}; run from a checkout of the project, or give --rollouts")
-    return {**EMBEDDED, "rollouts": str(SAMPLE_ROLLOUTS)}
-
-
-def embedded_summary() -> str:
-    """What the embedded default sets, as one line for `--help`."""
-    return " ".join(f"{name}={value}" for name, value in {**EMBEDDED, "rollouts": "data/sample/rollouts.jsonl"}.items())

@@ -161,7 +161,7 @@ class ChatJudge:
     def _read(self, reply: ChatReply | ChatFailure, item: _Asked) -> Judged | _Asked:
         if isinstance(reply, ChatFailure):
             usage = item.usage if item.usage.calls else None
-            return Judged(item.wanted, None, reply.reason, item.raw or None, usage)
+            return Judged(item.wanted, None, reply.reason, item.raw or None, usage, item.attempt)
         completion, usage = reply.completions[0], _added(item.usage, reply)
         try:
             if completion.finish_reason == "length":

@@ -1,21 +1,27 @@
-"""A run from config to file: what is missing is judged, and what comes is written at once."""
+"""A judging run: which judgments are wanted, who is asked for them, and what is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.data.readers import read_own
 from mede2_jax.data.records import Judgment
 from mede2_jax.judge.config import JudgeConfig
-from mede2_jax.judge.judges import Judged, open_judge
-from mede2_jax.judge.manifest import Manifest, check_same
-from mede2_jax.judge.output import JudgmentFile, missing
+from mede2_jax.judge.judges import Judged, Wanted, open_judge
+from mede2_jax.judge.manifest import BegunJudgments, FailedJudgment, check_same, dropped
+from mede2_jax.judge.output import check, missing
 from mede2_jax.judge.setup import Setup, open_setup
 from mede2_jax.judge.summary import Tally, agreement_table, closing_table
-from mede2_jax.outputs.file import describe_torn
-from mede2_jax.outputs.progress import AGAIN, RunProgress, closing
+from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.manifest import Json, manifest_path
+from mede2_jax.outputs.progress import AGAIN
+from mede2_jax.outputs.resumable import Outcome, ResumableRun
 
 
 def run(config: JudgeConfig, console: Console) -> None:
@@ -29,79 +35,127 @@ def run(config: JudgeConfig, console: Console) -> None:
         UserError: Something the user gave cannot be used, or the judge broke down; a file that was there has lost nothing.
     """
     assert config.out is not None
-    with JudgmentFile(config.out) as file:
-        setup = open_setup(config, console)
-        wanted = len(setup.tasks[: config.limit])
-        manifest = Manifest(setup, wanted, None if file.is_empty else check_same(setup))
-        tally = Tally()
-        torn = file.read({task.id: task for task in setup.tasks}, config.repeat, tally)
-        if torn:
-            console.print(f"{config.out}: {describe_torn(torn, 'judgment')}", markup=False)
-        _Run(setup, file, manifest, tally, console).run()
+    with OutputFile(config.out, "judgments") as file:
+        JudgeRun(open_setup(config, console), file, console).run()
 
 
-class _Run:
+class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Tally]):
     """The judgments of one file, from those that are there to all."""
 
-    def __init__(self, setup: Setup, file: JudgmentFile, manifest: Manifest, tally: Tally, console: Console) -> None:
-        self.setup, self.file, self.manifest, self.tally, self.console = setup, file, manifest, tally, console
-        self.missing = list(missing(setup.tasks[: manifest.wanted], setup.config.repeat, tally, manifest.attempts))
-        self.wanted = manifest.wanted * setup.config.repeat
-        self.progress = RunProgress(console, "judging", self.wanted - len(self.missing), self.wanted)
+    COMMAND, DOING, RECORD, NOTHING = "python -m mede2_jax.judge", "judging", "judgment", "nothing is judged yet"
+    BEGUN, FAILURE = BegunJudgments, FailedJudgment
 
-    def run(self) -> None:
-        """Judges what is missing, keeps the manifest, and shows what came out."""
-        config, begun = self.setup.config, self.progress.begun_with
-        judge = self.setup.inputs["judge"]
-        there = f", {begun:,} are there" if begun else ""
-        what = f"{counted(self.manifest.wanted, 'response')} × {config.repeat} to judge of {len(self.setup.file):,}{there}"
-        self._say(f"{what}; judge {judge['engine']}, {judge['model']}")
-        if self.missing:
-            self._write(finished=False)
-            self._judge()
-        else:
-            self._say(f"{config.out} has all {counted(self.wanted, 'judgment')}; nothing to do" if begun else "there is nothing to judge")
-        self._write(finished=True)
-        failures, failed = self.manifest.failures, self.manifest.failed
-        dropped = self.manifest.dropped(self.tally)
-        self.console.print(closing_table(self.tally, len(self.setup.file), dropped, failed, self.manifest.lost, self.progress))
-        if agreements := self.tally.agreements(config.repeat):
-            self.console.print(agreement_table(agreements))
-        if self.tally.judgments:
-            self._say(f"{'judgments:':10} {config.out}")
-        if failures:
-            self._say(f"{len(failures):,} judgments failed: see {self.manifest.path}; {AGAIN}", style="yellow")
-        if self.missing and not self.tally.judgments:
-            raise UserError(f"nothing could be judged; the first: {failures[0].reason}")
+    def __init__(self, setup: Setup, file: OutputFile, console: Console) -> None:
+        super().__init__(setup.config, file, Tally(), console)
+        self.setup, self.tasks = setup, setup.tasks[: setup.config.limit]
+        self.task_of = {task.id: task for task in setup.tasks}
 
-    def _judge(self) -> None:
+    def check_same(self, before: BegunJudgments) -> None:
+        """Refuses a file of another judge."""
+        check_same(self.setup, before)
+
+    def read(self, raw: Json, where: str) -> Judgment:
+        """A judgment of this run."""
+        judgment = read_own(raw, Judgment, where)
+        check(judgment, self.task_of, self.setup.config.repeat, self.tally, where)
+        return judgment
+
+    def plan(self) -> list[Wanted]:
+        """The judgments that are missing."""
+        return list(missing(self.tasks, self.setup.config.repeat, self.tally, self.failures))
+
+    def items(self, wanted: Wanted) -> Sequence[Hashable]:
+        """Response and repeat."""
+        return [(wanted.task.id, wanted.repeat)]
+
+    def is_open(self, item: Any) -> bool:
+        """Whether that response is to be judged and has no such judgment."""
+        rollout, repeat = item
+        return rollout in self.task_of and repeat not in self.tally.verdicts.get(rollout, {})
+
+    def total(self) -> int:
+        """Responses × repeat."""
+        return len(self.tasks) * self.setup.config.repeat
+
+    @contextlib.contextmanager
+    def answers(self) -> Iterator[Iterator[Outcome[Judgment, FailedJudgment]]]:
+        """What the judge says."""
+        with open_judge(self.setup, self.say) as judge:
+            yield map(self._outcome, judge.judge(iter(self.missing)))
+
+    def work(self) -> None:
+        """Judges what is missing; an error says what is kept."""
         try:
-            with closing(self._close_early, self._kept), open_judge(self.setup, self._say) as judge, self.progress:
-                for judged in judge.judge(iter(self.missing)):
-                    self._take(judged)
+            super().work()
         except UserError as error:
-            raise UserError(f"{error}; {self._kept()}" if self.tally.judgments else str(error)) from None
+            raise UserError(f"{error}; {self.kept()}" if self.tally.records else str(error)) from None
 
-    def _take(self, judged: Judged) -> None:
-        tokens = 0
-        if judged.verdicts is None:
-            self.manifest.failures.append(judged)
-        else:
-            judgment = self._judgment(judged)
-            self.file.append([judgment])
-            self.tally.add(judgment)
-            tokens = judgment.usage.response_tokens if judgment.usage else 0
-        if self.progress.advance(1, tokens):
-            self._write(finished=False)
+    def inputs(self) -> Mapping[str, Any]:
+        """Rollouts, images, judge, versions."""
+        return self.setup.inputs
 
-    def _judgment(self, judged: Judged) -> Judgment:
-        task, verdicts = judged.wanted.task, judged.verdicts
-        assert verdicts is not None
-        return Judgment(
-            id=judged.wanted.id,
+    def counts(self) -> Mapping[str, Any]:
+        """Responses, and those that have a judgment."""
+        return {"rollouts": len(self.setup.file), "judged": len(self.tally.verdicts)}
+
+    def dropped(self) -> Mapping[str, int]:
+        """Responses that have none, by reason."""
+        return dropped(self.setup, self.tasks, self.tally, self.failures)
+
+    def more(self) -> Mapping[str, Any]:
+        """Self-agreement and cost."""
+        found = self.tally.agreements(self.setup.config.repeat)
+        return {
+            "agreement": {name: dataclasses.asdict(one) for name, one in found.items()},
+            "cost": {"judgments": round(self.tally.cost, 6), "failed": round(self._lost, 6)},
+        }
+
+    def begin(self) -> None:
+        """Says what is to be judged, and by whom; or that all is there."""
+        config, begun, judge = self.setup.config, self.progress.begun_with, self.setup.inputs["judge"]
+        there = f", {begun:,} are there" if begun else ""
+        what = f"{counted(len(self.tasks), 'response')} × {config.repeat} to judge of {len(self.setup.file):,}{there}"
+        self.say(f"{what}; judge {judge['engine']}, {judge['model']}")
+        if not self.missing:
+            all_there = f"{config.out} has all {counted(self.progress.total, 'judgment')}; nothing to do"
+            self.say(all_there if begun else "there is nothing to judge")
+
+    def finish(self) -> None:
+        """Closing table and self-agreement."""
+        failed = self.failures.by_reason(now=True)
+        self.console.print(closing_table(self.tally, len(self.setup.file), self.dropped(), failed, self._lost, self.progress))
+        if agreements := self.tally.agreements(self.setup.config.repeat):
+            self.console.print(agreement_table(agreements))
+        if self.tally.records:
+            self.say(f"{'judgments:':10} {self.out}")
+        if failed:
+            self.say(f"{sum(failed.values()):,} judgments failed: see {manifest_path(self.out)}; {AGAIN}", style="yellow")
+        if self.missing and not self.tally.records:
+            raise UserError(f"nothing could be judged; the first: {self.failures.now[0].reason}")
+
+    @property
+    def _lost(self) -> float:
+        """US dollars that judgments which failed have cost."""
+        return sum(failure.usage.cost for failure in self.failures.listed() if failure.usage is not None)
+
+    def _outcome(self, judged: Judged) -> Outcome[Judgment, FailedJudgment]:
+        wanted, verdicts = judged.wanted, judged.verdicts
+        task = wanted.task
+        if verdicts is None:
+            failure = FailedJudgment(
+                rollout=task.id,
+                repeat=wanted.repeat,
+                reason=judged.reason,
+                raw=judged.raw,
+                attempts=judged.attempts,
+                usage=judged.usage,
+            )
+            return Outcome(self.items(wanted), failure=failure)
+        judgment = Judgment(
+            id=wanted.id,
             parents=(task.id,),
             question=task.question,
-            repeat=judged.wanted.repeat,
+            repeat=wanted.repeat,
             of=task.digest,
             outcome=task.outcome,
             correctness=verdicts["correctness"],
@@ -113,29 +167,4 @@ class _Run:
             raw=judged.raw,
             usage=judged.usage,
         )
-
-    def _say(self, line: str, style: str | None = None) -> None:
-        self.console.print(line, soft_wrap=True, markup=False, style=style)
-
-    def _write(self, *, finished: bool) -> None:
-        self.manifest.write(self.tally, self.progress.seconds, finished=finished)
-
-    def _kept(self) -> str:
-        return (
-            f"{self.tally.judgments:,} judgments are in {self.setup.config.out}, {AGAIN}"
-            if self.tally.judgments
-            else "nothing is judged yet"
-        )
-
-    def _close_early(self) -> None:
-        """The manifest of a run that ends before its time, if it can be written: the first error is the one to report."""
-        with contextlib.suppress(OSError, UserError):
-            # A signal can fall between a line and its count.
-            tally = Tally()
-            self.file.read({task.id: task for task in self.setup.tasks}, self.setup.config.repeat, tally)
-            self.tally = tally
-        if self.tally.judgments:
-            with contextlib.suppress(OSError):
-                self._write(finished=False)
-        else:
-            self.manifest.path.unlink(missing_ok=True)
+        return Outcome(self.items(wanted), [judgment], tokens=judged.usage.response_tokens if judged.usage else 0)

@@ -17,7 +17,8 @@ from mede2_jax.data.reading import located, reading_progress
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
 from mede2_jax.judge.config import JudgeConfig
-from mede2_jax.outputs.manifest import file_digest, image_root
+from mede2_jax.outputs.image_root import image_root
+from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.reasoning import offline_judge
 from mede2_jax.reasoning.answers import Outcome, grade
 
@@ -66,7 +67,7 @@ def open_setup(config: JudgeConfig, console: Console) -> Setup:
     """
     assert config.rollouts is not None
     file = RecordFile(config.rollouts)
-    root = image_root(config.rollouts, config.image_root)
+    root = image_root(config.rollouts, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
     tasks: list[Task] = []
     left_out: Counter[str] = Counter()
     seen: dict[str, int] = {}

@@ -11,6 +11,7 @@ from rich.table import Table
 from mede2_jax.data.records import Judgment
 from mede2_jax.judge.agreement import Agreement, agreement
 from mede2_jax.outputs.progress import RunProgress
+from mede2_jax.outputs.summary import share
 from mede2_jax.reasoning.rubric import ASPECTS, MMRP, Aspect, failed
 
 
@@ -20,6 +21,8 @@ class Tally:
     def __init__(self) -> None:
         self.verdicts: dict[str, dict[int, tuple[bool, ...]]] = {}
         """Of each response and repeat, in the order of `ASPECTS`."""
+        self.records = 0
+        """How many judgments there are, each of another response or repeat."""
         self.positive = self.wrong = 0
         """Judgments that find all of MMRP met; that find the answer wrong where rules do not tell, and count as neither."""
         self.met = dict.fromkeys(ASPECTS, 0)
@@ -29,19 +32,15 @@ class Tally:
         self.cost = 0.0
 
     @property
-    def judgments(self) -> int:
-        """How many there are."""
-        return sum(map(len, self.verdicts.values()))
-
-    @property
     def negative(self) -> int:
         """How many find some of MMRP not met."""
-        return self.judgments - self.positive - self.wrong
+        return self.records - self.positive - self.wrong
 
     def add(self, judgment: Judgment) -> None:
         """Counts a judgment."""
         verdicts = judgment.verdicts
         self.verdicts.setdefault(judgment.rollout, {})[judgment.repeat] = tuple(verdicts[aspect] for aspect in ASPECTS)
+        self.records += 1
         wrong = judgment.outcome is None and not verdicts["correctness"]
         self.wrong += wrong
         self.positive += not wrong and not failed(verdicts)
@@ -57,6 +56,8 @@ class Tally:
 
     def agreements(self, repeat: int) -> dict[Aspect | str, Agreement]:
         """How far the judge agrees with itself over `repeat` judgments, by aspect and as to which responses are positive."""
+        if repeat < 2:
+            return {}
         complete = [
             [by_repeat[place] for place in range(repeat)] for by_repeat in self.verdicts.values() if {*range(repeat)} <= by_repeat.keys()
         ]
@@ -69,7 +70,7 @@ class Tally:
     def counts(self) -> dict[str, Any]:
         """For the manifest."""
         return {
-            "judgments": self.judgments,
+            "judgments": self.records,
             "positive": self.positive,
             "negative": self.negative,
             "wrong": self.wrong,
@@ -87,21 +88,21 @@ def closing_table(
 ) -> Table:
     """What the file holds, and what this run did; `lost` is what judgments that failed have cost."""
     table = Table(title="judgments", show_header=False)
-    total = tally.judgments
+    total = tally.records
     table.add_row("responses", f"{rollouts:,}")
     for reason, count in dropped.items():
-        table.add_row("  left out", f"{_share(count, rollouts)}: {escape(reason)}")
-    table.add_row("  judged", _share(len(tally.verdicts), rollouts))
+        table.add_row("  left out", f"{share(count, rollouts)}: {escape(reason)}")
+    table.add_row("  judged", share(len(tally.verdicts), rollouts))
     table.add_section()
     table.add_row("judgments", f"{total:,}")
     for aspect in MMRP:
-        table.add_row(f"  {aspect.replace('_', ' ')}", _share(tally.met[aspect], total))
-    table.add_row("  all four: positive", _share(tally.positive, total))
-    table.add_row("  any not: negative", _share(tally.negative, total))
+        table.add_row(f"  {aspect.replace('_', ' ')}", share(tally.met[aspect], total))
+    table.add_row("  all four: positive", share(tally.positive, total))
+    table.add_row("  any not: negative", share(tally.negative, total))
     if tally.wrong:
-        table.add_row("  judged wrong", _share(tally.wrong, total))
+        table.add_row("  judged wrong", share(tally.wrong, total))
     if tally.contradicted:
-        table.add_row("[yellow]  right, judged wrong[/]", _share(tally.contradicted, total))
+        table.add_row("[yellow]  right, judged wrong[/]", share(tally.contradicted, total))
     for reason, count in failures.items():
         table.add_row("[yellow]  failed[/]", f"{count:,}: {escape(reason)}")
     if tally.calls:
@@ -127,7 +128,3 @@ def agreement_table(agreements: Mapping[Aspect | str, Agreement]) -> Table:
     for name, found in agreements.items():
         table.add_row(name.replace("_", " "), f"{found.percent:.1%}", "—" if found.kappa is None else f"{found.kappa:.2f}")
     return table
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} ({count / total:.1%})" if total else "—"

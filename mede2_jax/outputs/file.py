@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pydantic
+from pydantic_core import PydanticSerializationError
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.foreign import JSONFault, one_line, parse_json
 
 
 class OutputFile:
@@ -58,24 +59,32 @@ class OutputFile:
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been written."""
-        return os.fstat(self._file.fileno()).st_size == 0
+        return self.size == 0
 
-    def whole_lines(self) -> Iterator[tuple[dict[str, Any], str]]:
+    @property
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def whole_lines(self, start: int = 0) -> Iterator[tuple[dict[str, Any], str]]:
         """The records that were written to their end, each with its place, `FILE:LINE`.
+
+        Args:
+            start: Only those after so many bytes; lines are then counted from there.
 
         Raises:
             UserError: A line is no JSON object.
         """
-        self._file.seek(0)
+        self._file.seek(start)
         with open(self._file.fileno(), "rb", closefd=False) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.endswith(b"\n"):
-                    where = f"{self.path}:{number}"
+                    where = f"{self.path}:{number}" if not start else f"{self.path}, line {number} after byte {start}"
                     yield self._parse(line, where), where
 
     def cut_torn(self) -> int:
         """Cuts off a last line that was not written to its end; returns its bytes."""
-        size = os.fstat(self._file.fileno()).st_size
+        size = self.size
         at, block = size, b""
         while at and b"\n" not in block:
             step = min(at, 1 << 16)
@@ -94,18 +103,21 @@ class OutputFile:
         """Writes records in one piece.
 
         Raises:
+            UserError: A record cannot be written, such as one that is nested too deeply; none of them is then.
             OSError: The disk is full. What was written of a line is cut off at the next start.
         """
-        data = memoryview("".join(record.model_dump_json(exclude_none=True) + "\n" for record in records).encode())
+        try:
+            data = memoryview("".join(record.model_dump_json(exclude_none=True) + "\n" for record in records).encode())
+        except (PydanticSerializationError, UnicodeEncodeError) as error:
+            raise UserError(f"one of the {self.what} for {self.path} cannot be written as JSON ({one_line(str(error))})") from None
         while data:
             data = data[self._file.write(data) :]
 
     def _parse(self, line: bytes, where: str) -> dict[str, Any]:
         try:
-            raw: Any = json.loads(line)
-        except ValueError as error:
-            wrong = f"this is no file of {self.what}, or it was damaged: use another --out"
-            raise UserError(f"{where}: not valid JSON ({error}); {wrong}") from None
+            raw = parse_json(line)
+        except JSONFault as fault:
+            raise UserError(f"{where}: {fault}; this is no file of {self.what}, or it was damaged: use another --out") from None
         if not isinstance(raw, dict):
             raise UserError(f"{where}: a record must be a JSON object; this is no file of {self.what}: use another --out")
         return raw

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Self
 
 from rich.console import Console
@@ -76,3 +79,28 @@ def closing(close: Callable[[], None], kept: Callable[[], str]) -> Iterator[None
     except BaseException:
         close()
         raise
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM wait until what is inside is done; then they do what they would have done."""
+    if threading.current_thread() is not threading.main_thread():  # signals raise in the main thread only
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+
+    # A signal that is ignored, or ends the process where it stands, is let be.
+    handlers = {int(number): handler for number in (signal.SIGINT, signal.SIGTERM) if callable(handler := signal.getsignal(number))}
+    try:
+        for number in handlers:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            number, frame = came[0]
+            handlers[number](number, frame)

@@ -9,14 +9,14 @@ from rich.console import Console
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.flags import parse
-from mede2_jax.pair.config import PairConfig, embedded_defaults, embedded_summary
+from mede2_jax.pair.config import EMBEDDED, PairConfig, embedded_defaults
 from mede2_jax.pair.run import run
 
 DESCRIPTION = f"""Make preference pairs of judged responses: Y_p × Y_n within a question.
 
 A response that meets all criteria is positive, one that fails any is negative. Without files and --config it takes the sample's:
 
-  {embedded_summary()}
+  {EMBEDDED.summary()}
 
   pairs          python -m mede2_jax.pair --judgments=judgments.jsonl --rollouts=rollouts.jsonl --out=pairs.jsonl
   another rule   … --criteria=no_hallucination,image_analysis --max_pairs=2     (replaces the pairs; nothing is judged again)
@@ -28,8 +28,7 @@ A response that meets all criteria is positive, one that fails any is negative. 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and makes pairs."""
-    given = {argument.split("=")[0] for argument in argv}
-    base = {} if given & {"--config", "--judgments", "--rollouts", "-h", "--help"} else embedded_defaults()
+    base = embedded_defaults() if EMBEDDED.is_meant(argv) else {}
     config = parse(PairConfig, argv, program="python -m mede2_jax.pair", description=DESCRIPTION, base=base)
     if missing := [f"--{name}" for name in ("judgments", "rollouts", "out") if getattr(config, name) is None]:
         raise UserError(f"missing {' and '.join(missing)}: give --judgments=FILE --rollouts=FILE --out=FILE; see --help")

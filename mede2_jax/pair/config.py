@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from mede2_jax.config import Config, UserError
+from mede2_jax.embedded import SAMPLE_ROLLOUTS, Embedded
 from mede2_jax.reasoning.rubric import MMRP, Criterion
 
-SAMPLE_ROLLOUTS = Path(__file__).resolve().parents[2] / "data" / "sample" / "rollouts.jsonl"
-
-EMBEDDED: dict[str, Any] = {"judgments": "runs/judgments.jsonl", "out": "runs/pairs.jsonl"}
-"""With none of --judgments, --rollouts and --config: the sample's responses, as `python -m mede2_jax.judge` judges them."""
+EMBEDDED = Embedded(
+    {"judgments": "runs/judgments.jsonl", "out": "runs/pairs.jsonl"}, {"rollouts": SAMPLE_ROLLOUTS}, ("judgments", "rollouts")
+)
+"""The sample's responses, as `python -m mede2_jax.judge` judges them."""
 
 
 class PairConfig(Config):
@@ -76,13 +77,7 @@ def embedded_defaults() -> dict[str, Any]:
     Raises:
         UserError: The sample data is not beside the package, or has not been judged.
     """
-    if not SAMPLE_ROLLOUTS.exists():
-        raise UserError(f"no sample data at {SAMPLE_ROLLOUTS}; run from a checkout of the project, or give --judgments and --rollouts")
-    if not Path(EMBEDDED["judgments"]).exists():
-        raise UserError(f"no {EMBEDDED['judgments']} yet: run python -m mede2_jax.judge first, or give --judgments and --rollouts")
-    return {**EMBEDDED, "rollouts": str(SAMPLE_ROLLOUTS)}
-
-
-def embedded_summary() -> str:
-    """What the embedded default sets, as one line for `--help`."""
-    return " ".join(f"{name}={value}" for name, value in {**EMBEDDED, "rollouts": "data/sample/rollouts.jsonl"}.items())
+    values = EMBEDDED.defaults()
+    if not Path(values["judgments"]).exists():
+        raise UserError(f"no {values['judgments']} yet: run python -m mede2_jax.judge first, or give --judgments and --rollouts")
+    return values

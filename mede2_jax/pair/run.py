@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from mede2_jax import __version__
 from mede2_jax.config import UserError
 from mede2_jax.data.records import PreferencePair
 from mede2_jax.outputs.file import OutputFile
-from mede2_jax.outputs.manifest import file_digest, manifest_path, read_manifest, write_manifest
+from mede2_jax.outputs.manifest import Said, file_digest, manifest_path, read_said
 from mede2_jax.pair.choose import choose_pairs, is_held_out
 from mede2_jax.pair.config import PairConfig
+from mede2_jax.pair.publish import COMMAND, check_replaceable, partial_path, publish, settle, undo
 from mede2_jax.pair.report import Report, tables
 from mede2_jax.pair.setup import Asked, Setup, open_setup
-
-COMMAND = "python -m mede2_jax.pair"
 
 
 def run(config: PairConfig, console: Console) -> None:
@@ -34,17 +32,20 @@ def run(config: PairConfig, console: Console) -> None:
         UserError: Something the user gave cannot be used, or no pair can be made; files that were there are as they were.
     """
     assert config.out is not None
-    outs = [config.out, config.eval_out] if config.eval_fraction else [config.out]
-    for out in [config.out, config.eval_out]:
-        _check_replaceable(out)
+    places = [config.out, config.eval_out]
+    outs = places if config.eval_fraction else places[:1]
+    for out in places:
+        check_replaceable(out)
     setup = open_setup(config, console)
     if unfinished := _unfinished(config):
         console.print(unfinished, style="yellow", soft_wrap=True, markup=False)
     report = Report.of(setup)
     with contextlib.ExitStack() as stack:
         # A name that no other run uses while it is locked; what a killed run left in it goes.
-        files = [stack.enter_context(OutputFile(out.with_name(f".{out.name}.partial"), "pairs")) for out in outs]
-        stack.enter_context(_removed_on_failure(file.path for file in files))
+        files = [stack.enter_context(OutputFile(partial_path(out), "pairs")) for out in outs]
+        for out in places:
+            settle(out)
+        stack.enter_context(_undone_on_failure(places))
         for file in files:
             file.restart()
         for id, asked in setup.questions.items():
@@ -54,7 +55,9 @@ def run(config: PairConfig, console: Console) -> None:
             held = f"all {report.pairs:,} pairs are held out; use a smaller eval_fraction" if report.pairs else report.why_none()
             raise UserError(f"no pair to train on can be made of {config.rollouts}: {held}")
         outs = outs[:1] if not report.held_out else outs
-        _publish(config, [file.path for file in files], outs, _manifest(setup, report))
+        manifest = _manifest(setup, report)
+        manifests = [{**manifest, "split": split} for split in ("train", "eval")[: len(outs)]]
+        publish([file.path for file in files[: len(outs)]], outs, places[len(outs) :], manifests)
     for table in tables(report):
         console.print(table)
     for out in outs:
@@ -66,11 +69,12 @@ def run(config: PairConfig, console: Console) -> None:
 def _unfinished(config: PairConfig) -> str:
     """What the manifest of the judgments says is missing from them."""
     assert config.judgments is not None
-    manifest = read_manifest(config.judgments) or {}
-    if manifest.get("finished") is False:
+    said = read_said(config.judgments, Said)
+    if said is None:
+        return ""
+    if not said.finished:
         return f"judging has not come to its end: the command that wrote {config.judgments} goes on"
-    failed = manifest.get("failed")
-    return f"{len(failed):,} judgments failed, see {manifest_path(config.judgments)}" if isinstance(failed, list) and failed else ""
+    return f"{len(said.failed):,} judgments failed, see {manifest_path(config.judgments)}" if said.failed else ""
 
 
 def _pairs(setup: Setup, report: Report, id: str, asked: Asked, *, held_out: bool) -> Iterator[PreferencePair]:
@@ -101,41 +105,14 @@ def _pairs(setup: Setup, report: Report, id: str, asked: Asked, *, held_out: boo
         )
 
 
-def _check_replaceable(out: Path) -> None:
-    """Refuses a file that this command did not make.
-
-    Raises:
-        UserError: As said.
-    """
-    if not out.exists():
-        return
-    if out.is_dir():
-        raise UserError(f"--out={out} is a folder; give a file, such as {out / 'pairs.jsonl'}")
-    if (read_manifest(out) or {}).get("command") != COMMAND:
-        raise UserError(f"{out} is there and was not made by {COMMAND}; use another --out, or move it away")
-
-
 @contextlib.contextmanager
-def _removed_on_failure(paths: Iterable[Path]) -> Iterator[None]:
-    paths = list(paths)
+def _undone_on_failure(outs: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for path in paths:
-            path.unlink(missing_ok=True)
+        for out in outs:
+            undo(out)
         raise
-
-
-def _publish(config: PairConfig, partials: list[Path], outs: list[Path], manifest: Mapping[str, Any]) -> None:
-    """Puts the files in the place of an earlier rule's, whose held-out pairs do not belong to these."""
-    assert config.out is not None
-    for out in (config.out, config.eval_out):
-        manifest_path(out).unlink(missing_ok=True)
-    if len(outs) == 1:
-        config.eval_out.unlink(missing_ok=True)
-    for partial, out in zip(partials, outs, strict=False):
-        write_manifest(out, {**manifest, "split": "train" if out == config.out else "eval"})
-        os.replace(partial, out)
 
 
 def _manifest(setup: Setup, report: Report) -> dict[str, Any]:

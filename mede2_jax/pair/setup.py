@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pydantic
 from rich.console import Console
 
 from mede2_jax.config import UserError
@@ -17,13 +18,22 @@ from mede2_jax.data.readers import read_own
 from mede2_jax.data.reading import located, reading_progress
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
-from mede2_jax.outputs.manifest import image_root, manifest_path, read_manifest
+from mede2_jax.foreign import shown
+from mede2_jax.outputs.image_root import image_root
+from mede2_jax.outputs.manifest import Said, manifest_path, read_said
 from mede2_jax.pair.choose import Candidate
 from mede2_jax.pair.config import PairConfig
 from mede2_jax.pair.verdicts import JudgedRollout, fails, read_judgments
 from mede2_jax.reasoning.rubric import Criterion
 
 NOT_JUDGED = "not judged"
+
+
+class JudgingSaid(Said):
+    """What is read back of the manifest of judgments that are not there."""
+
+    dropped: dict[str, int] = pydantic.Field(default_factory=dict)
+    """Responses without any judgment, by reason."""
 
 
 @dataclass(slots=True)
@@ -64,12 +74,13 @@ def open_setup(config: PairConfig, console: Console) -> Setup:
         UserError: A file cannot be read, or they do not belong together.
     """
     assert config.judgments is not None and config.rollouts is not None
-    if not config.judgments.exists() and (made := read_manifest(config.judgments)) is not None:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in made.get("dropped", {}).items())
+    if not config.judgments.exists() and (said := read_said(config.judgments, JudgingSaid)) is not None:
+        reasons = ", ".join(f"{shown(reason)}: {count:,}" for reason, count in said.dropped.items())
         raise UserError(f"no response was judged ({reasons}), so there are no pairs to make; see {manifest_path(config.judgments)}")
     judged = read_judgments(config.judgments)
     file = RecordFile(config.rollouts)
-    setup = Setup(config, file, image_root(config.rollouts, config.image_root), judged, {}, Counter(), Counter())
+    root = image_root(config.rollouts, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
+    setup = Setup(config, file, root, judged, {}, Counter(), Counter())
     seen: dict[str, int] = {}
     with reading_progress(console.is_terminal) as progress:
         task = progress.add_task(f"reading {file.path.name}", total=len(file))

@@ -1,6 +1,6 @@
 """`python -m mede2_jax.rollout`: samples responses to questions, n a question, one line each.
 
-With no model and no config it samples a tiny random model on the sample questions, on a CPU, in minutes.
+With no model, no questions and no config it samples a tiny random model on the sample questions, on a CPU, in minutes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mede2_jax.config import UserError
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.flags import parse
 from mede2_jax.rollout.check import check_logprobs
-from mede2_jax.rollout.config import RolloutConfig, embedded_defaults, embedded_summary
+from mede2_jax.rollout.config import EMBEDDED, RolloutConfig, embedded_defaults
 from mede2_jax.rollout.run import run
 
 DESCRIPTION = f"""Sample responses of a model to questions: what preference pairs are made of.
 
-Without --model and --config it samples a tiny random model on the sample questions, on a CPU, with these values of its own:
+Without --model, --questions and --config it samples a tiny random model on the sample questions, on a CPU, with these values of its own:
 
-  {embedded_summary()}
+  {EMBEDDED.summary()}
 
   one machine    python -m mede2_jax.rollout --model=runs/sft/model --questions=questions.jsonl --out=rollouts.jsonl --n=8
   own servers    … --base_url=http://node1:8000/v1,http://node2:8000/v1
@@ -38,7 +38,7 @@ TINY_MODELS = Path("runs")
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and samples."""
-    embedded = not any(argument.split("=")[0] in ("--config", "--model", "-h", "--help") for argument in argv)
+    embedded = EMBEDDED.is_meant(argv)
     family = given(argv, "--family", get_args(FamilyName)) or DEFAULT_FAMILY
     base = embedded_defaults(family) if embedded else {}
     config = parse(RolloutConfig, argv, program="python -m mede2_jax.rollout", description=DESCRIPTION, base=base)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mede2_jax.config import UserError
 from mede2_jax.data.processor import ProcessorOptions
+from mede2_jax.embedded import SAMPLE_QUESTIONS, Embedded
 from mede2_jax.engines.chat import Sampling
 from mede2_jax.engines.flax.sampler import FlaxConfig
 from mede2_jax.engines.vllm.pool import ServerConfig
@@ -18,10 +18,8 @@ from mede2_jax.engines.vllm.server import VLLMConfig
 from mede2_jax.engines.wire.http import base_urls
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 
-SAMPLE_QUESTIONS = Path(__file__).resolve().parents[2] / "data" / "sample" / "questions.jsonl"
-
-EMBEDDED: dict[str, Any] = {"max_tokens": 64, "out": "runs/rollouts.jsonl"}
-"""With no --model and no --config: a tiny random model on the sample questions, on a CPU, in minutes."""
+EMBEDDED = Embedded({"max_tokens": 64, "out": "runs/rollouts.jsonl"}, {"questions": SAMPLE_QUESTIONS}, ("model", "questions"))
+"""A tiny random model on the sample questions, on a CPU, in minutes."""
 
 
 class QuestionOptions(ProcessorOptions):
@@ -130,15 +128,8 @@ def embedded_defaults(family: FamilyName = DEFAULT_FAMILY) -> dict[str, Any]:
     """The embedded default as config values, with an output for each family.
 
     Raises:
-        UserError: The sample data is not beside the package (it comes with a checkout, not with a wheel).
+        UserError: The sample data is not beside the package.
     """
-    if not SAMPLE_QUESTIONS.exists():
-        raise UserError(f"no sample data at {SAMPLE_QUESTIONS}; run from a checkout of the project, or give --model and --questions")
-    out = Path(EMBEDDED["out"])
-    out = out if family == DEFAULT_FAMILY else out.with_stem(f"{out.stem}-{family}")
-    return {**EMBEDDED, "questions": str(SAMPLE_QUESTIONS), "out": str(out)}
-
-
-def embedded_summary() -> str:
-    """What the embedded default sets besides the data, as one line for `--help`."""
-    return " ".join(f"{name}={value}" for name, value in EMBEDDED.items())
+    values = EMBEDDED.defaults()
+    out = Path(values["out"])
+    return {**values, "out": str(out if family == DEFAULT_FAMILY else out.with_stem(f"{out.stem}-{family}"))}

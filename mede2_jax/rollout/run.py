@@ -1,24 +1,31 @@
-"""A run from config to file: what is missing is asked for, and what comes is written at once."""
+"""A sampling run: which samples are wanted, what an engine is asked for them, and what is kept of its replies."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.data.readers import read_own
 from mede2_jax.data.records import Question, Rollout
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest
-from mede2_jax.outputs.file import describe_torn
-from mede2_jax.outputs.progress import AGAIN, RunProgress, closing
+from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.manifest import Json, manifest_path
+from mede2_jax.outputs.progress import AGAIN
+from mede2_jax.outputs.resumable import Outcome, ResumableRun
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.engine import check_engine, engine_kind, open_engine
-from mede2_jax.rollout.manifest import Failure, Manifest, check_same
-from mede2_jax.rollout.output import RolloutFile, missing_runs
+from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples, check_same
+from mede2_jax.rollout.output import missing_runs, note
 from mede2_jax.rollout.setup import Setup, open_setup, question_seed
 from mede2_jax.rollout.summary import Tally, closing_table
+
+Samples = tuple[int, range]
+"""A question, by its number in the file, and samples of it: one request, so that its prompt and images are computed once."""
 
 
 def run(config: RolloutConfig, model_dir: Path, console: Console) -> None:
@@ -33,19 +40,10 @@ def run(config: RolloutConfig, model_dir: Path, console: Console) -> None:
         UserError: Something the user gave cannot be used, or the engine broke down; a file that was there has lost nothing.
     """
     assert config.out is not None
-    with RolloutFile(config.out) as file:
+    with OutputFile(config.out, "rollouts", " (each shard needs one of its own)") as file:
         setup = open_setup(config, model_dir, console)
         check_engine(setup)
-        manifest = Manifest(setup, None if file.is_empty else check_same(setup))
-        tally = Tally()
-        done, torn = file.read(_seeds(setup), config.n, tally)
-        if torn:
-            console.print(f"{config.out}: {describe_torn(torn, 'sample')}", markup=False)
-        _Run(setup, file, manifest, tally, done, console).run()
-
-
-def _seeds(setup: Setup) -> dict[str, int]:
-    return {id: question_seed(setup.config.seed, id) for id in setup.all_ids}
+        RolloutRun(setup, file, console).run()
 
 
 def first_requests(setup: Setup) -> Iterator[ChatRequest]:
@@ -61,69 +59,101 @@ def request(setup: Setup, number: int, samples: range) -> ChatRequest:
     return ChatRequest(question.id, question.prompt, images, len(samples), seed)
 
 
-class _Run:
+class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Tally]):
     """The samples of one file, from those that are there to all."""
 
-    def __init__(
-        self, setup: Setup, file: RolloutFile, manifest: Manifest, tally: Tally, done: Mapping[str, set[int]], console: Console
-    ) -> None:
-        self.setup, self.file, self.manifest, self.tally, self.console = setup, file, manifest, tally, console
-        self.engine = engine_kind(setup.config)
-        ids = {number: setup.all_ids[number] for number in setup.numbers}
-        self.missing = {number: missing_runs(done.get(id, set()), setup.config.n) for number, id in ids.items()}
-        self.number_of = {id: number for number, id in ids.items()}
-        self.wanted = len(ids) * setup.config.n
-        left = sum(len(samples) for runs in self.missing.values() for samples in runs)
-        self.progress = RunProgress(console, "sampling", self.wanted - left, self.wanted)
+    COMMAND, DOING, RECORD, NOTHING = "python -m mede2_jax.rollout", "sampling", "sample", "no sample came yet"
+    BEGUN, FAILURE = BegunRollouts, FailedSamples
 
-    def run(self) -> None:
-        """Samples what is missing, keeps the manifest, and shows what came out."""
-        config, begun = self.setup.config, self.progress.begun_with
-        if begun == self.wanted:
-            self.console.print(f"{config.out} has all {counted(self.wanted, 'sample')}; nothing to do", markup=False)
-        else:
-            there = f", {begun:,} are there" if begun else ""
-            what = f"{counted(len(self.setup.numbers), 'question')} × {config.n} = {counted(self.wanted, 'sample')}{there}"
-            self.console.print(f"{what}; engine {self.engine}")
-            self._write(finished=False)
-            self._sample()
-        self._write(finished=True)
-        self.console.print(closing_table(self.tally, self.progress, self.manifest.dropped))
-        self.console.print(f"{'rollouts:':10} {config.out}", soft_wrap=True, markup=False)
-        if self.manifest.failures:
-            failed = f"{sum(self.manifest.dropped.values()):,} samples failed: see {self.manifest.path}; {AGAIN}"
-            self.console.print(failed, style="yellow", soft_wrap=True, markup=False)
+    def __init__(self, setup: Setup, file: OutputFile, console: Console) -> None:
+        super().__init__(setup.config, file, Tally(), console)
+        self.setup, self.engine = setup, engine_kind(setup.config)
+        self.seeds = {id: question_seed(setup.config.seed, id) for id in setup.all_ids}
+        self.number_of = {setup.all_ids[number]: number for number in setup.numbers}
+        self.done: dict[str, set[int]] = {}
+
+    def check_same(self, before: BegunRollouts) -> None:
+        """Refuses a file of another config, engine, model, other questions or images."""
+        check_same(self.setup, before)
+
+    def read(self, raw: Json, where: str) -> Rollout:
+        """A sample of this run."""
+        rollout = read_own(raw, Rollout, where)
+        note(rollout, self.done, self.seeds, self.setup.config.n, where)
+        return rollout
+
+    def plan(self) -> list[Samples]:
+        """Each question's missing samples."""
+        n = self.setup.config.n
+        return [(number, runs) for id, number in self.number_of.items() for runs in missing_runs(self.done.get(id, set()), n)]
+
+    def items(self, wanted: Samples) -> Sequence[Hashable]:
+        """Question and number of each sample."""
+        number, samples = wanted
+        return [(self.setup.all_ids[number], sample) for sample in samples]
+
+    def is_open(self, item: Any) -> bool:
+        """Whether that sample of a question of this file is not there."""
+        question, sample = item
+        return question in self.seeds and sample not in self.done.get(question, set())
+
+    def total(self) -> int:
+        """Questions × n."""
+        return len(self.number_of) * self.setup.config.n
+
+    @contextlib.contextmanager
+    def answers(self) -> Iterator[Iterator[Outcome[Rollout, FailedSamples]]]:
+        """The engine's replies."""
+        requests = (request(self.setup, number, samples) for number, samples in self.missing)
+        with open_engine(self.setup, self.say) as engine:
+            yield map(self._outcome, engine.answer(requests))
+
+    def inputs(self) -> Mapping[str, Any]:
+        """Model, processor, questions, images, versions, engine."""
+        images = self.setup.inputs["images"]
+        # Of questions that a smaller limit leaves out as well: their samples are still in the file.
+        digests = {**(self.before.images.digests if self.before else {}), **images["digests"]}
+        return {**self.setup.inputs, "images": {**images, "digests": digests}, "engine": self.engine}
+
+    def counts(self) -> Mapping[str, Any]:
+        """Questions."""
+        return {"questions": len(self.setup.numbers)}
+
+    def dropped(self) -> Mapping[str, int]:
+        """Samples that failed, by reason."""
+        return self.failures.by_reason()
+
+    def begin(self) -> None:
+        """Says how many samples are wanted, or that all are there."""
+        config, begun, total = self.setup.config, self.progress.begun_with, self.progress.total
+        if not self.missing:
+            self.say(f"{config.out} has all {counted(total, 'sample')}; nothing to do")
+            return
+        there = f", {begun:,} are there" if begun else ""
+        what = f"{counted(len(self.setup.numbers), 'question')} × {config.n} = {counted(total, 'sample')}{there}"
+        self.say(f"{what}; engine {self.engine}, model {self.setup.model_dir}")
+
+    def finish(self) -> None:
+        """The closing table."""
+        failed = self.failures.by_reason(now=True)
+        self.console.print(closing_table(self.tally, self.progress, failed))
+        self.say(f"{'rollouts:':10} {self.out}")
+        if failed:
+            self.say(f"{sum(failed.values()):,} samples failed: see {manifest_path(self.out)}; {AGAIN}", style="yellow")
         if not self.tally.samples:
-            raise UserError(f"no question could be answered; the first: {self.manifest.failures[0].reason}")
+            raise UserError(f"no question could be answered; the first: {self.failures.now[0].reason}")
 
-    def _sample(self) -> None:
-        with (
-            closing(self._close_early, self._kept),
-            open_engine(self.setup, lambda line: self.console.print(line, soft_wrap=True, markup=False)) as engine,
-            self.progress,
-        ):
-            for reply in engine.answer(self._requests()):
-                self._take(reply)
-
-    def _requests(self) -> Iterator[ChatRequest]:
-        """One request for each run of missing samples, so that a question's prompt and images are computed once."""
-        return (request(self.setup, number, samples) for number, runs in self.missing.items() for samples in runs)
-
-    def _take(self, reply: ChatReply | ChatFailure) -> None:
-        request = reply.request
-        first = request.seed - question_seed(self.setup.config.seed, request.id)
+    def _outcome(self, reply: ChatReply | ChatFailure) -> Outcome[Rollout, FailedSamples]:
+        asked = reply.request
+        first = asked.seed - self.seeds[asked.id]
+        samples = range(first, first + asked.n)
+        number = self.number_of[asked.id]
         if isinstance(reply, ChatFailure):
-            self.manifest.failures.append(Failure(request.id, range(first, first + request.n), reply.reason))
-            tokens = 0
-        else:
-            question = self.setup.questions.question(self.number_of[request.id])
-            rollouts = [self._rollout(question, first + index, reply, index) for index in range(request.n)]
-            self.file.append(rollouts)
-            for rollout in rollouts:
-                self.tally.add(rollout)
-            tokens = sum(rollout.response_tokens for rollout in rollouts)
-        if self.progress.advance(request.n, tokens):
-            self._write(finished=False)
+            failure = FailedSamples(question=asked.id, samples=tuple(samples), reason=reply.reason)
+            return Outcome(self.items((number, samples)), failure=failure)
+        question = self.setup.questions.question(number)
+        rollouts = [self._rollout(question, sample, reply, index) for index, sample in enumerate(samples)]
+        return Outcome(self.items((number, samples)), rollouts, tokens=sum(rollout.response_tokens for rollout in rollouts))
 
     def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
         completion = reply.completions[index]
@@ -148,22 +178,3 @@ class _Run:
             token_ids=completion.token_ids if kept else None,
             logprobs=completion.logprobs if kept else None,
         )
-
-    def _write(self, *, finished: bool) -> None:
-        self.manifest.write(self.tally, self.wanted, self.progress.seconds, engine=self.engine, finished=finished)
-
-    def _kept(self) -> str:
-        return f"{self.tally.samples:,} samples are in {self.setup.config.out}, {AGAIN}" if self.tally.samples else "no sample came yet"
-
-    def _close_early(self) -> None:
-        """The manifest of a run that ends before its time, if it can be written: the first error is the one to report."""
-        with contextlib.suppress(OSError, UserError):
-            # A signal can fall between a line and its count.
-            tally = Tally()
-            self.file.read(_seeds(self.setup), self.setup.config.n, tally)
-            self.tally = tally
-        if self.tally.samples:
-            with contextlib.suppress(OSError):
-                self._write(finished=False)
-        else:
-            self.manifest.path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mede2_jax.data.records import Rollout
 from mede2_jax.outputs.progress import RunProgress
+from mede2_jax.outputs.summary import share
 from mede2_jax.reasoning.answers import final_answer, grade
 
 
@@ -29,8 +30,21 @@ class Tally:
     correct: int = 0
     response_tokens: int = 0
 
+    @property
+    def records(self) -> int:
+        """How many samples there are."""
+        return self.samples
+
+    def counts(self) -> dict[str, int]:
+        """For the manifest."""
+        return dataclasses.asdict(self)
+
     def add(self, rollout: Rollout) -> None:
-        """Counts a sample."""
+        """Counts a sample.
+
+        Raises:
+            ValueError: Its right answer is none of its options.
+        """
         outcome = grade(rollout.response, rollout.answer, rollout.options)
         self.samples += 1
         self.truncated += rollout.finish_reason == "length"
@@ -47,10 +61,10 @@ def closing_table(tally: Tally, progress: RunProgress, failures: Mapping[str, in
     table = Table(title="rollouts", show_header=False)
     rows: dict[str, Any] = {
         "samples": f"{tally.samples:,}",
-        "truncated": _share(tally.truncated, tally.samples),
-        "empty": _share(tally.empty, tally.samples),
-        "no answer to read": _share(tally.unparsed, tally.samples),
-        "correct, where known": _share(tally.correct, tally.known),
+        "truncated": share(tally.truncated, tally.samples),
+        "empty": share(tally.empty, tally.samples),
+        "no answer to read": share(tally.unparsed, tally.samples),
+        "correct, where known": share(tally.correct, tally.known),
         "response tokens": f"{tally.response_tokens:,}, {tally.response_tokens / max(tally.samples, 1):,.0f} a sample",
     }
     if sampled:
@@ -60,7 +74,3 @@ def closing_table(tally: Tally, progress: RunProgress, failures: Mapping[str, in
     for reason, count in failures.items():
         table.add_row("[yellow]failed[/]", f"{count:,}: {escape(reason)}")
     return table
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} ({count / total:.1%})" if total else "—"

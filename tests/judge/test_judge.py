@@ -19,6 +19,8 @@ from mede2_jax.data.records import ImagePart, Judgment, Rollout
 from mede2_jax.engines.chat import ChatFailure
 from mede2_jax.judge.__main__ import main
 from mede2_jax.judge.judges import question, truth
+from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.manifest import write_manifest
 from mede2_jax.reasoning.prompts import JUDGE_PAPER
 from mede2_jax.reasoning.rubric import ASPECTS, reply_schema
 
@@ -322,6 +324,120 @@ def test_everything_is_there_already(offline, tmp_path, capsys):
     assert "has all 336 judgments; nothing to do" in capsys.readouterr().out and out.read_bytes() == before
 
 
+def test_a_smaller_limit_still_adds_up(gemini, rollouts, tmp_path, monkeypatch):
+    out, good = tmp_path / "j.jsonl", honest(rollouts)
+    fails = lambda request: ChatFailure(request, "blocked") if "#3" in request.id else good(request)  # noqa: E731
+    with_engine(monkeypatch, Engine(fails))
+    for limit, repeat in [(16, 1), (5, 1), (1, 2), (9, 2), (20, 2)]:
+        main([*gemini[:2], f"--out={out}", f"--limit={limit}", f"--repeat={repeat}"])
+        written = manifest(out)
+        assert written["finished"] and written["counts"]["judgments"] == len(read(out))
+        assert_adds_up(written)
+    assert written["counts"]["wanted"] == 40 and {failure["rollout"][-2:] for failure in written["failed"]} == {"#3"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError("the budget is spent")])
+def test_attempts_are_known_however_the_runs_between_ended(gemini, rollouts, tmp_path, monkeypatch, error):
+    """What a judge has answered before is not asked for again, though a run was ended before it came to it."""
+    out, good, seen = tmp_path / "j.jsonl", honest(rollouts), set()
+
+    def malformed(request):
+        if "#3" in request.id:
+            assert request.seed not in seen
+            seen.add(request.seed)
+            return "Never"
+        return good(request)
+
+    with_engine(monkeypatch, Engine(malformed))
+    main([*gemini, f"--out={out}", "--attempts=2"])
+    before = manifest(out)["failed"]
+    assert [failure["attempts"] for failure in before] == [2, 2] and len(seen) == 4
+
+    def stopped(request):
+        assert manifest(out)["failed"] == before, "as a kill would leave it"
+        raise error
+
+    with_engine(monkeypatch, Engine(stopped))
+    with pytest.raises((SystemExit, UserError)):
+        main([*gemini, f"--out={out}", "--attempts=2"])
+    assert manifest(out)["failed"] == before and not manifest(out)["finished"]
+    with_engine(monkeypatch, Engine(malformed))
+    main([*gemini, f"--out={out}", "--attempts=2"])
+    assert [failure["attempts"] for failure in manifest(out)["failed"]] == [4, 4] and len(seen) == 8
+
+
+def test_attempts_before_a_failure_of_another_kind_are_known(gemini, rollouts, tmp_path, monkeypatch):
+    out, good = tmp_path / "j.jsonl", honest(rollouts)
+
+    def say(request):
+        if "#3" not in request.id:
+            return good(request)
+        return "Never" if len(request.messages) == 1 else ChatFailure(request, "blocked")
+
+    with_engine(monkeypatch, Engine(say))
+    main([*gemini, f"--out={out}"])
+    assert [failure["attempts"] for failure in manifest(out)["failed"]] == [1, 1]
+
+
+def test_an_early_end_reads_no_judgment_again(gemini, rollouts, tmp_path, monkeypatch):
+    out, good, parsed = tmp_path / "j.jsonl", honest(rollouts), []
+    with_engine(monkeypatch, Engine(good))
+    main([*gemini, f"--out={out}", "--limit=8"])
+    parse = OutputFile._parse
+    monkeypatch.setattr(OutputFile, "_parse", lambda *arguments: parsed.append(1) or parse(*arguments))
+
+    def stopped(request):
+        if len(parsed) == 8 and out.read_bytes().count(b"\n") >= 11:
+            raise KeyboardInterrupt
+        return good(request)
+
+    with_engine(monkeypatch, Engine(stopped))
+    with pytest.raises(SystemExit) as stop:
+        main([*gemini, f"--out={out}"])
+    assert stop.value.code == 130 and len(parsed) == 8, "at the start, and never after"
+    assert manifest(out)["counts"]["judgments"] == len(read(out)) == 11
+    assert_adds_up(manifest(out))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"failed": 3}, "failed: .*got 3"),
+        ({"failed": [3]}, "failed.0: "),
+        ({"failed": [{"reason": "x", "repeat": 0}]}, "failed: rollout: "),
+        ({"failed": [{"rollout": "x", "reason": "x", "repeat": 0, "usage": {"cost": "much"}}]}, "failed: usage.cost: "),
+        ({"seconds": "long"}, "seconds: .*got 'long'"),
+        ({"judge": "me"}, "judge: .*got 'me'"),
+        ({"config": None}, "config: "),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(offline, tmp_path, capsys, change, expected):
+    out = tmp_path / "j.jsonl"
+    main([*offline, f"--out={out}", "--limit=3"])
+    before = out.read_bytes()
+    (tmp_path / "j.jsonl.manifest.json").write_text(json.dumps(manifest(out) | change))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, [*offline, f"--out={out}"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "damaged" in error
+    with pytest.raises(UserError, match=expected):
+        raise UserError(error)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "flags", [["--judge=gemini"], ["--judge", "openai", "--model=m"], ["--model=m"], ["--judge=gemini", "--out=j.jsonl"]]
+)
+def test_the_sample_is_judged_by_nobody_whom_the_user_names(tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, flags)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: missing --rollouts") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_rollouts_may_grow(offline, rollouts, tmp_path):
     out = tmp_path / "j.jsonl"
     path = write(tmp_path / "r.jsonl", [rollout for rollout in rollouts if rollout["sample"] < 3])
@@ -499,12 +615,27 @@ def test_a_missing_image_is_found_before_anything_is_asked(rollouts, tmp_path, m
     assert not engine.requests
 
 
-def test_images_are_found_through_the_manifest_of_the_rollouts(rollouts, sample, tmp_path, monkeypatch):
+def test_images_are_found_through_the_manifest_of_the_rollouts(rollouts, sample, tmp_path, monkeypatch, capsys):
     path, out = write(tmp_path / "r.jsonl", rollouts[:8]), tmp_path / "j.jsonl"
-    (tmp_path / "r.jsonl.manifest.json").write_text(json.dumps({"images": {"root": str(sample)}}))
+    write_manifest(path, {"command": "python -m mede2_jax.rollout", "images": {"root": str(sample)}})
     engine = with_engine(monkeypatch, Engine(lambda request: reply()))
     main([f"--rollouts={path}", "--judge=gemini", f"--out={out}"])
     assert all(len(request.images) == 1 for request in engine.requests) and manifest(out)["images"] == {"root": str(sample)}
+    assert f"images of {path}: paths start from {sample}, as its manifest says" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize("root", ["/", "{sample}"])
+def test_a_manifest_that_came_with_rollouts_sends_no_other_picture_to_an_api(rollouts, sample, tmp_path, monkeypatch, root):
+    private = str(sample / "images" / "pneumothorax-1a.png").removeprefix("/" if root == "/" else f"{sample}/")
+    path, out = write(tmp_path / "r.jsonl", [rollouts[0] | {"images": [private]}]), tmp_path / "j.jsonl"
+    said = {"command": "python -m mede2_jax.rollout", "images": {"root": root.format(sample=sample)}}
+    (tmp_path / "r.jsonl.manifest.json").write_text(json.dumps(said))
+    engine = with_engine(monkeypatch, Engine(lambda request: reply()))
+    with pytest.raises(UserError, match=r"says that image paths start from .* give --image_root=FOLDER"):
+        main([f"--rollouts={path}", "--judge=gemini", f"--out={out}"])
+    assert not engine.requests and not out.exists()
+    main([f"--rollouts={path}", "--judge=gemini", f"--out={out}", f"--image_root={said['images']['root']}"])
+    assert len(engine.requests) == 1
 
 
 @pytest.mark.parametrize(

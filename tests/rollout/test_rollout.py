@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -286,6 +287,9 @@ def rewritten(out, to, **changed):
         (["--logprobs"], "logprobs: False then, True now"),
         (["--data.system_prompt=Be exact."], "data.system_prompt: default then, Be exact. now"),
         (["--shard=0/2"], "shard: none then, 0/2 now); each shard needs a file of its own"),
+        (["--vllm.dtype=float32"], "vllm.dtype: auto then, float32 now"),
+        (["--vllm.extra=--quantization,fp8"], "vllm.extra: none then, ['--quantization', 'fp8'] now"),
+        (["--engine=flax", "--flax.dtype=float32"], "engine: vllm then, flax now"),
     ],
 )
 def test_a_changed_config_shows_the_difference(base, unbroken, tmp_path, flags, expected):
@@ -293,9 +297,28 @@ def test_a_changed_config_shows_the_difference(base, unbroken, tmp_path, flags, 
     rewritten(unbroken, out)
     before = out.read_bytes()
     with pytest.raises(UserError) as error:
-        main([*base, f"--out={out}", "--base_url=http://127.0.0.1:9", *flags])
+        main([*base, f"--out={out}", *([] if "--engine=flax" in flags else ["--base_url=http://127.0.0.1:9"]), *flags])
     assert f"{out} was begun otherwise (" in str(error.value) and expected in str(error.value)
     assert out.read_bytes() == before
+
+
+def test_what_the_flax_sampler_computes_in_is_not_free(base, unbroken, tmp_path, capsys):
+    out = tmp_path / "r.jsonl"
+    rewritten(unbroken, out)
+    path = tmp_path / "r.jsonl.manifest.json"
+    path.write_text(json.dumps(manifest(out) | {"engine": "flax"}))
+    with pytest.raises(UserError, match=r"was begun otherwise \(flax.dtype: auto then, float32 now\)"):
+        main([*base, f"--out={out}", "--engine=flax", "--flax.dtype=float32"])
+    main([*base, f"--out={out}", "--engine=flax", "--flax.steps=4", "--flax.slots=2", "--vllm.dtype=float32"])
+    assert "has all 384 samples; nothing to do" in capsys.readouterr().out
+
+
+def test_options_that_change_no_sample_may_change(base, unbroken, tmp_path, capsys):
+    out = tmp_path / "r.jsonl"
+    rewritten(unbroken, out)
+    free = ["--vllm.gpu_memory_utilization=0.5", "--vllm.port=9", "--vllm.stop_grace=1", "--flax.dtype=float32", "--concurrency=3"]
+    main([*base, f"--out={out}", "--base_url=http://127.0.0.1:9", *free])
+    assert "has all 384 samples; nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["model", "questions", "processor"])
@@ -321,6 +344,33 @@ def test_a_smaller_limit_forgets_no_image(base, tokenise, unbroken, tmp_path):
     rewritten(unbroken, out)
     main([*base, f"--out={out}", "--base_url=http://127.0.0.1:9", "--limit=2"])
     assert manifest(out)["images"]["digests"] == manifest(unbroken)["images"]["digests"]
+    counts = manifest(out)["counts"]
+    assert (counts["questions"], counts["wanted"], counts["samples"], manifest(out)["dropped"]) == (2, 384, 384, {}), "it adds up"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"failed": [{"reason": "x", "question": "q"}]}, "failed: samples: "),
+        ({"failed": [{"reason": "x", "question": "q", "samples": ["a"]}]}, "failed: samples.0: .*got 'a'"),
+        ({"seconds": []}, "seconds: "),
+        ({"images": {}}, "images.digests: "),
+        ({"images": []}, "images: "),
+        ({"model": {"digest": 3}}, "model.digest: .*got 3"),
+        ({"questions": None}, "questions: "),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(base, unbroken, tmp_path, capsys, change, expected):
+    out = tmp_path / "r.jsonl"
+    rewritten(unbroken, out)
+    (tmp_path / "r.jsonl.manifest.json").write_text(json.dumps(manifest(out) | change))
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, [*base, f"--out={out}", "--base_url=http://127.0.0.1:9"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "damaged" in error
+    with pytest.raises(UserError, match=expected):
+        raise UserError(error)
+    assert out.read_bytes() == unbroken.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -355,6 +405,9 @@ def test_a_damaged_file_names_the_line_and_is_not_touched(base, unbroken, tmp_pa
         ([content[0].replace('"seed":', '"seed":1')], ":1: seed 1.* is not that of sample"),
         ([content[0].replace('"parents":["', '"parents":["x')], ":1: a sample of question 'x"),
         ([content[0].replace('"sample":', '"smaple":1,"sample":')], ":1: unknown field 'smaple'; did you mean 'sample'"),
+        ([content[0], re.sub('"answer":"[^"]*"', '"answer":"Z"', content[1])], ":2: field 'answer': 'Z' is neither a letter nor a text"),
+        ([content[0], "[" * 100_000 + "\n"], ":2: JSON nested too deeply"),
+        ([content[0].replace('"seed":', '"seed":' + "9" * 5000)], ":1: a number of more than 4,300 digits"),
     ]:
         rewritten(unbroken, out)
         out.write_text("".join(spoilt))
@@ -541,7 +594,22 @@ def test_the_embedded_default_needs_no_arguments(tokenise, tmp_path, monkeypatch
     assert len(lines(tmp_path / "runs" / "rollouts.jsonl")) == 24
     assert (tmp_path / "runs" / "tiny-qwen2_5_vl" / "model.json").exists()
     shown = capsys.readouterr().out
-    assert "3 questions × 8 = 24 samples; engine vllm" in shown and "correct, where known" in shown
+    assert (
+        "3 questions × 8 = 24 samples; engine vllm, model runs/tiny-qwen2_5_vl" in shown.replace("\n", " ")
+        and "correct, where known" in shown
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"), [(["--questions={questions}"], "--model and --out"), (["--model={model}"], "--questions and --out")]
+)
+def test_the_tiny_model_answers_no_question_of_the_users(tiny_model, sample, tmp_path, monkeypatch, capsys, flags, missing):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, [flag.format(questions=sample / "questions.jsonl", model=tiny_model) for flag in flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(f"error: missing {missing}: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_test_server_is_deterministic():
