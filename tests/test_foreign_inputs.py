@@ -205,6 +205,15 @@ def test_config_json(family, changes, says, checkpoints, linked, tmp_path, capfd
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3"])
+def test_layers_without_number(family, checkpoints, linked):
+    """transformers makes a list of them when it opens the tokenizer."""
+    name = "num_hidden_layers" if family == "qwen2_5_vl" else "text_config__num_hidden_layers"
+    folder = linked(family, "config.json", changed(checkpoints[family] / "config.json", **{name: 2**63}))
+    message = refusal(lambda: family_named(family).load_processor(folder))
+    assert "num_hidden_layers: Input should be less than or equal to 1000" in message
+
+
 @pytest.mark.parametrize("content", [b"\xff", DEEP, "[1]", "3", '{"a": ' + DIGITS + "}", '{"model_type": NaN}', '{"a": 1, "a": 2}', ""])
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
 def test_json_that_is_none(content, name, linked):

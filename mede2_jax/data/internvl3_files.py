@@ -6,6 +6,7 @@ from typing import Annotated
 
 import pydantic
 
+from mede2_jax.data.processor_files import DecoderFile
 from mede2_jax.json_file import Count, Finite, Foreign
 
 ORIGINAL_TEMPLATE = "internvl2_5"
@@ -20,10 +21,12 @@ class _Vision(Foreign):
     patch_size: _Pixels | list[_Pixels] = 14
 
 
-class ConfigFile(Foreign):
+class ConfigFile(DecoderFile):
     """Of config.json in both formats: what the host needs, with the defaults of the original's class."""
 
     model_type: str = ""
+    text_config: DecoderFile = DecoderFile()
+    llm_config: DecoderFile = DecoderFile()
     vision_config: _Vision = _Vision()
     downsample_ratio: Finite = 0.5
     force_image_size: Annotated[int, pydantic.Field(ge=0, le=2**14)] = 0

@@ -14,6 +14,7 @@ import pydantic
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import Foreign, check, load_json
+from mede2_jax.model_configs.fields import Layers
 
 PROCESSOR_FILES = (
     "tokenizer.json",
@@ -35,6 +36,12 @@ _TOKEN_FIELDS = {"__type", "content", "single_word", "lstrip", "rstrip", "normal
 _Deviation = Annotated[float, pydantic.Field(gt=1e-6, lt=1e6)]
 _Pixel = Annotated[float, pydantic.Field(gt=-1e6, lt=1e6)]
 PREPROCESSOR, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
+
+
+class DecoderFile(Foreign):
+    """Of config.json: what transformers makes lists of when it opens the tokenizer beside it."""
+
+    num_hidden_layers: Layers | None = None
 
 
 def quiet_transformers() -> None:

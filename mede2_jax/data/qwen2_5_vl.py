@@ -25,6 +25,7 @@ from mede2_jax.data.images import MAX_ASPECT_RATIO
 from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, ProcessorOptions, repeat_placeholders
 from mede2_jax.data.processor_files import (
     PREPROCESSOR,
+    DecoderFile,
     check_files,
     load_images,
     load_part,
@@ -56,9 +57,10 @@ class _Vision(Foreign):
     window_size: Count = 112
 
 
-class _Config(Foreign):
+class _Config(DecoderFile):
     """Of config.json."""
 
+    text_config: DecoderFile = DecoderFile()
     vision_config: _Vision = _Vision()
 
 

@@ -48,9 +48,9 @@ def chain() -> Path:
     place.mkdir(exist_ok=True)
     lines = (SAMPLE / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()[:RESPONSES]
     (place / "rollouts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    said = {"command": "python -m mede2_jax.rollout", "config": {"n": 8}, "images": {"root": str(SAMPLE)}}
+    shutil.copytree(SAMPLE / "images", place / "images", dirs_exist_ok=True)
+    said = {"command": "python -m mede2_jax.rollout", "config": {"n": 8}, "images": {"root": str(place)}}
     (place / "rollouts.jsonl.manifest.json").write_text(json.dumps(said))
-    (place / "images").symlink_to(SAMPLE / "images")
     judged(place)
     paired(place)
     return place
@@ -59,7 +59,7 @@ def chain() -> Path:
 def _command(run: Callable[[Path], None], name: str, mutate: Mutator, outputs: Sequence[str]) -> Made:
     """One file of the chain in another's place; what the command writes is not there before."""
     place = folder() / f"{run.__name__}-{name}"
-    shutil.copytree(chain(), place, symlinks=True)
+    shutil.copytree(chain(), place)
 
     def go(data: bytes) -> None:
         for output in outputs:
