@@ -243,7 +243,8 @@ def closing_table(results: Iterable[Result]) -> Table:
     for result in results:
         rooms[result.entry.room].append(result)
     rows = sorted(rooms.items())
-    for room, part in [*rows, ("all", [result for _, part in rows for result in part])]:
+    everything = [result for _, part in rows for result in part]
+    for room, part in [*rows, ("all", everything)]:
         counts = [sum(result.status == status for result in part) for status in (KILLED, SURVIVED, BROKEN)]
         if room == "all":
             table.add_section()
