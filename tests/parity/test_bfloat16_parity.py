@@ -19,6 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from mede2_jax.model_configs.qwen2_5_vl import config_from_hf
+from mede2_jax.models.attention import attention
 from mede2_jax.models.layers import LayerNorm, RMSNorm, rotate
 from mede2_jax.models.logprobs import chunked_scores, token_logprobs
 from mede2_jax.models.qwen2 import rotary_angles
@@ -140,6 +141,24 @@ def test_norms(our_norm, their_norm):
     with torch.no_grad():
         reference.weight.copy_(their_scale)
         assert same_share(norm(ours), reference(theirs)) > 0.99
+
+
+def test_attention():
+    """Values and gradients of causal attention, no further from double precision than torch's own in bfloat16."""
+    rng = np.random.default_rng(5)
+    arrays = [size * rng.standard_normal((1, 300, 2, 128)).astype(np.float32) for size in (4.0, 1.0, 1.0, 1.0)]
+    ours, halves = zip(*map(both, arrays), strict=True)
+    index = jnp.arange(300)[None]
+    out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, 0 * index, index + 1, block=64), *ours[:3])
+    found = [out, *pull(ours[3])]
+    exact, theirs = ([], [])
+    for results, dtype in ((exact, torch.float64), (theirs, torch.bfloat16)):
+        q, k, v, d_out = (half.to(dtype).transpose(1, 2).detach().requires_grad_() for half in halves)
+        result = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        result.backward(d_out)
+        results += [x.transpose(1, 2).detach().double().numpy() for x in (result, q.grad, k.grad, v.grad)]
+    for name, our, their, right in zip(("out", "dq", "dk", "dv"), found, theirs, exact, strict=True):
+        assert error(np.asarray(our, np.float64), right) <= 1.2 * error(their, right), name
 
 
 @pytest.mark.parametrize("train_vocabulary", [True, False])
