@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import jax
@@ -28,7 +29,7 @@ class OptimizerConfig(Config):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """After warm-up: decay to final_ratio of the peak over the rest of the run, or none."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    """Share of all steps in which the learning rate rises from 0."""
+    """Share of all steps (rounded up) in which the learning rate rises; the first of them has the rate 0, as in transformers."""
     final_ratio: float = Field(default=0.0, ge=0, le=1)
     """Where the decay ends, as a share of the peak."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -44,15 +45,15 @@ class OptimizerConfig(Config):
 
 
 def make_schedule(config: OptimizerConfig, peak: float, total_steps: int) -> optax.Schedule:
-    """Learning rate at each step, 0-based; the first step already has a rate above 0."""
-    warmup = round(config.warmup_ratio * total_steps)
+    """Learning rate at each step, 0-based: transformers' schedules, step for step."""
+    warmup = math.ceil(config.warmup_ratio * total_steps)
     decay_steps = max(total_steps - warmup, 1)
 
     def rate(step: jax.Array) -> jax.Array:
         done = jnp.clip((step - warmup) / decay_steps, 0.0, 1.0)
         shape = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "linear": 1 - done, "constant": jnp.ones_like(done)}[config.schedule]
-        rising = (step + 1) / max(warmup, 1)
-        return peak * jnp.minimum(jnp.where(step < warmup, rising, 1.0), config.final_ratio + (1 - config.final_ratio) * shape)
+        rising = step / max(warmup, 1)
+        return peak * jnp.where(step < warmup, rising, config.final_ratio + (1 - config.final_ratio) * shape)
 
     return rate
 

@@ -105,6 +105,18 @@ def test_other_options_are_other_requests(tmp_path, options):
     assert len(server.bodies) == 2
 
 
+def test_another_model_has_answers_of_its_own(tmp_path):
+    """Also behind the same address, and at another address under the same name."""
+    with GeminiServer() as server, GeminiServer() as other:
+        ask(server, [request(1)], cache=tmp_path / "c.sqlite")
+        ask(other, [request(1)], cache=tmp_path / "c.sqlite")
+        server.model = "gemini-2.5-flash"
+        (answered,), _ = ask(server, [request(1)], cache=tmp_path / "c.sqlite")
+        assert answered.usage.model == "gemini-2.5-flash"
+        ask(server, [request(1)], cache=tmp_path / "c.sqlite")
+    assert (len(server.bodies), len(other.bodies)) == (2, 1)
+
+
 def test_a_block_is_an_outcome_and_kept_too(tmp_path):
     with GeminiServer(faults=lambda number, body: blocked(body)) as server:
         for _ in range(2):

@@ -212,3 +212,12 @@ def test_a_real_full_disk_says_so(tmp_path):
         with pytest.raises(UserError, match="disk is full; make room on its disk, and start the same command again"):
             put(cache, "a", Outcome(text="x" * 100_000))
         assert put(cache, "b") == OUTCOME
+
+
+def test_what_is_stored_is_on_the_disk_before_it_is_used(tmp_path):
+    """An answer that was paid for outlives a power cut: SQLite waits for the disk (2 is FULL), in a new file and in one that was there."""
+    for _ in range(2):
+        with Cache(tmp_path / "cache.sqlite") as cache:
+            put(cache, "a")
+            in_force = {name: cache._file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")}
+        assert in_force == {"synchronous": 2, "journal_mode": "wal"}

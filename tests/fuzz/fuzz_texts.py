@@ -275,7 +275,7 @@ def run_config() -> Made:
 
 @target()
 def output_manifest() -> Made:
-    from mede2_jax.data.source import image_root
+    from mede2_jax.outputs.image_root import image_root
     from mede2_jax.outputs.manifest import manifest_path, read_manifest
 
     place = written("o/rollouts.jsonl", b"")
@@ -285,7 +285,7 @@ def output_manifest() -> Made:
         read_manifest(place)
         image_root(place, None)
 
-    return [seeds.OUTPUT_MANIFEST], on_json, run
+    return [seeds.OUTPUT_MANIFEST.replace(b'"."', json.dumps(str(place.parent)).encode())], on_json, run
 
 
 def _parsed_yaml(kind: Any) -> Callable[[bytes], Any]:

@@ -1,5 +1,7 @@
 """The GPU kernels, run by Pallas' interpreter, against the blockwise implementation; and on a GPU as they are, where there is one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from test_attention import random_case
 
 from mede2_jax.models.attention import attention, use_backend
-from mede2_jax.models.attention_gpu import Tile, Tiles, fused_attention, key_bounds, query_bounds
+from mede2_jax.models.attention_gpu import HALF, SINGLE, Tile, Tiles, fused_attention, key_bounds, query_bounds
 from mede2_jax.parallel import rules
 from mede2_jax.parallel.mesh import MeshConfig, make_mesh
 
@@ -47,12 +49,12 @@ def both(function, *case):
     return run(*case)
 
 
-def interpreted(*arguments):
-    return fused_attention(*arguments, tiles=TILES, interpret=True)
+def interpreted(*arguments, tiles=TILES):
+    return fused_attention(*arguments, tiles=tiles, interpret=True)
 
 
-def agree(case, tolerance=1e-5):
-    ours = both(interpreted, *case)
+def agree(case, tolerance=1e-5, tiles=TILES):
+    ours = both(functools.partial(interpreted, tiles=tiles), *case)
     theirs = both(lambda *x: attention(*x, block=32), *case)
     for name, a, b in zip(("out", "dq", "dk", "dv"), ours, theirs, strict=True):
         assert np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32)).max() <= tolerance, name
@@ -82,6 +84,26 @@ def test_bfloat16_is_as_near_as_its_rounding():
     for a, b in zip(ours, exact, strict=True):
         error = np.linalg.norm(np.asarray(a, np.float32) - np.asarray(b)) / np.linalg.norm(np.asarray(b))
         assert error < 1e-2
+
+
+@pytest.mark.parametrize("tiles", [HALF, SINGLE], ids=["half", "single"])
+def test_the_blocks_of_a_gpu(tiles):
+    """As a GPU has them, several of each, with the released models' head width: exact in float32, whatever they are for."""
+    lengths = packed([150, 61, 3, 60], 300)
+    q, k, v, *_ = random_case(9, batch=1, length=300, heads=2, kv_heads=1, width=128)
+    agree((q, k, v, *lengths), tiles=tiles)
+
+
+def test_sixteen_bits_have_blocks_of_their_own():
+    q, k, v, *_ = random_case(10, batch=1, length=200, heads=2, kv_heads=1, width=64)
+    case = (*(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), *shared(70, 60, 70))
+    chosen = both(functools.partial(interpreted, tiles=None), *case)
+    half, single = (interpreted(*case, tiles=tiles).astype(jnp.float32) for tiles in (HALF, SINGLE))
+    assert np.array_equal(chosen[0], half) and not np.array_equal(half, single), "the two must differ to be told apart"
+    exact = both(lambda *x: attention(*x, block=32), *(np.asarray(x, np.float32) for x in case[:3]), *case[3:])
+    for name, a, b in zip(("out", "dq", "dk", "dv"), chosen, exact, strict=True):
+        error = np.linalg.norm(np.asarray(a, np.float32) - np.asarray(b)) / np.linalg.norm(np.asarray(b))
+        assert error < 1e-2, name
 
 
 def test_blocks_that_nobody_sees_are_not_read():

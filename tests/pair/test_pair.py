@@ -171,6 +171,15 @@ def test_held_out_questions_are_whole_and_stay_the_same_under_another_rule(base,
     assert not held.exists() and not held.with_name(held.name + ".manifest.json").exists(), "an older rule's held-out pairs"
 
 
+def test_the_seed_decides_which_questions_are_held_out(base, tmp_path):
+    held = []
+    for number, seed in enumerate((0, 1, 0)):
+        out = tmp_path / f"{number}.jsonl"
+        main([*base, f"--out={out}", "--eval_fraction=0.25", f"--seed={seed}"])
+        held.append({*by_question(tmp_path / f"{number}.eval.jsonl")})
+    assert held[0] == held[2] != held[1] and held[1] - held[0] and held[0] - held[1]
+
+
 def repeated(judged, tmp_path, votes):
     """Judgments of which each response has as many as `votes(rollout)` gives verdicts on reflection."""
     records = []

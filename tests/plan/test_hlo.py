@@ -4,7 +4,7 @@
 import pytest
 
 from mede2_jax.config import UserError
-from mede2_jax.plan.hlo import Program, axes_of, first_group, type_bytes
+from mede2_jax.plan.hlo import Collective, Program, axes_of, first_group, type_bytes
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 # A scan of 28 layers with a loop of 5 inside, as XLA writes it for GPUs (noted trips) and for TPUs (none): what runs how often is known.
@@ -95,6 +95,21 @@ def test_transfers_are_weighted_by_the_loops_around_them(program):
     assert found["collective-permute", "fsdp"].runs == 140
     assert found["collective-permute", "fsdp"].received == 140 * 64 * 8 * 2
     assert not program.unknown_loops
+
+
+@pytest.mark.parametrize(
+    ("kind", "received"),
+    [
+        ("all-gather", 300),  # the other three devices' pieces
+        ("reduce-scatter", 75),  # what the other three have of its quarter
+        ("all-to-all", 75),
+        ("all-reduce", 150),  # a reduce-scatter, and an all-gather of what it gives
+        ("collective-permute", 100),
+    ],
+)
+def test_bytes_that_a_device_receives(kind, received):
+    """By the algorithms that move the least (Thakur et al. 2005), for 100 bytes a device on four of them, in a loop of five."""
+    assert Collective(kind, "", 100, 5, (0, 2, 4, 6), "fsdp").received == 5 * received
 
 
 def test_a_transfer_spread_over_fusions_counts_once(program):

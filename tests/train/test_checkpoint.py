@@ -1,0 +1,40 @@
+"""Which checkpoints are kept."""
+
+import jax.numpy as jnp
+import pytest
+
+from mede2_jax.train.checkpoint import Checkpoints
+from mede2_jax.train.config import CheckpointConfig
+from mede2_jax.train.state import TrainState
+
+EVAL_LOSSES = {1: 0.9, 2: 0.3, 3: None, 4: 0.5, 5: 0.2, 6: 0.8, 7: None, 8: 0.7}
+
+
+def state(step):
+    return TrainState(
+        frozen={}, trainable={"a": jnp.full(3, float(step))}, optimizer_state=jnp.zeros(2), step=jnp.int32(step), rng=jnp.zeros(2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("last", "best", "kept"),
+    [(1, 1, {5, 8}), (1, 3, {2, 4, 5, 8}), (2, 2, {2, 5, 7, 8}), (3, 0, {6, 7, 8})],
+    ids=["one of each", "three best", "two of each", "none of the best"],
+)
+def test_the_best_are_those_of_the_lowest_loss(last, best, kept, tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep_last=last, keep_best=best))
+    for step, loss in EVAL_LOSSES.items():
+        checkpoints.save(state(step), {"step": step}, {}, loss)
+        checkpoints.wait()
+    checkpoints.close()
+    assert {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()} == kept
+
+
+def test_the_latest_is_what_comes_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    for step in (3, 4):
+        checkpoints.save(state(step), {"step": step}, {}, None)
+    checkpoints.wait()
+    saved, position = checkpoints.restore(state(0))
+    checkpoints.close()
+    assert position == {"step": 4} and int(saved["step"]) == 4 and saved["trainable"]["a"].tolist() == [4.0, 4.0, 4.0]
