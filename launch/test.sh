@@ -52,6 +52,8 @@ elif [ "$1" = --all ]; then
   run_pytest "${WORKERS[@]}" "$@" || failed=$?
   wait "$MEDE2_TEST_MAKER" || { cat "$log" && stop "an environment could not be made"; }
   [ "$failed" -eq 0 ] || exit "$failed"
+  say "fuzz, a minute"
+  bash launch/fuzz.sh 1
 else
   run_pytest "$@"
 fi

@@ -106,6 +106,7 @@ def test_a_process_that_is_killed_ends_the_job(killed, when, arguments, tmp_path
     assert len(error_lines(errors)) == 1 and "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_bad_data_is_one_line_of_each_process(sample, arguments, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text((sample / "preferences.jsonl").read_text().splitlines()[0] + "\n{broken\n")

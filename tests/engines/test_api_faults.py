@@ -160,6 +160,7 @@ def stored(path):
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_anywhere_and_run_again(tmp_path, seed):
     rng, path, handed_out = random.Random(seed), tmp_path / "c", set()

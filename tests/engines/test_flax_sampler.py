@@ -104,6 +104,7 @@ def trained_logprobs(directory, reply):
         yield np.asarray(logprobs(batch))[: len(completion.token_ids)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_are_those_of_training(models, engines, family):
     """Over several calls and several blocks of prompt and response; banned tokens and temperature count for nothing."""
@@ -150,6 +151,7 @@ def test_samples_follow_the_softmax(model, engines, temperature, top_p):
     assert p_value(1.2 * temperature) < 1e-6 and p_value(temperature / 1.2) < 1e-6, "the test must tell a wrong temperature"
 
 
+@pytest.mark.slow
 def test_a_sample_follows_from_its_seed_alone(model, engines):
     """Neither from n, nor from the other questions, their order, the slot, the width of a slot or the steps of a call."""
     requests = mixed_requests()
@@ -225,6 +227,7 @@ def test_nothing_is_compiled_after_each_size_was_met(model, engines):
     assert compiled <= 1 + 1 + 2 + 3  # the cache, decoding; prompts of 256 and 512 tokens; images of a few sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "mesh"),
     [
@@ -246,6 +249,7 @@ def test_eight_devices_answer_as_one(models, engines, family, mesh):
             np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_stays_near_float32(models, engines, family):
     (reply,) = answers(engines(models[family], dtype="bfloat16"), [make_request(0, images=IMAGES, n=4)]).values()

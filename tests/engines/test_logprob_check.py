@@ -33,6 +33,7 @@ def score(setup):
     return logprob_check.training_logprobs(setup.model_dir, "float32")
 
 
+@pytest.mark.slow
 def test_the_flax_sampler_agrees_with_training(setup, replies, score):
     found = logprob_check.compare(replies, setup.processor, score)
     assert found.responses == 4

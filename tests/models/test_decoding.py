@@ -65,6 +65,7 @@ def test_deep_models_and_long_responses_have_the_program_of_short_ones(raw):
     assert more <= 1.05 * count
 
 
+@pytest.mark.slow
 def test_an_idle_call_does_nothing(raw):
     """With no active sample the loop does not begin; what is in the cache stays."""
     family = family_of(raw)

@@ -60,6 +60,7 @@ def hidden(policy, params, key=None):
     return np.asarray(policy.model(params, key).hidden_states(jax.tree.map(jnp.asarray, batch_of(policy))))
 
 
+@pytest.mark.slow
 def test_lora_at_zero_is_the_base_model(tiny_model):
     policy = policy_with(tiny_model)
     adapted = random_params(policy, zero_b=True)

@@ -222,6 +222,7 @@ def test_where_the_answer_is_not_known_the_judge_decides_what_is_wrong(sample, j
     assert not any(pair["metadata"]["rejected"]["rollout"].endswith("#2") for pair in read(out))
 
 
+@pytest.mark.slow
 def test_dpo_trains_on_the_pairs_as_they_are_wherever_they_lie(base, sample, tmp_path, tiny_model, monkeypatch):
     from mede2_jax.train.__main__ import main as train
 

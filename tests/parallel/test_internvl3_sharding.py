@@ -30,6 +30,7 @@ def run(raw, graph, axes, params, batch, mesh):
     return jax.device_get((logprobs, gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "sizes"), [("300m", (2, 2, 2)), ("6b", (2, 2, 2)), ("6b", (1, 1, 8))])
 def test_eight_devices_equal_one(kind, sizes):
     raw = config_with(kind)

@@ -118,6 +118,7 @@ def tie(checkpoint):
     return checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "tied"), [("qwen2_5_vl", False), ("qwen2_5_vl", True), ("internvl3", False)])
 def test_greedy_tokens_are_those_of_generate(family, tied, tmp_path):
     checkpoint = write_checkpoint(tmp_path / "hf", family)
@@ -135,6 +136,7 @@ def test_greedy_tokens_are_those_of_generate(family, tied, tmp_path):
     assert len({tuple(answer[:4]) for answer in answers}) == len(answers), "the answers must depend on the prompts"
 
 
+@pytest.mark.slow
 def test_the_original_format_answers_as_the_same_weights_in_transformers(tmp_path):
     """transformers knows no original template: token ids are ours, pixels and everything after it transformers'."""
     hf = write_checkpoint(tmp_path / "hf", "internvl3")

@@ -40,6 +40,7 @@ def records(sample, tmp_path_factory):
     return path, made
 
 
+@pytest.mark.slow
 def test_logits_of_packed_records(sample, records, tmp_path):
     path, made = records
     checkpoint = tmp_path / "hf"

@@ -62,6 +62,7 @@ def reference_logits(model, example):
         return model(**torch_inputs(example)).logits[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATTERNS)
 def test_logits(name):
     raw, parts = PATTERNS[name]
@@ -97,6 +98,7 @@ def test_what_is_in_a_padding_tile_changes_nothing():
     assert largest_gap(logits(graph, params, batch), logits(graph, params, dirty)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "remat"),
     [(name, "none") for name in ("300m, images", "6b, images", "300m, text", "tied", "qk norm and biases")]

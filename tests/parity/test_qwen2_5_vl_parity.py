@@ -82,6 +82,7 @@ def test_logits_padded_and_packed():
     assert largest_gap(ours[1, : len(examples[3].tokens)], reference_logits(model, examples[3])) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "remat"),
     [(name, "none") for name in ("three images", "three images, tied", "windows of 4 patches", "7 heads a kv head")]
@@ -120,6 +121,7 @@ def test_the_first_choice_is_known_where_logits_are_not(train_vocabulary):
     np.testing.assert_array_equal(best[0], wanted & np.asarray(batch["scored_response"][0] >= 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_vocabulary", [True, False])
 @pytest.mark.parametrize("chunk", [8, 16, 64])
 def test_token_logprobs_and_their_gradients(train_vocabulary, chunk):

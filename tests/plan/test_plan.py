@@ -46,6 +46,7 @@ def plans(tiny_model):
     return {size: plan_of(tiny_model, f"cpu:{size}")[0] for size in (2, 8)}
 
 
+@pytest.mark.slow
 def test_memory_is_split_over_fsdp(plans):
     two, eight = plans[2].memory, plans[8].memory
     assert two.exact and eight.exact and eight.temporaries > 0
@@ -80,6 +81,7 @@ def test_flops_do_not_depend_on_the_machine(plans):
     assert roofline(plans[8]).step is None
 
 
+@pytest.mark.slow
 def test_a_full_plan_is_shown_and_written(tiny_model, tmp_path, capsys):
     out = tmp_path / "plan.json"
     flags = ["--data.row_tokens=512", "--synthetic.response_tokens=60,60", "--synthetic.image_pixels=112,112", "--logprob_chunk=64"]

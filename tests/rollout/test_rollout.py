@@ -190,6 +190,7 @@ def wait_for_file(out):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_is_one_line_and_keeps_what_came(base, tokenise, unbroken, tmp_path, number, status, word):
     out = tmp_path / "rollouts.jsonl"

@@ -138,6 +138,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(medium_disk, arg
     assert [path.name for path in medium_disk.iterdir()] == ["filler"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_no_half_model(medium_disk, sample, tiny_model):
     arguments = [
         f"--model={tiny_model}",

@@ -58,6 +58,7 @@ def shapes(compiled):
     return {tuple(int(n) for n in dims.split(",")) for dims in re.findall(r"\[(\d+(?:,\d+)*)\]", compiled.as_text())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["lora", "full"])
 def test_no_array_holds_all_scored_tokens_and_the_whole_vocabulary(raw, language):
     vocabulary, rows, chunk = raw["vocab_size"], 2, 64
@@ -87,6 +88,7 @@ def nothing_kept():
     compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_kept")
 def test_eighty_layers_compile_like_four(raw):
     """The program has the same size, and compiling takes at most 1.5 times as long (processor seconds, best of two)."""

@@ -36,6 +36,7 @@ def laid_out(pairs, sample, tiny_model, stage="dpo", **options):
     return loss_and_gradients(setup, moved_params(setup, tiny_model), whole_batch(setup, reference)), setup
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [FULL, LORA], ids=["full", "lora"])
 def test_shared_prompt_rows_equal_separate_rows(pairs, sample, tiny_model, parts):
     (shared, _, shared_gradients), setup = laid_out(pairs, sample, tiny_model, parts=parts)
@@ -46,6 +47,7 @@ def test_shared_prompt_rows_equal_separate_rows(pairs, sample, tiny_model, parts
     assert max(float(np.abs(g).max()) for g in jax.tree.leaves(shared_gradients)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["sigmoid", "hinge", "ipo"])
 def test_packed_pairs_equal_unpacked(pairs, sample, tiny_model, loss):
     options = {"parts": FULL, "dpo": {"loss": loss, "sft_weight": 0.3}}
@@ -56,6 +58,7 @@ def test_packed_pairs_equal_unpacked(pairs, sample, tiny_model, loss):
     assert largest_gap(packed_gradients, apart_gradients) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_packed_demonstrations_equal_unpacked(sample, tiny_model):
     path = sample / "demonstrations.jsonl"
     (packed, _, packed_gradients), setup = laid_out(path, sample, tiny_model, stage="sft", parts=FULL)
@@ -65,6 +68,7 @@ def test_packed_demonstrations_equal_unpacked(sample, tiny_model):
     assert largest_gap(packed_gradients, apart_gradients) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_large_batch(pairs, sample, tiny_model):
     """Four micro-batches of one row, or one of four rows: the same step."""
     results = []
@@ -75,6 +79,7 @@ def test_accumulation_equals_one_large_batch(pairs, sample, tiny_model):
     assert largest_gap(results[0][1], results[1][1]) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [FULL, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 1, "tensor": 8}], ids=["2x2x2", "tensor8"])
 def test_eight_devices_equal_one(pairs, sample, tiny_model, parts, mesh):

@@ -33,6 +33,7 @@ def original(tmp_path_factory):
     return tiny.model_directory(tmp_path_factory.mktemp("tiny") / "model", "internvl3", "original")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"shared_prompt": False}, {"packing": False}], ids=["unshared", "unpacked"])
 def test_the_layout_of_rows_changes_nothing(pairs, sample, tiny_internvl, other):
     (one, _, one_gradients), setup = laid_out(pairs, sample, tiny_internvl, parts=FULL)
@@ -59,6 +60,7 @@ def test_eight_devices_equal_one(pairs, sample, tiny_internvl, parts, mesh):
     assert largest_gap(one[1], eight[1]) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["hf", "original"])
 def test_a_run_ends_in_a_model_of_its_own_format(pairs, sample, tiny_internvl, original, form, tmp_path):
     start = {"hf": tiny_internvl, "original": original}[form]

@@ -52,6 +52,7 @@ def moment_sizes(state):
     return sum(leaf.size for leaf in jax.tree.leaves(state.optimizer_state) if leaf.ndim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts",
     [
@@ -76,6 +77,7 @@ def test_frozen_parts_keep_their_bits_and_have_no_optimizer_state(parts, sample,
     assert moment_sizes(state) == 2 * trainable, "two moments for each trained number, nothing for frozen ones"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vision", ["lora", "full"])
 def test_a_text_only_batch_trains_with_vision_unfrozen(vision, sample, model):
     parts = {"vision": vision, "projector": vision, "language": "lora"}
@@ -97,6 +99,7 @@ def test_trained_parameters_are_float32_and_frozen_ones_as_asked(sample, tiny_mo
     assert base_path("a/base/kernel") == "a/kernel"
 
 
+@pytest.mark.slow
 def test_learning_rates_by_part(sample, tiny_model, tmp_path):
     """Ten times the rate moves a part ten times as far in Adam's first step."""
     pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)

@@ -81,6 +81,7 @@ def test_killed_at_random_moments_and_resumed(unbroken, arguments, tmp_path):
         assert (ours["loss"], ours["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, tmp_path):
     run = tmp_path / "run"
     process = start([*arguments, f"--output={run}", "--checkpoint.every=1000"])
@@ -98,6 +99,7 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, tmp_path):
     assert outcome(run) == outcome(unbroken)
 
 
+@pytest.mark.slow
 def test_a_reference_pass_goes_on_where_it_was_stopped(sample, tiny_model, tmp_path, monkeypatch):
     """Stopped after every batch, it computes each row once, and ends in the numbers of a pass that was never stopped."""
     config = make_config(
@@ -134,6 +136,7 @@ def test_a_reference_pass_goes_on_where_it_was_stopped(sample, tiny_model, tmp_p
         assert np.isfinite(tables[name]).all()
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_reference_pass_saves_what_it_has(arguments, tmp_path):
     run = tmp_path / "run"
     process = start([*arguments, f"--output={run}"])

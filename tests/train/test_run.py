@@ -52,6 +52,7 @@ def finished(sample, tiny_model, tmp_path_factory):
     return folder, outputs, dpo
 
 
+@pytest.mark.slow
 def test_sft_learns(finished):
     folder, output, _ = finished
     losses = [record["loss"] for record in training_metrics(folder / "sft")]
@@ -152,6 +153,7 @@ def test_overwrite_does_not_delete_what_the_run_reads(finished):
     assert outcome(folder / "sft") == before
 
 
+@pytest.mark.slow
 def test_resume_from_another_model_in_the_same_place_is_refused(finished, tiny_model, tmp_path):
     folder, _, _ = finished
     model, run = tmp_path / "model", tmp_path / "run"
@@ -189,6 +191,7 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path, sample, tiny_model):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_not_a_number_stops_the_run_and_names_the_step(tmp_path, sample, tiny_model):
     pairs = few(sample, tmp_path / "pairs.jsonl", "preferences.jsonl", 8)
     arguments = [*SMALL, f"--model={tiny_model}", f"--data.path={pairs}", f"--data.image_root={sample}", f"--output={tmp_path / 'run'}"]
@@ -200,6 +203,7 @@ def test_not_a_number_stops_the_run_and_names_the_step(tmp_path, sample, tiny_mo
     assert not (tmp_path / "run" / "checkpoints" / "1").exists(), "the state after step 1 is broken, although step 1's loss was not"
 
 
+@pytest.mark.slow
 def test_not_a_number_keeps_the_last_good_checkpoint(tmp_path, sample, tiny_model, monkeypatch):
     """The update of step 3 is broken on purpose: its own loss is fine, but the state it leaves must not be saved."""
 
