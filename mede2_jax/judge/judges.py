@@ -16,7 +16,7 @@ from mede2_jax.data.reading import located
 from mede2_jax.data.records import ImagePart, JudgeUsage, Message, Part, Rollout, TextPart
 from mede2_jax.engines.chat import ChatEngine, ChatFailure, ChatReply, ChatRequest, Usage
 from mede2_jax.judge.config import JudgeConfig
-from mede2_jax.judge.setup import Setup, Task
+from mede2_jax.judge.job import JudgingJob, Task
 from mede2_jax.reasoning import offline_judge
 from mede2_jax.reasoning.answers import true_choice
 from mede2_jax.reasoning.prompts import JUDGE_AGAIN, UNKNOWN_TRUTH, Prompt, filled_around
@@ -69,15 +69,15 @@ class Judge(Protocol):
 
 
 @contextlib.contextmanager
-def open_judge(setup: Setup, notify: Callable[[str], None]) -> Iterator[Judge]:
+def open_judge(job: JudgingJob, notify: Callable[[str], None]) -> Iterator[Judge]:
     """The judge that the config asks for; its engine is closed on the way out.
 
     Raises:
         UserError: It cannot be used.
     """
-    config = setup.config
+    config = job.config
     if config.judge == "offline":
-        yield RuleJudge(setup)
+        yield RuleJudge(job)
         return
     from mede2_jax.engines.paid.engine import APIConfig, open_api
 
@@ -86,19 +86,19 @@ def open_judge(setup: Setup, notify: Callable[[str], None]) -> Iterator[Judge]:
     except pydantic.ValidationError as error:
         raise UserError(describe_validation_error(error)) from None
     with open_api(api, config.sampling, notify) as engine:
-        yield ChatJudge(setup, engine)
+        yield ChatJudge(job, engine)
 
 
 class RuleJudge:
     """Judges by rules over each case's hidden facts."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+    def __init__(self, job: JudgingJob) -> None:
+        self.job = job
 
     def judge(self, wanted: Iterable[Wanted]) -> Iterator[Judged]:
         """As `Judge.judge`; never fails."""
         for item in wanted:
-            rollout = self.setup.rollout(item.task)
+            rollout = self.job.rollout(item.task)
             yield Judged(item, offline_judge.judge(rollout.response, rollout.metadata, is_correct=item.task.outcome == "correct"))
 
 
@@ -117,9 +117,9 @@ class _Asked:
 class ChatJudge:
     """Judges by asking an engine. A reply that cannot be read is sent back with what is wrong with it, `config.attempts` times in all."""
 
-    def __init__(self, setup: Setup, engine: ChatEngine) -> None:
-        self.setup, self.engine = setup, engine
-        self.reasons = setup.config.prompt == "reasons"
+    def __init__(self, job: JudgingJob, engine: ChatEngine) -> None:
+        self.job, self.engine = job, engine
+        self.reasons = job.config.prompt == "reasons"
         self.schema = reply_schema(reasons=self.reasons)
 
     def judge(self, wanted: Iterable[Wanted]) -> Iterator[Judged]:
@@ -145,14 +145,14 @@ class ChatJudge:
             yield request
 
     def _request(self, item: _Asked) -> ChatRequest:
-        config, task = self.setup.config, item.wanted.task
-        rollout = self.setup.rollout(task)
+        config, task = self.job.config, item.wanted.task
+        rollout = self.job.rollout(task)
         messages = [question(rollout, config.judge_prompt)]
         if item.fault:
             messages.append(Message(role="assistant", content=item.raw or "(nothing)"))
             messages.append(Message(role="user", content=JUDGE_AGAIN.text.format(FAULT=item.fault)))
-        with located(self.setup.file.where(task.number)):
-            root, limit = self.setup.image_root, config.max_image_pixels
+        with located(self.job.file.where(task.number)):
+            root, limit = self.job.image_root, config.max_image_pixels
             images = tuple(decode_image(read_image_bytes(root, name), name, limit) for name in rollout.images)
         return ChatRequest(
             item.wanted.id, tuple(messages), images, 1, seed(config, task.id, item.wanted.repeat, item.attempt), schema=self.schema
@@ -165,11 +165,11 @@ class ChatJudge:
         completion, usage = reply.completions[0], _added(item.usage, reply)
         try:
             if completion.finish_reason == "length":
-                raise Unreadable(f"it was cut at max_tokens={self.setup.config.max_tokens}")
+                raise Unreadable(f"it was cut at max_tokens={self.job.config.max_tokens}")
             return Judged(item.wanted, read_reply(completion.text, reasons=self.reasons), raw=completion.text, usage=usage)
         except Unreadable as fault:
             attempts = item.attempt + 1
-            if attempts - item.wanted.asked_before >= self.setup.config.attempts:
+            if attempts - item.wanted.asked_before >= self.job.config.attempts:
                 return Judged(item.wanted, None, f"malformed reply: {fault}", completion.text, usage, attempts)
             return replace(item, attempt=attempts, raw=completion.text, fault=str(fault), usage=usage)
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import pydantic
 
 from mede2_jax.data.records import JudgeUsage
-from mede2_jax.judge.setup import Setup, Task
+from mede2_jax.judge.job import JudgingJob, Task
 from mede2_jax.judge.summary import Tally
 from mede2_jax.outputs.failures import Failure, Failures
 from mede2_jax.outputs.manifest import Begun, Json, begun_otherwise, by_reason, differences
@@ -59,32 +59,32 @@ class FailedJudgment(Failure):
         return [(self.rollout, self.repeat)]
 
 
-def check_same(setup: Setup, before: BegunJudgments) -> None:
+def check_same(job: JudgingJob, before: BegunJudgments) -> None:
     """Whether a run may go on with the file that another began.
 
     Raises:
         UserError: It may not: judge, prompt or another option that changes judgments is not the same.
     """
-    config = setup.config
+    config = job.config
     assert config.out is not None
     options = differences(before.config, config.model_dump(mode="json"), FREE_TO_CHANGE.__contains__)
     if not options:  # the options may be the same and mean another version
-        options = differences({"judge": before.judge}, {"judge": setup.inputs["judge"]}, lambda _: False)
+        options = differences({"judge": before.judge}, {"judge": job.inputs["judge"]}, lambda _: False)
     if options:
         raise begun_otherwise(config.out, options.values())
 
 
-def dropped(setup: Setup, tasks: Sequence[Task], tally: Tally, failures: Failures[FailedJudgment]) -> dict[str, int]:
+def dropped(job: JudgingJob, tasks: Sequence[Task], tally: Tally, failures: Failures[FailedJudgment]) -> dict[str, int]:
     """Responses without any judgment, by reason; with those that are judged they are all that went in.
 
     Args:
-        setup: What the run is made of.
-        tasks: Those that it judges, the first ones of the setup's.
+        job: What the run is made of.
+        tasks: Those that it judges, the first ones of the job's.
         tally: What there is.
         failures: What is not.
     """
-    counts = Counter(setup.left_out)
-    if over := setup.tasks[len(tasks) :]:
+    counts = Counter(job.left_out)
+    if over := job.tasks[len(tasks) :]:
         counts["beyond limit"] += sum(task.id not in tally.verdicts for task in over)
     first = {failure.rollout: failure.reason for failure in reversed(failures.listed())}
     reasons = Counter(first.get(task.id, PENDING) for task in tasks if task.id not in tally.verdicts)

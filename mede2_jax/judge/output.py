@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import Judgment
+from mede2_jax.judge.job import Task
 from mede2_jax.judge.judges import Wanted
 from mede2_jax.judge.manifest import FailedJudgment
-from mede2_jax.judge.setup import Task
 from mede2_jax.judge.summary import Tally
 from mede2_jax.outputs.failures import Failures
 

@@ -13,10 +13,10 @@ from mede2_jax.config import UserError, counted
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.records import Judgment
 from mede2_jax.judge.config import JudgeConfig
+from mede2_jax.judge.job import JudgingJob, open_job
 from mede2_jax.judge.judges import Judged, Wanted, open_judge
 from mede2_jax.judge.manifest import BegunJudgments, FailedJudgment, check_same, dropped
 from mede2_jax.judge.output import check, missing
-from mede2_jax.judge.setup import Setup, open_setup
 from mede2_jax.judge.summary import Tally, agreement_table, closing_table
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, manifest_path
@@ -36,7 +36,7 @@ def run(config: JudgeConfig, console: Console) -> None:
     """
     assert config.out is not None
     with OutputFile(config.out, "judgments") as file:
-        JudgeRun(open_setup(config, console), file, console).run()
+        JudgeRun(open_job(config, console), file, console).run()
 
 
 class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Tally]):
@@ -45,24 +45,24 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
     COMMAND, DOING, RECORD, NOTHING = "python -m mede2_jax.judge", "judging", "judgment", "nothing is judged yet"
     BEGUN, FAILURE = BegunJudgments, FailedJudgment
 
-    def __init__(self, setup: Setup, file: OutputFile, console: Console) -> None:
-        super().__init__(setup.config, file, Tally(), console)
-        self.setup, self.tasks = setup, setup.tasks[: setup.config.limit]
-        self.task_of = {task.id: task for task in setup.tasks}
+    def __init__(self, job: JudgingJob, file: OutputFile, console: Console) -> None:
+        super().__init__(job.config, file, Tally(), console)
+        self.job, self.tasks = job, job.tasks[: job.config.limit]
+        self.task_of = {task.id: task for task in job.tasks}
 
     def check_same(self, before: BegunJudgments) -> None:
         """Refuses a file of another judge."""
-        check_same(self.setup, before)
+        check_same(self.job, before)
 
     def read(self, raw: Json, where: str) -> Judgment:
         """A judgment of this run."""
         judgment = read_own(raw, Judgment, where)
-        check(judgment, self.task_of, self.setup.config.repeat, self.tally, where)
+        check(judgment, self.task_of, self.job.config.repeat, self.tally, where)
         return judgment
 
     def plan(self) -> list[Wanted]:
         """The judgments that are missing."""
-        return list(missing(self.tasks, self.setup.config.repeat, self.tally, self.failures))
+        return list(missing(self.tasks, self.job.config.repeat, self.tally, self.failures))
 
     def items(self, wanted: Wanted) -> Sequence[Hashable]:
         """Response and repeat."""
@@ -75,12 +75,12 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
 
     def total(self) -> int:
         """Responses × repeat."""
-        return len(self.tasks) * self.setup.config.repeat
+        return len(self.tasks) * self.job.config.repeat
 
     @contextlib.contextmanager
     def answers(self) -> Iterator[Iterator[Outcome[Judgment, FailedJudgment]]]:
         """What the judge says."""
-        with open_judge(self.setup, self.say) as judge:
+        with open_judge(self.job, self.say) as judge:
             yield map(self._outcome, judge.judge(iter(self.missing)))
 
     def work(self) -> None:
@@ -92,19 +92,19 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
 
     def inputs(self) -> Mapping[str, Any]:
         """Rollouts, images, judge, versions."""
-        return self.setup.inputs
+        return self.job.inputs
 
     def counts(self) -> Mapping[str, Any]:
         """Responses, and those that have a judgment."""
-        return {"rollouts": len(self.setup.file), "judged": len(self.tally.verdicts)}
+        return {"rollouts": len(self.job.file), "judged": len(self.tally.verdicts)}
 
     def dropped(self) -> Mapping[str, int]:
         """Responses that have none, by reason."""
-        return dropped(self.setup, self.tasks, self.tally, self.failures)
+        return dropped(self.job, self.tasks, self.tally, self.failures)
 
     def more(self) -> Mapping[str, Any]:
         """Self-agreement and cost."""
-        found = self.tally.agreements(self.setup.config.repeat)
+        found = self.tally.agreements(self.job.config.repeat)
         return {
             "agreement": {name: dataclasses.asdict(one) for name, one in found.items()},
             "cost": {"judgments": round(self.tally.cost, 6), "failed": round(self._lost, 6)},
@@ -112,9 +112,9 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
 
     def begin(self) -> None:
         """Says what is to be judged, and by whom; or that all is there."""
-        config, begun, judge = self.setup.config, self.progress.begun_with, self.setup.inputs["judge"]
+        config, begun, judge = self.job.config, self.progress.begun_with, self.job.inputs["judge"]
         there = f", {begun:,} are there" if begun else ""
-        what = f"{counted(len(self.tasks), 'response')} × {config.repeat} to judge of {len(self.setup.file):,}{there}"
+        what = f"{counted(len(self.tasks), 'response')} × {config.repeat} to judge of {len(self.job.file):,}{there}"
         self.say(f"{what}; judge {judge['engine']}, {judge['model']}")
         if not self.missing:
             all_there = f"{config.out} has all {counted(self.progress.total, 'judgment')}; nothing to do"
@@ -123,8 +123,8 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
     def finish(self) -> None:
         """Closing table and self-agreement."""
         failed = self.failures.by_reason(now=True)
-        self.console.print(closing_table(self.tally, len(self.setup.file), self.dropped(), failed, self._lost, self.progress))
-        if agreements := self.tally.agreements(self.setup.config.repeat):
+        self.console.print(closing_table(self.tally, len(self.job.file), self.dropped(), failed, self._lost, self.progress))
+        if agreements := self.tally.agreements(self.job.config.repeat):
             self.console.print(agreement_table(agreements))
         if self.tally.records:
             self.say(f"{'judgments:':10} {self.out}")
@@ -163,7 +163,7 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
             image_analysis=verdicts["image_analysis"],
             no_hallucination=verdicts["no_hallucination"],
             reflection=verdicts["reflection"],
-            judge=self.setup.config.judged_by,
+            judge=self.job.config.judged_by,
             raw=judged.raw,
             usage=judged.usage,
         )

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from mede2_jax.pair.choose import Candidate, Choice
-from mede2_jax.pair.setup import Setup
+from mede2_jax.pair.job import PairingJob
 from mede2_jax.reasoning.rubric import Criterion
 
 NO_POSITIVE, NO_NEGATIVE, NOTHING_JUDGED, BY_LIMITS = "no positive response", "no negative response", "no judged response", "by limits"
@@ -41,9 +41,9 @@ class Report:
     """Characters of the two responses of each pair."""
 
     @classmethod
-    def of(cls, setup: Setup) -> Report:
+    def of(cls, job: PairingJob) -> Report:
         """The report of a run that has only read its files."""
-        return cls(len(setup.file), setup.dropped, setup.failing, len(setup.questions))
+        return cls(len(job.file), job.dropped, job.failing, len(job.questions))
 
     def add_without(self, positive: int, negative: int) -> None:
         """Counts a question that lacks one side or both."""

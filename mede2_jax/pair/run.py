@@ -16,9 +16,9 @@ from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Said, file_digest, manifest_path, read_said
 from mede2_jax.pair.choose import choose_pairs, is_held_out
 from mede2_jax.pair.config import PairConfig
+from mede2_jax.pair.job import Asked, PairingJob, open_job
 from mede2_jax.pair.publish import COMMAND, check_replaceable, partial_path, publish, settle, undo
 from mede2_jax.pair.report import Report, tables
-from mede2_jax.pair.setup import Asked, Setup, open_setup
 
 
 def run(config: PairConfig, console: Console) -> None:
@@ -36,10 +36,10 @@ def run(config: PairConfig, console: Console) -> None:
     outs = places if config.eval_fraction else places[:1]
     for out in places:
         check_replaceable(out)
-    setup = open_setup(config, console)
+    job = open_job(config, console)
     if unfinished := _unfinished(config):
         console.print(unfinished, style="yellow", soft_wrap=True, markup=False)
-    report = Report.of(setup)
+    report = Report.of(job)
     with contextlib.ExitStack() as stack:
         # A name that no other run uses while it is locked; what a killed run left in it goes.
         files = [stack.enter_context(OutputFile(partial_path(out), "pairs")) for out in outs]
@@ -48,14 +48,14 @@ def run(config: PairConfig, console: Console) -> None:
         stack.enter_context(_undone_on_failure(places))
         for file in files:
             file.restart()
-        for id, asked in setup.questions.items():
+        for id, asked in job.questions.items():
             held_out = is_held_out(id, config)
-            files[held_out].append(_pairs(setup, report, id, asked, held_out=held_out))
+            files[held_out].append(_pairs(job, report, id, asked, held_out=held_out))
         if report.pairs == report.held_out:
             held = f"all {report.pairs:,} pairs are held out; use a smaller eval_fraction" if report.pairs else report.why_none()
             raise UserError(f"no pair to train on can be made of {config.rollouts}: {held}")
         outs = outs[:1] if not report.held_out else outs
-        manifest = _manifest(setup, report)
+        manifest = _manifest(job, report)
         manifests = [{**manifest, "split": split} for split in ("train", "eval")[: len(outs)]]
         publish([file.path for file in files[: len(outs)]], outs, places[len(outs) :], manifests)
     for table in tables(report):
@@ -77,19 +77,19 @@ def _unfinished(config: PairConfig) -> str:
     return f"{len(said.failed):,} judgments failed, see {manifest_path(config.judgments)}" if said.failed else ""
 
 
-def _pairs(setup: Setup, report: Report, id: str, asked: Asked, *, held_out: bool) -> Iterator[PreferencePair]:
+def _pairs(job: PairingJob, report: Report, id: str, asked: Asked, *, held_out: bool) -> Iterator[PreferencePair]:
     """The pairs of a question, counted."""
     candidates = asked.candidates
     positive = sum(not candidate.fails for candidate in candidates)
     if not 0 < positive < len(candidates):
         report.add_without(positive, len(candidates) - positive)
         return
-    rollouts = [setup.rollout(candidate.record) for candidate in candidates]
-    choice = choose_pairs(id, candidates, [rollout.response for rollout in rollouts], setup.config)
+    rollouts = [job.rollout(candidate.record) for candidate in candidates]
+    choice = choose_pairs(id, candidates, [rollout.response for rollout in rollouts], job.config)
     report.add(choice, candidates, [rollout.response for rollout in rollouts], held_out=held_out)
     for chosen, rejected in choice.pairs:
         sides = {"chosen": rollouts[chosen], "rejected": rollouts[rejected]}
-        judgments = {side: setup.judged[rollout.id].ids for side, rollout in sides.items()}
+        judgments = {side: job.judged[rollout.id].ids for side, rollout in sides.items()}
         named: dict[str, Any] = {
             side: {"rollout": rollout.id, "model": rollout.model, "judgments": judgments[side]} for side, rollout in sides.items()
         }
@@ -115,15 +115,15 @@ def _undone_on_failure(outs: Sequence[Path]) -> Iterator[None]:
         raise
 
 
-def _manifest(setup: Setup, report: Report) -> dict[str, Any]:
-    config = setup.config
+def _manifest(job: PairingJob, report: Report) -> dict[str, Any]:
+    config = job.config
     assert config.judgments is not None and config.rollouts is not None
     inputs = {"judgments": config.judgments, "rollouts": config.rollouts}
     return {
         "command": COMMAND,
         "config": config.model_dump(mode="json"),
         **{name: {"path": str(path.absolute()), "digest": file_digest(path)} for name, path in inputs.items()},
-        "images": {"root": str(setup.image_root.absolute())},
+        "images": {"root": str(job.image_root.absolute())},
         "versions": {"mede2_jax": __version__},
         **report.content(),
     }

@@ -12,8 +12,8 @@ from mede2_jax.engines.chat import ChatReply
 from mede2_jax.engines.flax import logprob_check
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.engine import check_engine, engine_dtype, engine_kind, open_engine
+from mede2_jax.rollout.job import open_job
 from mede2_jax.rollout.run import first_requests
-from mede2_jax.rollout.setup import open_setup
 
 QUESTIONS = 8
 """How many are sampled unless `limit` says otherwise."""
@@ -27,21 +27,21 @@ def check_logprobs(config: RolloutConfig, model_dir: Path, console: Console) -> 
             `max_difference`.
     """
     config = config.model_copy(update={"logprobs": True, "limit": config.limit or QUESTIONS})
-    setup = open_setup(config, model_dir, console)
-    check_engine(setup)
+    job = open_job(config, model_dir, console)
+    check_engine(job)
     replies: list[ChatReply] = []
-    with open_engine(setup, lambda line: console.print(line, soft_wrap=True, markup=False)) as engine:
-        for reply in engine.answer(first_requests(setup)):
+    with open_engine(job, lambda line: console.print(line, soft_wrap=True, markup=False)) as engine:
+        for reply in engine.answer(first_requests(job)):
             if isinstance(reply, ChatReply):
                 replies.append(reply)
             else:
                 console.print(f"{reply.request.id} was not answered: {reply.reason}", soft_wrap=True, markup=False, style="yellow")
     if not replies:
         raise UserError("no question could be answered, so there is nothing to compare")
-    dtype = engine_dtype(setup)
+    dtype = engine_dtype(job)
     samples = sum(len(reply.completions) for reply in replies)
     console.print(f"{counted(samples, 'response')} of engine {engine_kind(config)}; now scored as in training, computing in {dtype}")
-    found = logprob_check.compare(replies, setup.processor, logprob_check.training_logprobs(model_dir, dtype))
+    found = logprob_check.compare(replies, job.processor, logprob_check.training_logprobs(model_dir, dtype))
     if not np.isfinite(found.difference).all():
         raise UserError("log-probabilities are not finite, on one side at least; is the model whole, and did training stay finite?")
     logprob_check.show(found, console)

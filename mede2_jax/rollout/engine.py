@@ -1,4 +1,4 @@
-"""Which engine samples, and how it is made from a setup."""
+"""Which engine samples, and how it is made from a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatEngine
 from mede2_jax.engines.vllm.server import VLLMServer, is_installed
 from mede2_jax.rollout.config import RolloutConfig
-from mede2_jax.rollout.setup import Setup
+from mede2_jax.rollout.job import SamplingJob
 from mede2_jax.weights.model_info import own_dtype
 
 
@@ -23,39 +23,39 @@ def engine_kind(config: RolloutConfig) -> Literal["vllm", "flax"]:
     return "vllm" if config.base_url or is_installed(config.vllm) else "flax"
 
 
-def check_engine(setup: Setup) -> None:
+def check_engine(job: SamplingJob) -> None:
     """Refuses what the engine cannot do; starts nothing.
 
     Raises:
         UserError: vLLM reads its image options from the model directory, and others were given.
     """
-    if engine_kind(setup.config) != "vllm":
-        if setup.config.vllm.adapter is not None:
-            raise UserError(f"no vLLM in {str(setup.config.vllm.env)!r} to serve vllm.adapter; make it with bash launch/vllm_env.sh")
+    if engine_kind(job.config) != "vllm":
+        if job.config.vllm.adapter is not None:
+            raise UserError(f"no vLLM in {str(job.config.vllm.env)!r} to serve vllm.adapter; make it with bash launch/vllm_env.sh")
         return
-    own = type(setup.config.data)(system_prompt=setup.config.data.system_prompt)
-    if setup.family.load_processor(setup.model_dir, own).fingerprint != setup.processor.fingerprint:
-        given = setup.config.data.model_dump(exclude_defaults=True, exclude={"system_prompt", "image_root", "max_image_pixels"})
+    own = type(job.config.data)(system_prompt=job.config.data.system_prompt)
+    if job.family.load_processor(job.model_dir, own).fingerprint != job.processor.fingerprint:
+        given = job.config.data.model_dump(exclude_defaults=True, exclude={"system_prompt", "image_root", "max_image_pixels"})
         raise UserError(
             f"vLLM takes its image options from the model directory, where they are not those given ({', '.join(given)}); leave them out "
             "(a training run's model has the options it was trained with), or use --engine=flax"
         )
 
 
-def engine_dtype(setup: Setup) -> str:
+def engine_dtype(job: SamplingJob) -> str:
     """What the engine computes in."""
-    chosen = setup.config.flax.dtype if engine_kind(setup.config) == "flax" else setup.config.vllm.dtype
-    return own_dtype(setup.info) if chosen == "auto" else chosen
+    chosen = job.config.flax.dtype if engine_kind(job.config) == "flax" else job.config.vllm.dtype
+    return own_dtype(job.info) if chosen == "auto" else chosen
 
 
 @contextlib.contextmanager
-def open_engine(setup: Setup, notify: Callable[[str], None]) -> Iterator[ChatEngine]:
+def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[ChatEngine]:
     """The engine, started; it is stopped on the way out.
 
     Raises:
         UserError: It cannot be started.
     """
-    config = setup.config
+    config = job.config
     with contextlib.ExitStack() as stack:
         if engine_kind(config) == "flax":
             from mede2_jax.engines.flax.sampler import FlaxSampler
@@ -63,17 +63,17 @@ def open_engine(setup: Setup, notify: Callable[[str], None]) -> Iterator[ChatEng
             notify("loading the model; the first samples take longer, since the sampler compiles")
             # The cache has room for what there is.
             sizes = {
-                "max_prompt_tokens": min(config.flax.max_prompt_tokens, setup.longest_prompt),
+                "max_prompt_tokens": min(config.flax.max_prompt_tokens, job.longest_prompt),
                 "samples": min(config.flax.samples, config.n),
             }
             flax = config.flax.model_copy(update=sizes)
-            yield stack.enter_context(FlaxSampler(setup.model_dir, config.sampling, flax, config.data))
+            yield stack.enter_context(FlaxSampler(job.model_dir, config.sampling, flax, config.data))
             return
         from mede2_jax.engines.vllm.client import OpenAIChat, VLLMExtras
 
         urls, servers, check = config.base_url, config.servers, None
         if not urls:
-            server = stack.enter_context(_own_server(setup, notify))
+            server = stack.enter_context(_own_server(job, notify))
             urls, check = (server.base_url,), server.check
             servers = servers.model_copy(update={"served_model": server.model_name})
         yield stack.enter_context(
@@ -83,22 +83,22 @@ def open_engine(setup: Setup, notify: Callable[[str], None]) -> Iterator[ChatEng
                 servers,
                 system_prompt=config.data.system_prompt,
                 logprobs=config.logprobs,
-                vllm=VLLMExtras(setup.rules, setup.prompt_ids),
+                vllm=VLLMExtras(job.rules, job.prompt_ids),
                 notify=notify,
                 check=check,
             )
         )
 
 
-def _own_server(setup: Setup, notify: Callable[[str], None]) -> VLLMServer:
+def _own_server(job: SamplingJob, notify: Callable[[str], None]) -> VLLMServer:
     """A server for this run; its context is as long as this run's longest prompt and response need."""
-    config = setup.config
+    config = job.config
     vllm = config.vllm
     if vllm.max_model_len is None:
         # A question that is too long for the model fails alone.
-        limit = setup.sizes.language.max_position_embeddings or math.inf
-        vllm = vllm.model_copy(update={"max_model_len": int(min(setup.longest_prompt + config.max_tokens, limit))})
+        limit = job.sizes.language.max_position_embeddings or math.inf
+        vllm = vllm.model_copy(update={"max_model_len": int(min(job.longest_prompt + config.max_tokens, limit))})
     log = Path(f"{config.out or 'runs/check_logprobs'}.vllm.log")
-    server = VLLMServer(vllm, setup.model_dir, log=log)
+    server = VLLMServer(vllm, job.model_dir, log=log)
     notify(f"starting vLLM; its log is {log}")
     return server

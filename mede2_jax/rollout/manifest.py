@@ -11,7 +11,7 @@ from mede2_jax.config import counted
 from mede2_jax.outputs.failures import Failure
 from mede2_jax.outputs.manifest import Begun, begun_otherwise, differences, short_digest
 from mede2_jax.rollout.engine import engine_kind
-from mede2_jax.rollout.setup import Setup
+from mede2_jax.rollout.job import SamplingJob
 
 INPUTS = ("model", "processor", "questions")
 """What a run is made of and has a digest of."""
@@ -75,35 +75,35 @@ class FailedSamples(Failure):
         return self.model_copy(update={"samples": tuple(sample for _, sample in items)})
 
 
-def check_same(setup: Setup, before: BegunRollouts) -> None:
+def check_same(job: SamplingJob, before: BegunRollouts) -> None:
     """Whether a run may go on with the file that another began.
 
     Raises:
         UserError: It may not: config, engine, model, questions or images are not the same.
     """
-    config = setup.config
+    config = job.config
     assert config.out is not None
-    options = differences(before.config, config.model_dump(mode="json"), lambda option: _is_free(option, setup))
+    options = differences(before.config, config.model_dump(mode="json"), lambda option: _is_free(option, job))
     engine = engine_kind(config)
     if before.engine not in ("", engine):  # the same seed gives other samples there
         options |= differences({"engine": before.engine}, {"engine": engine}, lambda _: False)
     differing = list(options.values())
     for name in INPUTS:
-        digest, entry = getattr(before, name).digest, setup.inputs[name]
+        digest, entry = getattr(before, name).digest, job.inputs[name]
         if name == "processor" and differing:  # options that differ change its digest as well
             continue
         if digest != entry["digest"]:
             differing.append(f"{name} {entry.get('path', '')}: {short_digest(digest)} then, {short_digest(entry['digest'])} now")
     images = before.images.digests
-    changed = [id for id, digest in setup.inputs["images"]["digests"].items() if images.get(id, digest) != digest]
+    changed = [id for id, digest in job.inputs["images"]["digests"].items() if images.get(id, digest) != digest]
     if changed:
         differing.append(f"images of {counted(len(changed), 'question')}, first {changed[0]!r}: other files now")
     if differing:
         raise begun_otherwise(config.out, differing, "; each shard needs a file of its own" if "shard" in options else "")
 
 
-def _is_free(option: str, setup: Setup) -> bool:
+def _is_free(option: str, job: SamplingJob) -> bool:
     for section, bound in ENGINE_SECTIONS.items():
         if option.startswith(section):
-            return option not in bound or not section.startswith(engine_kind(setup.config))
+            return option not in bound or not section.startswith(engine_kind(job.config))
     return option in FREE_TO_CHANGE

@@ -19,9 +19,9 @@ from mede2_jax.outputs.progress import AGAIN
 from mede2_jax.outputs.resumable import Outcome, ResumableRun
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.engine import check_engine, engine_kind, open_engine
+from mede2_jax.rollout.job import SamplingJob, open_job, question_seed
 from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples, check_same
 from mede2_jax.rollout.output import missing_runs, note
-from mede2_jax.rollout.setup import Setup, open_setup, question_seed
 from mede2_jax.rollout.summary import Tally, closing_table
 
 Samples = tuple[int, range]
@@ -41,21 +41,21 @@ def run(config: RolloutConfig, model_dir: Path, console: Console) -> None:
     """
     assert config.out is not None
     with OutputFile(config.out, "rollouts", " (each shard needs one of its own)") as file:
-        setup = open_setup(config, model_dir, console)
-        check_engine(setup)
-        RolloutRun(setup, file, console).run()
+        job = open_job(config, model_dir, console)
+        check_engine(job)
+        RolloutRun(job, file, console).run()
 
 
-def first_requests(setup: Setup) -> Iterator[ChatRequest]:
+def first_requests(job: SamplingJob) -> Iterator[ChatRequest]:
     """One request for each question, for all its samples."""
-    return (request(setup, number, range(setup.config.n)) for number in setup.numbers)
+    return (request(job, number, range(job.config.n)) for number in job.numbers)
 
 
-def request(setup: Setup, number: int, samples: range) -> ChatRequest:
+def request(job: SamplingJob, number: int, samples: range) -> ChatRequest:
     """The request for these samples of the question with that number."""
-    question = setup.questions.question(number)
-    images = setup.questions.images(number, question)
-    seed = question_seed(setup.config.seed, question.id) + samples.start
+    question = job.questions.question(number)
+    images = job.questions.images(number, question)
+    seed = question_seed(job.config.seed, question.id) + samples.start
     return ChatRequest(question.id, question.prompt, images, len(samples), seed)
 
 
@@ -65,32 +65,32 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
     COMMAND, DOING, RECORD, NOTHING = "python -m mede2_jax.rollout", "sampling", "sample", "no sample came yet"
     BEGUN, FAILURE = BegunRollouts, FailedSamples
 
-    def __init__(self, setup: Setup, file: OutputFile, console: Console) -> None:
-        super().__init__(setup.config, file, Tally(), console)
-        self.setup, self.engine = setup, engine_kind(setup.config)
-        self.seeds = {id: question_seed(setup.config.seed, id) for id in setup.all_ids}
-        self.number_of = {setup.all_ids[number]: number for number in setup.numbers}
+    def __init__(self, job: SamplingJob, file: OutputFile, console: Console) -> None:
+        super().__init__(job.config, file, Tally(), console)
+        self.job, self.engine = job, engine_kind(job.config)
+        self.seeds = {id: question_seed(job.config.seed, id) for id in job.all_ids}
+        self.number_of = {job.all_ids[number]: number for number in job.numbers}
         self.done: dict[str, set[int]] = {}
 
     def check_same(self, before: BegunRollouts) -> None:
         """Refuses a file of another config, engine, model, other questions or images."""
-        check_same(self.setup, before)
+        check_same(self.job, before)
 
     def read(self, raw: Json, where: str) -> Rollout:
         """A sample of this run."""
         rollout = read_own(raw, Rollout, where)
-        note(rollout, self.done, self.seeds, self.setup.config.n, where)
+        note(rollout, self.done, self.seeds, self.job.config.n, where)
         return rollout
 
     def plan(self) -> list[Samples]:
         """Each question's missing samples."""
-        n = self.setup.config.n
+        n = self.job.config.n
         return [(number, runs) for id, number in self.number_of.items() for runs in missing_runs(self.done.get(id, set()), n)]
 
     def items(self, wanted: Samples) -> Sequence[Hashable]:
         """Question and number of each sample."""
         number, samples = wanted
-        return [(self.setup.all_ids[number], sample) for sample in samples]
+        return [(self.job.all_ids[number], sample) for sample in samples]
 
     def is_open(self, item: Any) -> bool:
         """Whether that sample of a question of this file is not there."""
@@ -99,25 +99,25 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
 
     def total(self) -> int:
         """Questions × n."""
-        return len(self.number_of) * self.setup.config.n
+        return len(self.number_of) * self.job.config.n
 
     @contextlib.contextmanager
     def answers(self) -> Iterator[Iterator[Outcome[Rollout, FailedSamples]]]:
         """The engine's replies."""
-        requests = (request(self.setup, number, samples) for number, samples in self.missing)
-        with open_engine(self.setup, self.say) as engine:
+        requests = (request(self.job, number, samples) for number, samples in self.missing)
+        with open_engine(self.job, self.say) as engine:
             yield map(self._outcome, engine.answer(requests))
 
     def inputs(self) -> Mapping[str, Any]:
         """Model, processor, questions, images, versions, engine."""
-        images = self.setup.inputs["images"]
+        images = self.job.inputs["images"]
         # Of questions that a smaller limit leaves out as well: their samples are still in the file.
         digests = {**(self.before.images.digests if self.before else {}), **images["digests"]}
-        return {**self.setup.inputs, "images": {**images, "digests": digests}, "engine": self.engine}
+        return {**self.job.inputs, "images": {**images, "digests": digests}, "engine": self.engine}
 
     def counts(self) -> Mapping[str, Any]:
         """Questions."""
-        return {"questions": len(self.setup.numbers)}
+        return {"questions": len(self.job.numbers)}
 
     def dropped(self) -> Mapping[str, int]:
         """Samples that failed, by reason."""
@@ -125,13 +125,13 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
 
     def begin(self) -> None:
         """Says how many samples are wanted, or that all are there."""
-        config, begun, total = self.setup.config, self.progress.begun_with, self.progress.total
+        config, begun, total = self.job.config, self.progress.begun_with, self.progress.total
         if not self.missing:
             self.say(f"{config.out} has all {counted(total, 'sample')}; nothing to do")
             return
         there = f", {begun:,} are there" if begun else ""
-        what = f"{counted(len(self.setup.numbers), 'question')} × {config.n} = {counted(total, 'sample')}{there}"
-        self.say(f"{what}; engine {self.engine}, model {self.setup.model_dir}")
+        what = f"{counted(len(self.job.numbers), 'question')} × {config.n} = {counted(total, 'sample')}{there}"
+        self.say(f"{what}; engine {self.engine}, model {self.job.model_dir}")
 
     def finish(self) -> None:
         """The closing table."""
@@ -151,14 +151,14 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         if isinstance(reply, ChatFailure):
             failure = FailedSamples(question=asked.id, samples=tuple(samples), reason=reply.reason)
             return Outcome(self.items((number, samples)), failure=failure)
-        question = self.setup.questions.question(number)
+        question = self.job.questions.question(number)
         rollouts = [self._rollout(question, sample, reply, index) for index, sample in enumerate(samples)]
         return Outcome(self.items((number, samples)), rollouts, tokens=sum(rollout.response_tokens for rollout in rollouts))
 
     def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
         completion = reply.completions[index]
         assert completion.seed == reply.request.seed + index
-        kept = self.setup.config.logprobs
+        kept = self.job.config.logprobs
         return Rollout(
             id=f"{question.id}#{sample}",
             images=question.images,
@@ -174,7 +174,7 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             prompt_tokens=reply.prompt_tokens,
             response_tokens=len(completion.token_ids),
             seed=completion.seed,
-            model=self.setup.sampled,
+            model=self.job.sampled,
             token_ids=completion.token_ids if kept else None,
             logprobs=completion.logprobs if kept else None,
         )

@@ -12,14 +12,14 @@ from mede2_jax.engines.flax import logprob_check
 from mede2_jax.engines.flax.sampler import FlaxConfig, FlaxSampler
 from mede2_jax.rollout.check import check_logprobs
 from mede2_jax.rollout.config import RolloutConfig
+from mede2_jax.rollout.job import open_job
 from mede2_jax.rollout.run import first_requests
-from mede2_jax.rollout.setup import open_setup
 
 
 @pytest.fixture(scope="module")
 def setup(sample, tiny_model):
     config = RolloutConfig(questions=sample / "questions.jsonl", limit=2, n=2, max_tokens=8)
-    return open_setup(config, tiny_model, Console(quiet=True))
+    return open_job(config, tiny_model, Console(quiet=True))
 
 
 @pytest.fixture(scope="module")

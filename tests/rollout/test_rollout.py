@@ -23,8 +23,8 @@ from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
 from mede2_jax.rollout.__main__ import main
+from mede2_jax.rollout.job import question_seed
 from mede2_jax.rollout.output import missing_runs
-from mede2_jax.rollout.setup import question_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests" / "chat_server.py"

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from training import make_config, moved_params, one_device_setup
+from training import make_config, moved_params, one_device_inputs
 
 from mede2_jax.data.loader import make_loader
 from mede2_jax.models.lora import with_dropout_keys
@@ -20,7 +20,7 @@ from mede2_jax.train.step import Steps
 def run(sample, tiny_model):
     """(steps of a run that learns nothing, the state before its first, one row as a step of one micro-batch, its loss without dropout)."""
     config = make_config(sample / "demonstrations.jsonl", sample, stage="sft", lora={"dropout": 0.5}, data={"row_tokens": 512})
-    setup = one_device_setup(config, tiny_model)
+    setup = one_device_inputs(config, tiny_model)
     optimizer = make_optimizer(config.optimizer, 0.0, 10)  # a rate of 0: what changes from step to step is dropout alone
     steps = Steps(setup.spec, setup.loss, optimizer, setup.mesh, chunk=64)
     state = init_state(setup.spec, moved_params(setup, tiny_model), optimizer, setup.mesh, seed=0)

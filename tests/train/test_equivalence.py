@@ -8,7 +8,7 @@ from training import (
     loss_and_gradients,
     make_config,
     moved_params,
-    one_device_setup,
+    one_device_inputs,
     reference_table,
     short_pairs,
     whole_batch,
@@ -31,7 +31,7 @@ def pairs(sample, tmp_path_factory):
 
 
 def laid_out(pairs, sample, tiny_model, stage="dpo", **options):
-    setup = one_device_setup(make_config(pairs, sample, stage=stage, **options), tiny_model)
+    setup = one_device_inputs(make_config(pairs, sample, stage=stage, **options), tiny_model)
     reference = reference_table(len(setup.train)) if stage == "dpo" else None
     return loss_and_gradients(setup, moved_params(setup, tiny_model), whole_batch(setup, reference)), setup
 
@@ -74,7 +74,7 @@ def test_accumulation_equals_one_large_batch(pairs, sample, tiny_model):
     results = []
     for rows, accumulation in ((4, 1), (1, 4)):
         config = make_config(pairs, sample, rows_per_step=rows, accumulation=accumulation, parts=LORA, data={"packing": False})
-        results.append(take_steps(one_device_setup(config, tiny_model), tiny_model, count=2))
+        results.append(take_steps(one_device_inputs(config, tiny_model), tiny_model, count=2))
     assert results[0][0] == pytest.approx(results[1][0], abs=TOLERANCE)
     assert largest_gap(results[0][1], results[1][1]) <= TOLERANCE
 
@@ -85,7 +85,7 @@ def test_accumulation_equals_one_large_batch(pairs, sample, tiny_model):
 def test_eight_devices_equal_one(pairs, sample, tiny_model, parts, mesh):
     """tensor 8 splits the 4 heads further than they go: what does not divide is replicated, and the numbers stay."""
     config = make_config(pairs, sample, rows_per_step=4, parts=parts, data={"packing": False})
-    one = take_steps(one_device_setup(config, tiny_model), tiny_model, count=3)
+    one = take_steps(one_device_inputs(config, tiny_model), tiny_model, count=3)
     sharded = open_inputs(config.model_copy(update={"mesh": type(config.mesh)(**mesh)}), tiny_model)
     assert sharded.mesh.size == 8
     eight = take_steps(sharded, tiny_model, count=3)

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from test_equivalence import FULL, LORA, TOLERANCE, laid_out, take_steps
 from trainer_process import outcome, start, train, training_metrics
-from training import largest_gap, make_config, one_device_setup, short_pairs
+from training import largest_gap, make_config, one_device_inputs, short_pairs
 from transformers import InternVLForConditionalGeneration
 
 from mede2_jax import tiny
@@ -52,7 +52,7 @@ def test_the_layout_of_rows_changes_nothing(pairs, sample, tiny_internvl, other)
 )
 def test_eight_devices_equal_one(pairs, sample, tiny_internvl, parts, mesh):
     config = make_config(pairs, sample, rows_per_step=4, parts=parts, data={"packing": False})
-    one = take_steps(one_device_setup(config, tiny_internvl), tiny_internvl, count=2)
+    one = take_steps(one_device_inputs(config, tiny_internvl), tiny_internvl, count=2)
     sharded = open_inputs(config.model_copy(update={"mesh": type(config.mesh)(**mesh)}), tiny_internvl)
     assert sharded.mesh.size == 8
     eight = take_steps(sharded, tiny_internvl, count=2)
@@ -126,29 +126,29 @@ def changed(model, to, file, **values):
 
 def test_adapters_that_peft_could_not_hold_are_refused_before_training(pairs, sample, original):
     with pytest.raises(UserError, match=r"vision/blocks/attention/k_proj' lies fused .* set parts.vision to frozen or full"):
-        one_device_setup(make_config(pairs, sample, parts=LORA), original)
+        one_device_inputs(make_config(pairs, sample, parts=LORA), original)
 
 
 def test_rows_past_the_scaled_positions_are_refused(pairs, sample, tiny_internvl, tmp_path):
     model = changed(tiny_internvl, tmp_path / "model", "config.json", text_config__max_position_embeddings=512)
     with pytest.raises(UserError, match=r"rows of \d+ tokens, but past 512 .* set data.row_tokens=512 or less") as error:
-        one_device_setup(make_config(pairs, sample), model)
+        one_device_inputs(make_config(pairs, sample), model)
     assert "\n" not in str(error.value)
-    one_device_setup(make_config(pairs, sample, data={"row_tokens": 512}), model)
+    one_device_inputs(make_config(pairs, sample, data={"row_tokens": 512}), model)
 
 
 def test_a_tokenizer_past_the_embedding_is_refused_unless_no_text_can_hold_it(pairs, sample, tiny_internvl, tmp_path):
     """transformers adds `<video>` to the -hf tokenizer, past the embedding; no text may hold it. Anything else is a fault."""
-    setup = one_device_setup(make_config(pairs, sample), tiny_internvl)
+    setup = one_device_inputs(make_config(pairs, sample), tiny_internvl)
     assert setup.processor.chat.tokenizer.convert_tokens_to_ids("<video>") == setup.sizes.language.vocab_size
     tokens = json.loads((tiny_internvl / "tokenizer_config.json").read_text())["extra_special_tokens"] | {"audio_token": "<audio>"}
     model = changed(tiny_internvl, tmp_path / "model", "tokenizer_config.json", extra_special_tokens=tokens)
     with pytest.raises(UserError, match=r"the tokenizer has 1538 tokens, the model's embedding 1536 and none for '<audio>'"):
-        one_device_setup(make_config(pairs, sample), model)
+        one_device_inputs(make_config(pairs, sample), model)
 
 
 def test_text_that_names_a_video_is_refused(sample, tiny_internvl, tmp_path):
     record = {"id": "d", "messages": [{"role": "user", "content": "See <video> here"}, {"role": "assistant", "content": "Yes."}]}
     (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(UserError, match="<video>"):
-        one_device_setup(make_config(tmp_path / "d.jsonl", sample, stage="sft"), tiny_internvl)
+        one_device_inputs(make_config(tmp_path / "d.jsonl", sample, stage="sft"), tiny_internvl)

@@ -11,7 +11,7 @@ import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.console import Console
 from trainer_process import training_metrics
-from training import make_config, one_device_setup, short_pairs
+from training import make_config, one_device_inputs, short_pairs
 
 from mede2_jax.train import run as trainer
 from mede2_jax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -153,7 +153,7 @@ def test_the_logged_rate_is_the_one_that_was_used(sample, tiny_model, tmp_path, 
         checkpoint={"every": 1, "keep_last": 10},
         max_steps=5,
     )
-    monkeypatch.setattr(trainer, "open_inputs", one_device_setup)
+    monkeypatch.setattr(trainer, "open_inputs", one_device_inputs)
     trainer.run(config, tiny_model, Console(quiet=True))
     logged = [record["learning_rate"] for record in training_metrics(tmp_path / "run")]
     assert len(set(logged)) == 5 and logged[0] == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from rich.console import Console
-from training import make_config, one_device_setup, short_pairs
+from training import make_config, one_device_inputs, short_pairs
 
 from mede2_jax.config import UserError
 from mede2_jax.data.loader import make_loader
@@ -65,7 +65,7 @@ def moment_sizes(state):
 )
 def test_frozen_parts_keep_their_bits_and_have_no_optimizer_state(parts, sample, model, tmp_path):
     pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)
-    setup = one_device_setup(make_config(pairs, sample, parts=parts), model)
+    setup = one_device_inputs(make_config(pairs, sample, parts=parts), model)
     before, state, losses = trained(setup, model)
     assert np.isfinite(losses).all()
     changed = changed_paths(before, state)
@@ -81,7 +81,7 @@ def test_frozen_parts_keep_their_bits_and_have_no_optimizer_state(parts, sample,
 @pytest.mark.parametrize("vision", ["lora", "full"])
 def test_a_text_only_batch_trains_with_vision_unfrozen(vision, sample, model):
     parts = {"vision": vision, "projector": vision, "language": "lora"}
-    setup = one_device_setup(make_config(sample / "demonstrations.jsonl", sample, stage="sft", parts=parts, rows_per_step=2), model)
+    setup = one_device_inputs(make_config(sample / "demonstrations.jsonl", sample, stage="sft", parts=parts, rows_per_step=2), model)
     assert setup.shape.patches == 0
     before, state, losses = trained(setup, model)
     assert np.isfinite(losses).all() and losses[1] != losses[0]
@@ -107,7 +107,7 @@ def test_learning_rates_by_part(sample, tiny_model, tmp_path):
     moved = {}
     for rate in (1e-2, 1e-3):
         config = make_config(pairs, sample, parts=full, optimizer={"projector_learning_rate": rate, "warmup_ratio": 0.0})
-        before, state, _ = trained(one_device_setup(config, tiny_model), tiny_model, count=1, learning_rate=1e-2)
+        before, state, _ = trained(one_device_inputs(config, tiny_model), tiny_model, count=1, learning_rate=1e-2)
         after = jax.device_get(all_params(state))
         moved[rate] = {
             part: np.median(np.abs(flatten_dict(after[part], sep="/")[name] - flatten_dict(before[part], sep="/")[name]))
@@ -122,13 +122,13 @@ def test_a_lora_part_that_no_target_names_is_refused(sample, tiny_model, tmp_pat
     pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)
     parts = {"vision": "lora", "projector": "frozen", "language": "lora"}
     with pytest.raises(UserError, match=r"\['q_proj', 'v_proj'\] name no linear layer of parts.vision=lora; add some of \[.*'qkv'"):
-        one_device_setup(make_config(pairs, sample, parts=parts, lora={"targets": ["q_proj", "v_proj"]}), tiny_model)
-    one_device_setup(make_config(pairs, sample, parts=parts, lora={"targets": ["q_proj", "qkv"]}), tiny_model)
+        one_device_inputs(make_config(pairs, sample, parts=parts, lora={"targets": ["q_proj", "v_proj"]}), tiny_model)
+    one_device_inputs(make_config(pairs, sample, parts=parts, lora={"targets": ["q_proj", "qkv"]}), tiny_model)
 
 
 def test_rows_that_cannot_fill_a_step_are_said(sample, tiny_model, tmp_path):
     pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)
-    setup = one_device_setup(make_config(pairs, sample, rows_per_step=8), tiny_model)
+    setup = one_device_inputs(make_config(pairs, sample, rows_per_step=8), tiny_model)
     console = Console(record=True, width=200, quiet=False, file=io.StringIO())
     show_inputs(setup, console)
     text = console.export_text()

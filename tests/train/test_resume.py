@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from trainer_process import metrics, outcome, start, train, training_metrics
-from training import make_config, moved_params, one_device_setup
+from training import make_config, moved_params, one_device_inputs
 
 from mede2_jax.train import run as run_module
 from mede2_jax.train.optimizer import make_optimizer
@@ -105,7 +105,7 @@ def test_a_reference_pass_goes_on_where_it_was_stopped(sample, tiny_model, tmp_p
     config = make_config(
         sample / "preferences.jsonl", sample, stage="dpo", output=tmp_path / "run", data={"row_tokens": 1024, "eval_fraction": 0.2}
     )
-    setup = one_device_setup(config, tiny_model)
+    setup = one_device_inputs(config, tiny_model)
     config.output.mkdir()
     steps = Steps(setup.spec, setup.loss, make_optimizer(config.optimizer, 1e-4, 1), setup.mesh, config.logprob_chunk)
     params, console, computed = moved_params(setup, tiny_model), Console(quiet=True), []

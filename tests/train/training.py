@@ -32,7 +32,7 @@ def make_config(path, sample, **options):
     return TrainConfig.model_validate({**defaults, **options, "data": data})
 
 
-def one_device_setup(config, model):
+def one_device_inputs(config, model):
     return open_inputs(config, model, devices=jax.devices()[:1])
 
 

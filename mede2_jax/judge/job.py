@@ -41,7 +41,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Setup:
+class JudgingJob:
     """What is known before anything is judged."""
 
     config: JudgeConfig
@@ -59,7 +59,7 @@ class Setup:
         return read_own(self.file[task.number], Rollout, self.file.where(task.number))
 
 
-def open_setup(config: JudgeConfig, console: Console) -> Setup:
+def open_job(config: JudgeConfig, console: Console) -> JudgingJob:
     """Reads, checks and grades every rollout; writes nothing.
 
     Raises:
@@ -95,7 +95,7 @@ def open_setup(config: JudgeConfig, console: Console) -> Setup:
         "judge": config.judged_by.model_dump(mode="json"),
         "versions": {"mede2_jax": __version__},
     }
-    return Setup(config, file, root, tuple(tasks), dict(left_out), inputs)
+    return JudgingJob(config, file, root, tuple(tasks), dict(left_out), inputs)
 
 
 def _task(rollout: Rollout, number: int, config: JudgeConfig) -> Task | str:

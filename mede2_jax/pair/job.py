@@ -48,7 +48,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Setup:
+class PairingJob:
     """What pairs are made of."""
 
     config: PairConfig
@@ -67,7 +67,7 @@ class Setup:
         return read_own(self.file[record], Rollout, self.file.where(record))
 
 
-def open_setup(config: PairConfig, console: Console) -> Setup:
+def open_job(config: PairConfig, console: Console) -> PairingJob:
     """Reads judgments and rollouts and puts them together.
 
     Raises:
@@ -80,52 +80,52 @@ def open_setup(config: PairConfig, console: Console) -> Setup:
     judged = read_judgments(config.judgments)
     file = RecordFile(config.rollouts)
     root = image_root(config.rollouts, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
-    setup = Setup(config, file, root, judged, {}, Counter(), Counter())
+    job = PairingJob(config, file, root, judged, {}, Counter(), Counter())
     seen: dict[str, int] = {}
     with reading_progress(console.is_terminal) as progress:
         task = progress.add_task(f"reading {file.path.name}", total=len(file))
         for record in range(len(file)):
             progress.advance(task)
-            rollout = setup.rollout(record)
+            rollout = job.rollout(record)
             if (first := seen.setdefault(rollout.id, record)) != record:
                 raise UserError(f"{file.where(record)}: field 'id': {rollout.id!r} is also that of {file.where(first)}; ids must differ")
-            _add(setup, rollout, record)
+            _add(job, rollout, record)
     if foreign := next((id for id in judged if id not in seen), None):
         raise UserError(
             f"{judged[foreign].where}: a judgment of {foreign!r}, which is not in {file.path}; give the rollouts that were judged"
         )
-    for asked in setup.questions.values():
+    for asked in job.questions.values():
         asked.candidates.sort(key=lambda candidate: (candidate.sample, candidate.id))
-    return setup
+    return job
 
 
-def _add(setup: Setup, rollout: Rollout, record: int) -> None:
+def _add(job: PairingJob, rollout: Rollout, record: int) -> None:
     """Takes note of a response."""
-    where = setup.file.where(record)
+    where = job.file.where(record)
     content = _content(rollout)
-    asked = setup.questions.setdefault(rollout.question_id, Asked(content, record))
+    asked = job.questions.setdefault(rollout.question_id, Asked(content, record))
     if asked.content != content:
         raise UserError(
-            f"{where}: question {rollout.question_id!r} has another prompt or other images than at {setup.file.where(asked.first)}; "
+            f"{where}: question {rollout.question_id!r} has another prompt or other images than at {job.file.where(asked.first)}; "
             "questions need ids of their own"
         )
-    judged = setup.judged.get(rollout.id)
+    judged = job.judged.get(rollout.id)
     if judged is None:
-        setup.dropped[NOT_JUDGED] += 1
+        job.dropped[NOT_JUDGED] += 1
         return
     if judged.of != rollout.content_digest:
         raise UserError(f"{judged.where}: a judgment of another response than {rollout.id!r} of {where}; judge these rollouts first")
     if judged.question != rollout.question_id:
         raise UserError(f"{judged.where}: field 'question' is {judged.question!r}, but {rollout.id!r} answers {rollout.question_id!r}")
-    found = fails(judged, setup.config)
+    found = fails(judged, job.config)
     if isinstance(found, str):
-        setup.dropped[found] += 1
+        job.dropped[found] += 1
         return
-    setup.failing.update(found)
+    job.failing.update(found)
     if not asked.candidates:
         with located(where):
             for name in rollout.images:
-                resolve_image(setup.image_root, name)
+                resolve_image(job.image_root, name)
     asked.candidates.append(Candidate(record, rollout.id, rollout.sample, found))
 
 

@@ -6,7 +6,7 @@ import os
 import jax
 import pytest
 from rich.console import Console
-from training import make_config, one_device_setup
+from training import make_config, one_device_inputs
 
 from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh, take_gpu_memory
 from mede2_jax.train.inputs import manifest, show_inputs
@@ -17,7 +17,7 @@ def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model
     records[1]["rejected"] = records[1]["chosen"]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    setup = one_device_setup(make_config(path, sample), tiny_model)
+    setup = one_device_inputs(make_config(path, sample), tiny_model)
     assert manifest(setup)["data"]["train"]["skipped"] == {"chosen equals rejected": [records[1]["id"]]}
     console = Console(width=1000)
     with console.capture() as shown:
@@ -27,7 +27,7 @@ def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model
 
 
 def test_a_mesh_that_leaves_parameters_whole_is_told_so(sample, tiny_model):
-    policy = one_device_setup(make_config(sample / "preferences.jsonl", sample), tiny_model).spec
+    policy = one_device_inputs(make_config(sample / "preferences.jsonl", sample), tiny_model).spec
     even, odd = (make_mesh(MeshConfig(fsdp=size), jax.devices()[:size]) for size in (4, 3))
     assert policy.excess(even) < 1.2 and describe_excess(policy.excess(even), even.shape) is None
     assert policy.excess(odd) > 2.5

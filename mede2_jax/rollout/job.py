@@ -32,7 +32,7 @@ VERSIONS = ("jax", "transformers", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class SamplingJob:
     """What is known before anything is sampled."""
 
     config: RolloutConfig
@@ -64,7 +64,7 @@ class Setup:
         return prompt_tokens(request.messages, self.processor, grids).tolist()
 
 
-def open_setup(config: RolloutConfig, model_dir: Path, console: Console) -> Setup:
+def open_job(config: RolloutConfig, model_dir: Path, console: Console) -> SamplingJob:
     """Opens and checks model and questions; writes nothing.
 
     Raises:
@@ -88,7 +88,7 @@ def open_setup(config: RolloutConfig, model_dir: Path, console: Console) -> Setu
         "versions": {"mede2_jax": __version__, "python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
     }
     rules = token_rules(processor, sizes.language.vocab_size)
-    return Setup(config, model_dir, info, family, sizes, processor, rules, questions, all_ids, numbers, longest, inputs)
+    return SamplingJob(config, model_dir, info, family, sizes, processor, rules, questions, all_ids, numbers, longest, inputs)
 
 
 def question_seed(seed: int, question_id: str) -> int:
