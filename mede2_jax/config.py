@@ -85,9 +85,9 @@ def _describe(item: Any, place: Place, missing: str) -> str:
     return f"{where}: {message}{seen}" if (where := place(item["loc"])) else message + seen
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, several: str = "") -> str:
+    """`1 step`, `2 steps`; `several` is the plural where it is not the noun with an s."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def _known_keys(

@@ -19,6 +19,10 @@ import tyro
 
 from mede2_jax.config import Config, UserError, describe_validation_error, read_yaml
 from mede2_jax.fields import hint, is_list, is_optional, is_switch, meant, model_of, options
+from mede2_jax.foreign import shown
+
+LONGEST_ARGUMENT = 200
+"""Characters of an argument that a message repeats."""
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
@@ -120,7 +124,7 @@ def _read_flags(config_type: type[Config], flags: list[_Flag]) -> dict[str, Any]
             raise _unexpected(flag.written if flag.text is None else f"{flag.written}={flag.text}")
         name, negated = _option_name(flag.written, known)
         if name not in known:
-            unknown.append(f"{flag.written!r}{hint(_as_flag(meant(config_type, name), known))}")
+            unknown.append(f"{shown(flag.written, LONGEST_ARGUMENT)!r}{hint(_as_flag(meant(config_type, name), known))}")
             continue
         value = _value(flag, known[name])
         if negated:
@@ -151,7 +155,7 @@ def _value(flag: _Flag, annotation: Any) -> Any:
 
 
 def _unexpected(argument: str) -> UserError:
-    return UserError(f"unexpected argument {argument!r}; options are written --name=value, see --help")
+    return UserError(f"unexpected argument {shown(argument, LONGEST_ARGUMENT)!r}; options are written --name=value, see --help")
 
 
 def _option_name(written: str, known: Mapping[str, Any]) -> tuple[str, bool]:
@@ -207,13 +211,13 @@ def _partial(config_type: type[ModelT], values: dict[str, Any]) -> ModelT:
     except pydantic.ValidationError as error:
         if any(item["type"] != "missing" for item in error.errors()):
             raise UserError(describe_validation_error(error)) from None
-    shown: dict[str, Any] = {}
+    values_shown: dict[str, Any] = {}
     for name, field in config_type.model_fields.items():
         key, nested = field.alias or name, model_of(field.annotation)
         if nested is not None and isinstance(values.get(key, {}), dict):
-            shown[name] = _partial(nested, values.get(key, {}))
+            values_shown[name] = _partial(nested, values.get(key, {}))
         elif key in values:
-            shown[name] = values[key]
+            values_shown[name] = values[key]
         else:
-            shown[name] = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
-    return config_type.model_construct(**shown)
+            values_shown[name] = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+    return config_type.model_construct(**values_shown)

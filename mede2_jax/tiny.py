@@ -137,7 +137,9 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
         try:
             content = Path(path).read_text(encoding="utf-8")
             texts += (
-                [text for line in content.splitlines() for text in _strings(parse_json(line))] if path.suffix == ".jsonl" else [content]
+                [text for line in content.split("\n") if line.strip() for text in _strings(parse_json(line))]
+                if path.suffix == ".jsonl"
+                else [content]
             )
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {error.strerror}; give files to learn words from with --texts") from None

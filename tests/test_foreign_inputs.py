@@ -123,6 +123,16 @@ def test_yaml(text, says, tmp_path, capfd):
     assert f"{file}" in line and says in line.replace("\\\\", "\\")
 
 
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [("--" + "x" * 5000, "unknown option '--xxx"), ("y" * 5000, "unexpected argument 'yyy"), (f"--a{TITLE}=1", "unknown option")],
+    ids=["option", "word", "control characters"],
+)
+def test_flags(argument, says, capfd):
+    line = stopped(capfd, train, argument)
+    assert says in line and len(line) < 400
+
+
 # Data.
 
 

@@ -192,3 +192,10 @@ def test_an_existing_directory_is_not_touched(tmp_path):
     with pytest.raises(UserError, match="exists; choose another"):
         tiny.main([f"--to={tmp_path}"])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_line_of_jsonl_ends_at_a_line_feed_only(tmp_path):
+    """U+2028 and U+0085 may stand in a JSON text as they are."""
+    records = tmp_path / "t.jsonl"
+    records.write_text('{"a": "one\u2028two\u0085three"}\n\n{"a": "four"}\n', encoding="utf-8")
+    assert tiny.read_texts([records]) == ["one\u2028two\u0085three", "four"]

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mede2_jax.data.records import Judgment
+from mede2_jax.foreign import one_line
 from mede2_jax.judge.agreement import Agreement, agreement
 from mede2_jax.outputs.progress import RunProgress
 from mede2_jax.outputs.summary import share
@@ -91,7 +92,7 @@ def closing_table(
     total = tally.records
     table.add_row("responses", f"{rollouts:,}")
     for reason, count in dropped.items():
-        table.add_row("  left out", f"{share(count, rollouts)}: {escape(reason)}")
+        table.add_row("  left out", f"{share(count, rollouts)}: {escape(one_line(reason))}")
     table.add_row("  judged", share(len(tally.verdicts), rollouts))
     table.add_section()
     table.add_row("judgments", f"{total:,}")
@@ -104,7 +105,7 @@ def closing_table(
     if tally.contradicted:
         table.add_row("[yellow]  right, judged wrong[/]", share(tally.contradicted, total))
     for reason, count in failures.items():
-        table.add_row("[yellow]  failed[/]", f"{count:,}: {escape(reason)}")
+        table.add_row("[yellow]  failed[/]", f"{count:,}: {escape(one_line(reason))}")
     if tally.calls:
         table.add_section()
         cached = f", {tally.cached:,} from the cache" if tally.cached else ""

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mede2_jax.data.records import Rollout
+from mede2_jax.foreign import one_line
 from mede2_jax.outputs.progress import RunProgress
 from mede2_jax.outputs.summary import share
 from mede2_jax.reasoning.answers import final_answer, grade
@@ -72,5 +73,5 @@ def closing_table(tally: Tally, progress: RunProgress, failures: Mapping[str, in
     for name, value in rows.items():
         table.add_row(name, value)
     for reason, count in failures.items():
-        table.add_row("[yellow]failed[/]", f"{count:,}: {escape(reason)}")
+        table.add_row("[yellow]failed[/]", f"{count:,}: {escape(one_line(reason))}")
     return table

@@ -194,9 +194,7 @@ def show_inputs(inputs: TrainingInputs, console: Console) -> None:
     trained = sum(size for path, size in sizes.items() if is_trainable(path, spec.parts))
     axes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
     if several():
-        spread = ", ".join(
-            f"{name} over {counted(number, 'process')}".replace("processs", "processes") for name, number in processes_along(mesh).items()
-        )
+        spread = ", ".join(f"{name} over {counted(number, 'process', 'processes')}" for name, number in processes_along(mesh).items())
         console.print(f"{jax.process_count()} processes: {spread}")
     console.print(
         f"[bold]{config.stage}[/] of {inputs.family.name}: {sum(sizes.values()):,} parameters, {trained:,} trained; "
