@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from mede2_jax.config import Config
+from mede2_jax.config import Config, counted
 
 NO_DECAY = ("bias", "scale")
 
@@ -44,9 +44,22 @@ class OptimizerConfig(Config):
     """Gradients are scaled down to this global norm; null turns clipping off."""
 
 
+def warmup_steps(config: OptimizerConfig, total_steps: int) -> int:
+    """Steps in which the learning rate rises."""
+    return math.ceil(config.warmup_ratio * total_steps)
+
+
+def describe_warmup(config: OptimizerConfig, total_steps: int) -> str | None:
+    """What the user should know of a run so short that all of it is warm-up; None of any other."""
+    if warmup_steps(config, total_steps) < total_steps:
+        return None
+    steps = counted(total_steps, "step")
+    return f"warm-up takes all of {steps}, the first with learning rate 0: use more steps, or a lower optimizer.warmup_ratio (0 is none)"
+
+
 def make_schedule(config: OptimizerConfig, peak: float, total_steps: int) -> optax.Schedule:
     """Learning rate at each step, 0-based: transformers' schedules, step for step."""
-    warmup = math.ceil(config.warmup_ratio * total_steps)
+    warmup = warmup_steps(config, total_steps)
     decay_steps = max(total_steps - warmup, 1)
 
     def rate(step: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ from mede2_jax.train.inputs import TrainingInputs, check_same, manifest, open_in
 from mede2_jax.train.loop import Loop
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
 from mede2_jax.train.model_spec import init_params
-from mede2_jax.train.optimizer import make_optimizer, make_schedule
+from mede2_jax.train.optimizer import describe_warmup, make_optimizer, make_schedule
 from mede2_jax.train.progress import narrated
 from mede2_jax.train.reference import References, fill_reference, load_reference, reference_digest, save_reference
 from mede2_jax.train.run_directory import MODEL, is_finished, open_run_directory
@@ -70,6 +70,8 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
 def _run(inputs: TrainingInputs, console: Console) -> None:
     config = inputs.config
     optimizer = make_optimizer(config.optimizer, config.learning_rate, _total_steps(inputs))
+    if (line := describe_warmup(config.optimizer, _total_steps(inputs))) is not None:
+        console.print(f"[yellow]{line}")
     steps = Steps(inputs.spec, inputs.loss, optimizer, inputs.mesh, config.logprob_chunk, config.attention)
     params = init_params(inputs.spec, inputs.model_dir, inputs.mesh, config.seed)
     if inputs.adapter is not None:

@@ -14,7 +14,7 @@ from trainer_process import training_metrics
 from training import make_config, one_device_inputs, short_pairs
 
 from mede2_jax.train import run as trainer
-from mede2_jax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from mede2_jax.train.optimizer import OptimizerConfig, describe_warmup, make_optimizer, make_schedule
 
 STEPS, PEAK = 14, 0.02
 """Of 14 steps, a tenth is 1.4: rounding it up and rounding it to the nearest differ."""
@@ -162,3 +162,10 @@ def test_the_logged_rate_is_the_one_that_was_used(sample, tiny_model, tmp_path, 
     biases = [np.asarray(flatten_dict(state["trainable"], sep="/")["projector/up/bias"]) for state in states]
     for rate, before, after in zip(logged[1:], biases, biases[1:], strict=False):
         assert np.abs(after - before).max() == pytest.approx(rate, rel=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "ratio", "told"), [(1, 0.1, True), (3, 0.9, True), (2, 0.1, False), (1, 0.0, False)])
+def test_a_run_that_is_all_warm_up_is_told_of(steps, ratio, told):
+    config = OptimizerConfig(warmup_ratio=ratio)
+    rates = [float(make_schedule(config, PEAK, steps)(step)) for step in range(steps)]
+    assert (max(rates) < 0.999 * PEAK) == told == ((describe_warmup(config, steps) or "").startswith("warm-up takes all of"))
