@@ -17,6 +17,9 @@ from mede2_jax.fields import hint, is_optional, meant, model_of
 from mede2_jax.foreign import one_line, shown
 from mede2_jax.yaml_text import YAMLFault, parse_yaml
 
+MOST_FAULTS = 8
+"""Wrong fields that one line names."""
+
 
 class UserError(ValueError):
     """What the user gave cannot be used. The message is one line: what was wrong, the value seen, the fix."""
@@ -74,7 +77,9 @@ def describe_validation_error(error: pydantic.ValidationError, place: Place = _d
         place: Says where a value stood.
         missing: What to say of a field that is not there, `{}` its dotted name.
     """
-    return "; ".join(_describe(item, place, missing) for item in error.errors(include_url=False))
+    told = [_describe(item, place, missing) for item in error.errors(include_url=False)]
+    more = [f"and {len(told) - MOST_FAULTS} more like these"] if len(told) > MOST_FAULTS else []
+    return "; ".join([*told[:MOST_FAULTS], *more])
 
 
 def _describe(item: Any, place: Place, missing: str) -> str:

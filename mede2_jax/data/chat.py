@@ -124,7 +124,10 @@ class ChatTokenizer:
     def _encode(self, text: str) -> Int32[np.ndarray, " T"]:
         # The backend has no padding state that threads would share, and lets other threads run while it works on a batch.
         (encoding,) = self.tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return np.array(encoding.ids, dtype=np.int32)
+        try:
+            return np.array(encoding.ids, dtype=np.int32)
+        except OverflowError:
+            raise UserError(f"the tokenizer has a token numbered {max(encoding.ids)}; use the model's own tokenizer") from None
 
     def _prompt_text(self, messages: Sequence[Message]) -> str:
         return self._render(messages, add_generation_prompt=True)

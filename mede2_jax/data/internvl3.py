@@ -358,8 +358,11 @@ def _tile_range(options: ProcessorOptions, crop: bool, low: int, high: int) -> t
 
 
 def _check_image_processor(directory: Path, config: ConfigFile, images: Any, size: int, tile_tokens: int) -> None:
-    if (images.size.height, images.size.width) != (size, size) or not images.do_resize:
-        raise UserError(f"{directory}: images are {size}×{size} in config.json but {images.size} in the image processor")
+    # Any of these may be null in a file, and transformers takes that.
+    sides = tuple(getattr(images.size, side, None) for side in ("height", "width"))
+    if sides != (size, size) or not images.do_resize:
+        seen = shown(str(images.size if images.do_resize else "not resized"))
+        raise UserError(f"{directory}: images are {size}×{size} in config.json but {seen} in the image processor")
     settings = load_checked(directory / PROCESSOR, ProcessorFile) if (directory / PROCESSOR).is_file() else ProcessorFile()
     for file, found in (("config.json", config.image_seq_length), (PROCESSOR, settings.image_seq_length)):
         if found not in (None, tile_tokens):
