@@ -145,8 +145,8 @@ def _named(pair: PreferencePair, path: Path) -> dict[str, tuple[str, list[str]]]
 
 def _source(name: str, path: Path, digest: str | None) -> Source:
     """A file with its manifest; `digest` is what it had when it was used."""
-    if not path.exists():
-        return Source(name, path, fault="not there any more")
+    if not path.is_file():
+        return Source(name, path, fault="a folder, and no file" if path.is_dir() else "not there any more")
     manifest = read_manifest(path)
     fault = NO_MANIFEST if manifest is None else ""
     if digest is not None and file_digest(path) != digest:
@@ -252,7 +252,7 @@ def _verdict(verdict: Verdict) -> str:
 def _sources(history: History) -> RenderableType:
     table = _grid()
     fails = history.pair.metadata.get("rejected_fails") or []
-    table.add_row("rejected fails", _safe(", ".join(fails)))
+    table.add_row("rejected fails", _safe(", ".join(map(str, fails)) if isinstance(fails, list) else str(fails)))
     for source in history.sources:
         table.add_row(source.name, _safe(str(source.path or "—")) + (f" [yellow]({_safe(source.fault)})[/]" if source.fault else ""))
         for name, value in _facts(source):

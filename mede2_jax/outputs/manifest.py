@@ -49,7 +49,7 @@ BegunT = TypeVar("BegunT", bound=Begun)
 
 def manifest_path(file: Path) -> Path:
     """Where the manifest of a file lies."""
-    return file.with_name(f"{file.name}.manifest.json")
+    return file.parent / f"{file.name}.manifest.json"  # with_name raises for a name that is none, such as "."
 
 
 def identity(file: Path) -> Json:
