@@ -39,7 +39,7 @@ TINY_MODELS = Path("runs")
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and measures."""
-    stage = given(argv, "--stage", get_args(Stage)) or "dpo"
+    stage: Stage = given(argv, "--stage", get_args(Stage)) or "dpo"
     embedded = EMBEDDED[stage].is_meant(argv)
     base = embedded_defaults(stage, given(argv, "--family", get_args(FamilyName)) or DEFAULT_FAMILY) if embedded else {}
     config = parse(BenchmarkConfig, argv, program="python -m mede2_jax.benchmark", description=DESCRIPTION, base=base)

@@ -153,7 +153,9 @@ def begun_otherwise(out: Path, differing: Iterable[str], hint: str = "") -> User
     """The error of a run that may not go on with a file."""
     several = list(differing)
     more = [f"and {len(several) - MOST_FAULTS} more"] if len(several) > MOST_FAULTS else []
-    return UserError(f"{out} was begun otherwise ({'; '.join(several[:MOST_FAULTS] + more)}){hint}; go on with the same, or use another --out")
+    return UserError(
+        f"{out} was begun otherwise ({'; '.join(several[:MOST_FAULTS] + more)}){hint}; go on with the same, or use another --out"
+    )
 
 
 def by_reason(reasons: Iterable[tuple[str, int]]) -> dict[str, int]:

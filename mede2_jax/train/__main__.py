@@ -38,7 +38,7 @@ TINY_MODELS = Path("runs")
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    stage = given(argv, "--stage", get_args(Stage)) or "dpo"
+    stage: Stage = given(argv, "--stage", get_args(Stage)) or "dpo"
     embedded = EMBEDDED[stage].is_meant(argv)
     base = embedded_defaults(stage, given(argv, "--family", get_args(FamilyName)) or DEFAULT_FAMILY) if embedded else {}
     config = parse(TrainConfig, argv, program="python -m mede2_jax.train", description=DESCRIPTION, base=base)

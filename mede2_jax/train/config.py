@@ -17,6 +17,7 @@ from mede2_jax.models.layers import RematPolicy
 from mede2_jax.models.lora import LoRAConfig, Mode
 from mede2_jax.parallel.distributed import DistributedConfig
 from mede2_jax.parallel.mesh import MeshConfig
+from mede2_jax.rounding import Rounding
 from mede2_jax.train.losses import DPOConfig
 from mede2_jax.train.optimizer import OptimizerConfig
 
@@ -160,6 +161,13 @@ class TrainConfig(Config):
     """Passes over the training data."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps, whatever epochs says; the learning rate's schedule is laid out over them."""
+    export: Literal["last", "best"] = "last"
+    """Which step `model/` and `adapter/` are of: the last, or the checkpoint with the lowest evaluation loss."""
+    export_dtype: Literal["auto", "stored", "float32", "bfloat16"] = "auto"
+    """Of `model/`. stored: as in the model directory that the run started from; auto: the same, but float32 for a model so small that
+    rounding would add noise of over 1% of the update."""
+    export_rounding: Rounding = "auto"
+    """To a narrower dtype than float32. auto: to the nearest, but at random where that would lose over 5% of a layer's update."""
     rows_per_step: int = Field(default=8, ge=1)
     """Packed rows of one micro-batch, over all devices of all processes."""
     accumulation: int = Field(default=1, ge=1)
@@ -191,6 +199,8 @@ class TrainConfig(Config):
             raise ValueError(
                 "parts: everything is frozen, so there is nothing to train; set one of vision, projector, language to lora or full"
             )
+        if self.export == "best" and not (self.checkpoint.keep_best and (self.data.eval_path or self.data.eval_fraction)):
+            raise ValueError("export=best needs evaluation, and its checkpoints: set data.eval_path or data.eval_fraction, and keep_best")
         for part, mode in self.parts.model_dump().items():
             rate = getattr(self.optimizer, f"{part}_learning_rate")
             if mode == "frozen" and rate is not None:
