@@ -20,7 +20,7 @@ from mede2_jax.judge.config import JudgeConfig
 from mede2_jax.outputs.image_root import image_root
 from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.reasoning import offline_judge
-from mede2_jax.reasoning.answers import Outcome, grade
+from mede2_jax.reasoning.answers import BareLetters, Outcome, grade
 
 LEFT_OUT: dict[Outcome | None, str] = {"wrong": "wrong answer", "unparsed": "no answer to read", None: "right answer not known"}
 """Why a response is not judged, by what comparing its answer gave."""
@@ -67,11 +67,16 @@ def open_job(config: JudgeConfig, console: Console) -> JudgingJob:
     """
     assert config.rollouts is not None
     file = RecordFile(config.rollouts)
-    root = image_root(config.rollouts, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
+
+    def notify(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
+    root = image_root(config.rollouts, config.image_root, notify=notify)
     tasks: list[Task] = []
     left_out: Counter[str] = Counter()
     seen: dict[str, int] = {}
     images: set[str] = set()
+    bare = BareLetters()
     with reading_progress(console.is_terminal) as progress:
         task_bar = progress.add_task(f"reading {file.path.name}", total=len(file))
         for number in range(len(file)):
@@ -79,6 +84,7 @@ def open_job(config: JudgeConfig, console: Console) -> JudgingJob:
             rollout = read_own(file[number], Rollout, where := file.where(number))
             if (first := seen.setdefault(rollout.id, number)) != number:
                 raise UserError(f"{where}: field 'id': {rollout.id!r} is also that of {file.where(first)}; ids must differ")
+            bare.add(rollout.question_id, rollout.answer, rollout.options)
             with located(where):
                 found = _task(rollout, number, config)
                 if isinstance(found, str):
@@ -89,6 +95,8 @@ def open_job(config: JudgeConfig, console: Console) -> JudgingJob:
                     for name in {*rollout.images} - images:
                         resolve_image(root, name)
                     images.update(rollout.images)
+    if bare.notice:
+        notify(bare.notice)
     inputs = {
         "rollouts": {"path": str(file.path.absolute()), "count": len(file), "digest": file_digest(file.path)},
         "images": {"root": str(root.absolute())},

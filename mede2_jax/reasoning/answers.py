@@ -1,45 +1,37 @@
-"""Is a response's final answer right? The text inside the last complete `<answer>`, compared by rules, never by a guess.
+"""Is a response's final answer right? The text inside the last complete `<answer>` after the thought, compared by rules, never by a guess.
 
 | options | response ends with | truth | outcome |
 |---|---|---|---|
-| A: Pneumothorax, B: Effusion | `<answer> B </answer>`, `(b)`, `B.`, `option B`, `B. Effusion`, `effusion` | B | correct |
+| A: Pneumothorax, B: Effusion | `<answer> B </answer>`, `(b)`, `**B**.`, `option B`, `B. Effusion`, `effusion`, `答案：B` | B | correct |
 | | `<answer> A </answer>` | B | wrong |
-| | `<answer> A. Effusion </answer>`, `A or B`, `neither`, no answer at all | B | unparsed |
+| | `<answer> A. Effusion </answer>`, `A or B`, `not B`, `neither`, no answer at all | B | unparsed |
 | none | `<answer> The Pleural effusion. </answer>` | pleural effusion | correct |
 | none | `<answer> Fluid around the lung </answer>` | pleural effusion | wrong: texts are compared, not meanings |
+| none | `<answer> B. Effusion </answer>`; `<answer> Yes, there is fluid </answer>` | B; yes | correct |
 
-A response without `<answer>` counts only where its answer is as plain: all of it after `</think>`, or its last line as in "Answer: B".
+A response without `<answer>` counts only where its answer is as plain: all of it after `</think>`, or its last line as in "Answer: B". An
+`<answer>` inside the thought is none, unless the thought ends with it and nothing comes after.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-import unicodedata
-from collections.abc import Mapping
 from typing import Literal
 
-Outcome = Literal["correct", "wrong", "unparsed"]
-Options = Mapping[str, str]
-"""Capital letter to text."""
+from mede2_jax.reasoning.choices import LONGEST, Options, is_statement, read_choice, read_letter, stripped, true_choice
+from mede2_jax.reasoning.normal_form import normalised
+from mede2_jax.reasoning.plain import plain
 
-_ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.IGNORECASE)
+__all__ = ["BareLetters", "Options", "Outcome", "final_answer", "grade", "normalised", "read_choice", "true_choice"]
+
+Outcome = Literal["correct", "wrong", "unparsed"]
+
+_OPEN, _CLOSE, _THOUGHT = "<answer>", "</answer>", "</think>"
 _TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
-_ADJECTIVES = r"(?:(?:most\s+likely|final|correct|best|right|single)\s+)*"
-_STATEMENT = re.compile(
-    rf"^(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my)\s+)?{_ADJECTIVES}(?:answer|diagnosis|choice|option)(?:\s+is\b|\s*[:–-])\s*:?\s*",
-    re.IGNORECASE,
-)
-"""What may stand before the answer itself."""
-_LABEL = re.compile(r"^(?:option|choice|answer)\s+(?=[(\[]?[A-Za-z](?![A-Za-z]))", re.IGNORECASE)
-_BRACKETED = re.compile(r"^[(\[]\s*([A-Za-z])\s*[)\]]\s*[.:,)-]?\s*")
-_POINTED = re.compile(r"^([A-Za-z])\s*[.:)]+(?:\s+|$)")
-_DASHED = re.compile(r"^([A-Z])\s*(?:,|\s[-–—]\s)\s*")
-_BARE = re.compile(r"^([A-Z])\s+")
-_ALONE = re.compile(r"^[A-Za-z]$")
-_OTHER_LETTER = re.compile(r"(?<![A-Za-z0-9'’-])([A-Z])(?![A-Za-z0-9'’-])")
-_COMMAND = re.compile(r"\\(?:boxed|text)\s*\{(.*)\}", re.DOTALL)
-_SIGNS, _QUOTES = "*_`$", {'"': '"', "'": "'", "“": "”"}
-_BEFORE_ARTICLE = frozenset(["of", "with", "by", "from", "in", "on", "to", "for", "and", "or", "is", "at", "as"])
+_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true", "是": "否", "否": "是"}
+_SHORT = re.compile(r"^(?:(yes|no|true|false)|(是|否)的?)(?: ?[,.;:!、。]| [-–—] |$|(?<=yes) )", re.IGNORECASE)
+"""A short answer with words after it. "No effusion" is none: it may be the very finding that was asked for."""
 
 
 def grade(response: str, answer: str | None, options: Options | None = None) -> Outcome | None:
@@ -59,15 +51,20 @@ def grade(response: str, answer: str | None, options: Options | None = None) -> 
     if answer is None:
         return None
     found, is_marked = _final_answer(response)
-    if found is None:
-        return "unparsed"
     if options:
-        letter = read_choice(found, options)
-        return "unparsed" if letter is None else "correct" if letter == true_choice(answer, options) else "wrong"
-    if normalised(found) == normalised(answer) or normalised(_stripped(found)) == normalised(answer):
+        letter = None if found is None else read_choice(found, options)
+        truth = true_choice(answer, options)
+        return "unparsed" if letter is None else "correct" if letter == truth else "wrong"
+    if found is None or len(found) > LONGEST:
+        return "unparsed"
+    truth, said = normalised(answer), normalised(stripped(plain(found)))
+    if truth and truth in (said, normalised(found)):
         return "correct"
+    short = _short_answer(found, truth)
+    if short is not None:
+        return "correct" if short == truth else "wrong"
     # Unmarked prose that is not the answer may hold it anywhere.
-    return "wrong" if is_marked and normalised(_stripped(found)) else "unparsed"
+    return "wrong" if is_marked and said else "unparsed"
 
 
 def final_answer(response: str) -> str | None:
@@ -75,105 +72,75 @@ def final_answer(response: str) -> str | None:
     return _final_answer(response)[0]
 
 
-def read_choice(text: str, options: Options) -> str | None:
-    """The letter of the one option that `text` names, by letter, by text, or by both; None if none, several, or they contradict."""
-    named = _choices(text, options) | _choices(_stripped(text), options)
-    return named.pop() if len(named) == 1 else None
+@dataclasses.dataclass
+class BareLetters:
+    """Counts right answers that are the letter of a choice whose options nobody gave."""
 
+    letters: set[str] = dataclasses.field(default_factory=set)
+    known: set[str] = dataclasses.field(default_factory=set)
+    """Ids of questions whose right answer is known."""
 
-def true_choice(answer: str, options: Options) -> str:
-    """The letter of the right answer.
+    def add(self, question_id: str, answer: str | None, options: Options | None) -> None:
+        """Counts a question, once."""
+        if answer is not None:
+            self.known.add(question_id)
+            if not options and _is_letter(normalised(answer)):
+                self.letters.add(question_id)
 
-    Raises:
-        ValueError: It is none of the options, or could be two of them.
-    """
-    texts = {letter for letter, text in options.items() if normalised(text) == normalised(answer)}
-    named = ({answer.strip()} if answer.strip() in options else set()) | texts
-    if len(named) != 1:
-        what = f"could be {' or '.join(sorted(named))}" if named else "is neither a letter nor a text"
-        raise ValueError(f"field 'answer': {answer!r} {what} of field 'options' ({', '.join(options)})")
-    return named.pop()
-
-
-def normalised(text: str) -> str:
-    """`text` without what does not matter: case, accents, punctuation, articles, white space, forms of one character.
-
-    Kept are signs that change a meaning: decimal points, `%`, `/`, `<`, `>`, `=`, and `+` or `-` that begins or ends a word.
-    """
-    text = "".join(letter for letter in unicodedata.normalize("NFKD", text.strip()) if not unicodedata.combining(letter))
-    text = re.sub(r"[‐-―−]", "-", unicodedata.normalize("NFKC", text).casefold())
-    text = re.sub(r"(?<=\w)['’](?=\w)", "", text)
-    text = re.sub(r"(?<!\d)[.,]|[.,](?!\d)|[;:!?'\"‘’“”()\[\]{}*_`$\\|]", " ", text)
-    text = re.sub(r"(?<=\w)-(?=\w)", " ", text)
-    words = text.split()
-    return " ".join(word for place, word in enumerate(words) if not _is_article(words, place))
-
-
-def _is_article(words: list[str], place: int) -> bool:
-    """`a` may also be a name, as in hepatitis A: it is an article where one can stand, before another word."""
-    if place == len(words) - 1:
-        return False
-    return words[place] in ("the", "an") or (words[place] == "a" and (place == 0 or words[place - 1] in _BEFORE_ARTICLE))
+    @property
+    def notice(self) -> str | None:
+        """One line that tells of them, if there are some."""
+        if not self.letters:
+            return None
+        return (
+            f"the right answers of {len(self.letters):,} of {len(self.known):,} questions are one letter without 'options': only letters "
+            "can be compared with them; with 'options' answers by text are read, too"
+        )
 
 
 def _final_answer(response: str) -> tuple[str | None, bool]:
     """The answer as written, and whether something marks it as one."""
-    marked = _ANSWER.findall(response)
-    if marked:
-        return marked[-1].strip() or None, True
-    rest = re.split(r"</think>", response, flags=re.IGNORECASE)[-1].strip()
+    # The one letter that changes its length in lower case is taken out: places in both texts are the same.
+    lower = response.replace("İ", "i").lower()
+    thought = lower.rfind(_THOUGHT)
+    after = thought + len(_THOUGHT) if thought >= 0 else 0
+    if (marked := _marked(response, lower, after)) is not None:
+        return marked or None, True
+    rest = response[after:].strip()
+    if not rest and lower[:thought].rstrip().endswith(_CLOSE):
+        return _marked(response[:thought], lower[:thought], 0) or None, True
     if not rest or _TAG.search(rest):  # an answer, or a thought, that was cut off
         return None, False
-    last = _unwrapped(rest.splitlines()[-1])
-    return (last, True) if _STATEMENT.match(last) else (rest, False)
+    last = rest[-LONGEST:].splitlines()[-1]
+    if len(last) < LONGEST and is_statement(last := plain(last)):
+        return last, True
+    return rest, False
 
 
-def _choices(text: str, options: Options) -> set[str]:
-    """The letters that `text` can be read as."""
-    whole = {letter for letter, option in options.items() if normalised(option) == normalised(text)}
-    for pattern in (_BRACKETED, _POINTED, _DASHED, _BARE, _ALONE):
-        if not (match := pattern.match(text)):
-            continue
-        letter = match.group(match.lastindex or 0).upper()
-        rest = text[match.end() :]
-        if letter in options and (pattern is not _BARE or _is_text_of(rest, options)):
-            return whole | _with_rest(letter, rest, options)
-    return whole
+def _marked(response: str, lower: str, begin: int) -> str | None:
+    """What the last complete `<answer>` at or after `begin` holds."""
+    last_close = lower.rfind(_CLOSE, begin)
+    start = lower.rfind(_OPEN, begin, max(last_close, 0))
+    if last_close < 0 or start < 0:
+        return None
+    start += len(_OPEN)
+    return response[start : lower.find(_CLOSE, start)].strip()
 
 
-def _with_rest(letter: str, rest: str, options: Options) -> set[str]:
-    """A letter, and whatever else the words after it name."""
-    words = f" {normalised(rest)} "
-    own = f" {normalised(options[letter])} "
-    if not words.strip() or words.startswith(own):
-        return {letter}
-    others = {other for other, text in options.items() if other != letter and f" {normalised(text)} " in words}
-    others |= {other for other in _OTHER_LETTER.findall(rest) if other in options and other != letter}
-    return {letter} | others
+def _short_answer(text: str, truth: str) -> str | None:
+    """The letter, or yes or no, with which a text begins, where the truth is one of these; in normal form."""
+    if _is_letter(truth):
+        letter = read_letter(text)
+        return letter.lower() if letter else None
+    if truth not in _OPPOSITES or not (match := _SHORT.match(text := stripped(plain(text)))):
+        return None
+    said, words = (match[1] or match[2]).lower(), normalised(text[match.end() :]).split()
+    if said not in (truth, _OPPOSITES[truth]):
+        return None
+    back = [_OPPOSITES[said]]
+    taken_back = words[:1] in (["or"], ["and"]) or words == back or (said in ("no", "false", "否") and back[0] in words)
+    return None if taken_back else said
 
 
-def _is_text_of(rest: str, options: Options) -> bool:
-    return any(normalised(rest) == normalised(option) for option in options.values())
-
-
-def _stripped(text: str) -> str:
-    """The answer itself: without markup, and without "the answer is" before it or a full stop after it."""
-    before = None
-    while before != text:
-        before, text = text, _LABEL.sub("", _STATEMENT.sub("", _unwrapped(text)))
-    return text.rstrip(" .。") if not _ALONE.match(text) else text
-
-
-def _unwrapped(text: str) -> str:
-    """Without markup and quotes around it. Every round takes a sign off both ends, whatever a model that runs wild has written."""
-    while True:
-        text = text.strip()
-        first, last = text[:1], text[-1:]
-        if match := _COMMAND.fullmatch(text):
-            text = match[1]
-        elif first and first in _SIGNS and last == first and text.strip(first):
-            text = text.strip(first)
-        elif len(text) > 1 and _QUOTES.get(first) == last:
-            text = text[1:-1]
-        else:
-            return text
+def _is_letter(form: str) -> bool:
+    return len(form) == 1 and "a" <= form <= "z"

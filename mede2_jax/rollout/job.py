@@ -23,7 +23,7 @@ from mede2_jax.data.rows import prompt_tokens
 from mede2_jax.engines.chat import ChatRequest, TokenRules, token_rules
 from mede2_jax.families import Family, model_config
 from mede2_jax.outputs.manifest import file_digest
-from mede2_jax.reasoning.answers import true_choice
+from mede2_jax.reasoning.answers import BareLetters, true_choice
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.weights.model_info import ModelInfo, read_info
 
@@ -116,9 +116,11 @@ def _numbers(config: RolloutConfig, count: int) -> tuple[int, ...]:
 def _check_questions(questions: QuestionFile, numbers: Sequence[int], processor: Processor, console: Console) -> tuple[dict[str, str], int]:
     """Reads each question as it will be sampled; returns the digest of each one's images, and the tokens of the longest prompt."""
     lengths: list[int] = []
+    bare = BareLetters()
 
     def accept(question: Question, sizes: list[ImageSize]) -> None:
         lengths.append(len(prompt_tokens(question.prompt, processor, [processor.grid(*size) for size in sizes])))
+        bare.add(question.id, question.answer, question.options)
         if question.options and question.answer is not None:
             try:
                 true_choice(question.answer, question.options)
@@ -132,4 +134,6 @@ def _check_questions(questions: QuestionFile, numbers: Sequence[int], processor:
             progress.advance(task)
             if checked.files:
                 digests[checked.id] = hashlib.sha256(b"".join(checked.files)).hexdigest()[:16]
+    if bare.notice:
+        console.print(bare.notice, soft_wrap=True, markup=False)
     return digests, max(lengths)

@@ -118,6 +118,9 @@ RESPONSES = [
     b"<think>\nIt is not A.\n</think>\nThe final answer is **B**.",
     "So, the answer is \\boxed{B}.\nAnswer: (b) “pleural effusion” – ≠ 胸腔积液".encode(),
     b"<answer>A or B</answer><answer>B</answer>",
+    "<think>Perhaps <answer>A</answer>?</think> 因此，正确答案是（Ｂ）、胸腔积液 \u200b".encode(),
+    "<answer>$\\boxed{\\textbf{B}}$. <b>p</b> \\neq .5&nbsp;× 10<sup>⁻6</sup>, T_2^* or **T2***</answer>".encode(),
+    b"<answer>Yes, there is. B. cereus, not C; B is correct</answer>",
 ]
 RUN_MANIFEST = as_json(
     {

@@ -17,7 +17,8 @@ from mede2_jax.config import UserError
 
 ANSWER_WORDS = (
     "<answer>|</answer>|<think>|</think>|**|\\boxed{|}|The answer is |option |Answer: B|(B)|B.|\\text{|$|so the final answer"
-    "|A or B|≠|“|Ｂ|答案"
+    "|A or B|≠|“|Ｂ|答案|答案：|选B|、|。|（|<b>|</b>|<sup>|&lt;|\\neq|\\(|\\textbf{|**B**.|T2*|.5|10⁶|½"
+    "|\u200b|!=|E. coli|Yes, |No. |is correct"
 )
 
 
@@ -245,8 +246,9 @@ def final_answer() -> Made:
         text = data.decode("utf-8", "replace")
         final_answer(text)
         normalised(text)
-        for truth, choices in (("B", options), ("pleural effusion", options), ("pleural effusion", None), ("B", None), (None, None)):
+        for truth, choices in (("B", options), ("pleural effusion", options), ("pleural effusion", None), ("B", None), ("yes", None)):
             grade(text, truth, choices)
+        assert grade(text, None) is None and grade(text, "…") != "correct"
 
     words = [" " * 9000, "(" * 500, "\n" * 3000, "\u0301" * 300, *ANSWER_WORDS.split("|")]
     return seeds.RESPONSES, on_text(*words), run

@@ -7,6 +7,7 @@ from judging import Engine, manifest, read, reply, with_engine
 
 from mede2_jax.judge.__main__ import main
 from mede2_jax.outputs.file import OutputFile
+from mede2_jax.reasoning.answers import grade
 
 
 @pytest.fixture
@@ -49,3 +50,22 @@ def test_a_signal_between_a_line_and_its_count(gemini, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main([*gemini, f"--out={out}"])
     assert manifest(out)["counts"]["judgments"] == len(read(out)) == 4 and not manifest(out)["finished"]
+
+
+def test_right_answers_that_are_letters_without_options_are_told_of(sample, tmp_path, monkeypatch, capsys):
+    """The letters are read, and one line says what is missing."""
+    rollouts = [rollout for rollout in read(sample / "rollouts.jsonl") if rollout.get("options") and rollout["metadata"]["made"] == "good"][
+        :4
+    ]
+    path, out = tmp_path / "r.jsonl", tmp_path / "j.jsonl"
+    bare = [{**rollout, "options": None} for rollout in rollouts[:3]]
+    path.write_text("".join(json.dumps(rollout) + "\n" for rollout in [*bare, rollouts[3]]))
+    with_engine(monkeypatch, Engine(lambda request: reply()))
+    main([f"--rollouts={path}", "--judge=gemini", f"--out={out}", f"--image_root={sample}"])
+    questions = {rollout["parents"][0] for rollout in rollouts}
+    letters = {rollout["parents"][0] for rollout in rollouts[:3]}
+    said = [line for line in capsys.readouterr().out.splitlines() if "one letter without 'options'" in line]
+    assert len(said) == 1 and said[0].startswith(f"the right answers of {len(letters)} of {len(questions)} questions are one letter")
+    assert len(read(out)) == sum(bool(rollout["options"]) for rollout in rollouts[3:]) + sum(
+        grade(rollout["response"], rollout["answer"]) == "correct" for rollout in bare
+    )

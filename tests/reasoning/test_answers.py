@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from mede2_jax.reasoning.answers import final_answer, grade, normalised, read_choice, true_choice
+from mede2_jax.reasoning.answers import BareLetters, final_answer, grade, normalised, read_choice, true_choice
+from mede2_jax.reasoning.choices import LONGEST
 
 OPTIONS = {"A": "Pneumothorax", "B": "Pleural effusion", "C": "Vitamin C deficiency", "D": "Effusion"}
 
@@ -112,6 +113,18 @@ def test_a_truth_that_is_no_option_is_an_error(answer):
         ("B. Pleural effusion", "B. Pleural effusion"),
         ("Long talk.\nMore of it.\n\nAnswer: B", "Answer: B"),
         ("Long talk.\n**The final answer is B.**", "The final answer is B."),
+        ("<think> Perhaps <answer> A </answer>? </think> <answer> B </answer>", "B"),
+        ("<think> Perhaps <answer> A </answer>? </think> Answer: B", "Answer: B"),
+        ("<think> The form is <answer>A</answer>. </think>\nB", "B"),
+        ("<think> I would write <answer> A </answer> but </think> The answer is B", "The answer is B"),
+        ("<think> <answer>A</answer> </think> x </think> **Answer: B**", "Answer: B"),
+        ("<think> <answer>A</answer> no </think>", None),
+        ("<think> <answer>A</answer> no </think> <answer> B", None),
+        ("<think> So <answer>B</answer> </think>", "B"),
+        ("<think> x </think> <answer>B</answer> </think>", "B"),
+        ("<think> a thought without end <answer>B</answer>", "B"),
+        ("<THINK>İ<answer>A</answer> no</THINK><Answer>B</Answer>", "B"),
+        ("<answer>B</answer> </answer>", "B"),
     ],
 )
 def test_where_the_answer_stands(response, expected):
@@ -169,6 +182,123 @@ def test_grade(response, answer, options, outcome):
 )
 def test_normalised(one, other, same):
     assert (normalised(one) == normalised(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "outcome"),
+    [
+        ("B", "B. Effusion", "correct"),
+        ("B", "B) Effusion", "correct"),
+        ("(B)", "**B**: effusion", "correct"),
+        ("b", "答案：B", "correct"),
+        ("B", "A. Effusion", "wrong"),
+        ("B", "A or B", "wrong"),
+        ("B", "not B", "wrong"),
+        ("B", "B, not A", "wrong"),
+        ("B", "AB", "wrong"),
+        ("E", "E. coli", "wrong"),
+        ("yes", "Yes, there is an effusion", "correct"),
+        ("Yes", "**Yes** – there is.", "correct"),
+        ("yes", "Yes there is", "correct"),
+        ("no", "No, the lungs are clear.", "correct"),
+        ("no", "Yes, there is an effusion", "wrong"),
+        ("yes", "No. There is none.", "wrong"),
+        ("true", "True: it is blunt", "correct"),
+        ("是", "是的，有积液", "correct"),
+        ("是", "否。", "wrong"),
+        ("yes", "Yes and no", "wrong"),
+        ("yes", "Yes, no", "wrong"),
+        ("no", "No. Yes, there is.", "wrong"),
+        ("no", "No effusion", "wrong"),
+        ("true", "True positive", "wrong"),
+        ("yes", "Yesterday", "wrong"),
+    ],
+)
+def test_short_truths_without_options(truth, answer, outcome):
+    assert grade(f"<answer>{answer}</answer>", truth) == outcome
+    unmarked = grade(f"<think> x </think> {answer}", truth)
+    assert unmarked in ((outcome,) if outcome == "correct" else ("wrong", "unparsed"))
+
+
+def test_right_answers_that_are_letters_are_told_of():
+    bare = BareLetters()
+    for number, (answer, options) in enumerate([("B", None), ("(b)", {}), ("Effusion", None), ("B", OPTIONS), (None, None), ("5", None)]):
+        for _ in range(3):
+            bare.add(str(number), answer, options)
+    assert bare.notice.startswith("the right answers of 2 of 5 questions are one letter without 'options'") and "\n" not in bare.notice
+    assert BareLetters().notice is None
+
+
+MANY = 1_000_000
+RUNS = [
+    *(
+        " ",
+        "\n",
+        "a",
+        "B",
+        "a ",
+        "B ",
+        "*",
+        "**",
+        "* ",
+        "*a ",
+        "_",
+        "`",
+        "'",
+        '"',
+        "“",
+        ".",
+        "..",
+        ",",
+        "、",
+        "-",
+        "- ",
+        "(",
+        "[",
+        "<",
+        "=",
+        "!=",
+    ),
+    *(
+        "\\",
+        "\\boxed{",
+        "\\frac{",
+        "{",
+        "}",
+        "{}",
+        "_{",
+        "10^{",
+        "$",
+        "&",
+        "<b>",
+        "<b ",
+        "</p>",
+        "<answer>",
+        "</answer>",
+        "<answer></answer>",
+    ),
+    *("</think>", "<think>", "the ", "answer is ", "so the answer is ", "Maybe ", "No, ", "A, ", "B. ", "B\n", "B、", "胸", "选", "İ", "é"),
+    *("\u0301", "\u3099", "\u200b", "⁵", "5⁵", "₅5", "½", "5x", "\x1e", "~"),
+]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=ascii)
+def test_a_million_of_anything_is_graded_at_once(run, process_seconds):
+    around = [("", ""), ("<answer>", "</answer>"), ("<answer>answer", "x</answer>"), ("<answer>b", "x</answer>"), ("<think>", "</think>x")]
+    for begin, end in around:
+        response = begin + run * MANY + end
+        for truth, options in (("A", OPTIONS), ("A", None), ("yes", None), ("fluid", None)):
+            outcomes = []
+            assert process_seconds(lambda: outcomes.append(grade(response, truth, options)), 0.1) < 0.1  # noqa: B023
+            assert outcomes[0] in ("wrong", "unparsed")
+
+
+@pytest.mark.parametrize("run", RUNS, ids=ascii)
+def test_the_longest_answer_that_is_read_is_read_at_once(run, process_seconds):
+    for begin, end in (("", ""), ("answer", "x"), ("B", "x")):
+        response = f"<answer>{begin}{run * ((LONGEST - 10) // len(run))}{end}</answer>"
+        for truth, options in (("B", OPTIONS), ("B", None), ("yes", None), ("fluid", None)):
+            assert process_seconds(lambda: grade(response, truth, options), 0.1) < 0.1  # noqa: B023
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,15 @@ def test_a_signal_between_a_line_and_its_count(base, tokenise, tmp_path, monkeyp
         main([*base, f"--out={out}", f"--base_url={server.url}"])
     manifest = json.loads((tmp_path / "r.jsonl.manifest.json").read_text("utf-8"))
     assert manifest["counts"]["samples"] == len(read(out)) == 2 and not manifest["finished"]
+
+
+def test_right_answers_that_are_letters_without_options_are_told_of(tiny_model, sample, tokenise, tmp_path, capsys):
+    questions = [question for question in read(sample / "questions.jsonl") if question.get("options")][:3]
+    del questions[0]["options"], questions[1]["options"]
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps(question) + "\n" for question in questions))
+    with ChatServer(tokenise=tokenise) as server:
+        flags = [f"--questions={path}", f"--out={tmp_path / 'r.jsonl'}", f"--base_url={server.url}", f"--data.image_root={sample}"]
+        main([f"--model={tiny_model}", *flags, "--n=1", "--max_tokens=8"])
+    said = [line for line in capsys.readouterr().out.splitlines() if "without 'options'" in line]
+    assert len(said) == 1 and said[0].startswith("the right answers of 2 of 3 questions are one letter")
