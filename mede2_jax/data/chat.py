@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +95,12 @@ class ChatTokenizer:
         self._check_text(text, where)
         return np.append(self._encode(text), np.int32(self.end_token_id))
 
-    def demonstration(self, messages: Sequence[Message]) -> ScoredTokens:
+    def demonstration(self, messages: Sequence[Message], unscored: Collection[int] = ()) -> ScoredTokens:
         """Tokens up to the last assistant turn's end; each assistant turn and its end token are scored.
+
+        Args:
+            messages: The conversation.
+            unscored: Places of assistant turns that are not scored.
 
         Raises:
             UserError: The template rewrites earlier turns, so that what was scored is not what a later turn sees.
@@ -113,7 +117,7 @@ class ChatTokenizer:
                 raise UserError(f"the chat template changes what came before message {index}; multi-turn training needs one that does not")
             context, response = self._encode(before[len(done) :]), self.response(message.text)
             pieces += [context, response]
-            scored += [np.zeros(len(context), bool), np.ones(len(response), bool)]
+            scored += [np.zeros(len(context), bool), np.full(len(response), index not in unscored)]
             done = before + message.text + self._end_token
             if not self._render(messages[: index + 1]).startswith(done):
                 raise UserError(
