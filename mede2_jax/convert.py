@@ -22,6 +22,7 @@ from rich.table import Table as RichTable
 
 from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError
+from mede2_jax.data.chat_templates import describe_templates, find_templates
 from mede2_jax.families import Family, model_config
 from mede2_jax.flags import parse
 from mede2_jax.json_file import load_json
@@ -101,12 +102,15 @@ def run(config: ConvertConfig, console: Console) -> Outcome:
             progress.update(task, advance=nbytes, total=total)
 
         outcome = (_export if exporting else _import)(config, family, model, advance)
+    if template := describe_templates(config.from_):
+        console.print(template, soft_wrap=True, highlight=False, markup=False)
     _summary(console, config, outcome, time.monotonic() - began)
     return outcome
 
 
 def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> Outcome:
     model_directory.check_companions(config.from_)
+    find_templates(config.from_)  # what is none is told before hours of converting
     table, abstract = family.weight_rules(model), family.abstract_params(model, np.float32)
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
     with CheckpointReader(config.from_) as reader:
