@@ -23,6 +23,7 @@ from rich.table import Table as RichTable
 
 from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError
+from mede2_jax.data.chat_templates import describe_templates, find_templates
 from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.families import Family, model_config
 from mede2_jax.flags import parse
@@ -119,6 +120,8 @@ def run(config: ConvertConfig, console: Console) -> Outcome:
             progress.update(task, advance=nbytes, total=total)
 
         outcome = kind(config, family, model, advance)
+    if template := describe_templates(config.from_):
+        console.print(template, soft_wrap=True, highlight=False, markup=False)
     _summary(console, config, outcome, time.monotonic() - began)
     return outcome
 
@@ -181,6 +184,7 @@ def _from_run(config: ConvertConfig, family: None, model: None, advance: Any) ->
 
 def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> Outcome:
     model_directory.check_companions(config.from_)
+    find_templates(config.from_)  # what is none is told before hours of converting
     table, abstract = family.weight_rules(model), family.abstract_params(model, np.float32)
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
     with CheckpointReader(config.from_) as reader:

@@ -83,7 +83,7 @@ def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[Cha
                 servers,
                 system_prompt=config.data.system_prompt,
                 logprobs=config.logprobs,
-                vllm=VLLMExtras(job.rules, job.prompt_ids),
+                vllm=VLLMExtras(job.rules, job.prompt_ids, job.processor.vllm_image),
                 notify=notify,
                 check=check,
             )

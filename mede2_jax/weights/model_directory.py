@@ -167,11 +167,13 @@ def check_companions(source: Path) -> None:
     Raises:
         UserError: Names all that is missing.
     """
-    settings = source / "tokenizer_config.json"
+    settings = [source / name for name in ("tokenizer_config.json", "processor_config.json") if (source / name).is_file()]
     found = {
         "tokenizer (tokenizer.json)": _any_file(source, "tokenizer.json", "vocab.json"),
-        "chat template (chat_template.jinja, or in tokenizer_config.json)": _any_file(source, "chat_template.jinja")
-        or (settings.is_file() and b'"chat_template"' in settings.read_bytes()),
+        "chat template (chat_template.jinja or .json, or in tokenizer_config.json)": _any_file(
+            source, "chat_template.jinja", "chat_template.json"
+        )
+        or any(b'"chat_template"' in file.read_bytes() for file in settings),
         "image processor (preprocessor_config.json)": _any_file(source, "preprocessor_config.json", "processor_config.json"),
     }
     missing = [name for name, there in found.items() if not there]

@@ -33,6 +33,8 @@ class VLLMExtras:
     rules: TokenRules
     expected_prompt: Callable[[ChatRequest], Sequence[int]]
     """The token ids that training would see for a request; every reply is compared with it."""
+    image: str | None = None
+    """A text that the server puts an image for, so that no request may hold it."""
 
 
 class OpenAIChat:
@@ -86,6 +88,11 @@ class OpenAIChat:
         return self._background.answer(requests, self._answer, 2 * self.config.concurrency * len(self.servers))
 
     async def _answer(self, request: ChatRequest) -> ChatReply | ChatFailure:
+        mark = self.vllm.image if self.vllm else None
+        if mark is not None and any(mark in message.text for message in request.messages):
+            return ChatFailure(
+                request, f"a text holds {mark!r}, for which vLLM puts an image of this model; take it out, or use --engine=flax"
+            )
         body, prompt = await asyncio.to_thread(self._prepare, request)
         # vLLM would lower max_tokens without a word, and the response look as if it had been cut there.
         room = min((server.max_tokens for server in self.servers if server.max_tokens is not None), default=None)
