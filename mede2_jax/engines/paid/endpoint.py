@@ -71,7 +71,7 @@ class Endpoint:
         this, failures, counted, answers_before = object(), 0, 0, 0
         while True:
             async with self._room:
-                await self._rest(0.0)
+                await self.ready()
                 try:
                     reply = await send()
                     self._succeeded()
@@ -95,6 +95,14 @@ class Endpoint:
                         ) from None
             # Full jitter: requests that failed together do not come back together.
             await self._rest(random.uniform(0.0, min(self.config.longest_rest, self.config.first_rest * 2 ** min(failures - 1, 16))))
+
+    async def ready(self) -> None:
+        """Returns when a request may be sent.
+
+        Raises:
+            UserError: None may be: all has ended.
+        """
+        await self._rest(0.0)
 
     def end(self, fault: UserError) -> UserError:
         """Ends all calls that are not under way, and returns the first of the faults that did so."""

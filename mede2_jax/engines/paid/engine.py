@@ -21,16 +21,14 @@ from mede2_jax.config import UserError
 from mede2_jax.engines.background import Background
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, Sampling, Usage
 from mede2_jax.engines.paid.cache import Cache, request_digest
-from mede2_jax.engines.paid.cost import Meter, Totals, find_price
+from mede2_jax.engines.paid.cost import Hold, Meter, Totals, find_price
 from mede2_jax.engines.paid.endpoint import Endpoint, EndpointConfig
 from mede2_jax.engines.paid.gemini import GeminiAPI, GeminiOptions
+from mede2_jax.engines.paid.most import most_tokens
 from mede2_jax.engines.paid.openai import OpenAIAPI
 from mede2_jax.engines.paid.outcome import Outcome
 from mede2_jax.engines.wire.attempts import Failed, Refused
 from mede2_jax.engines.wire.http import hide_key
-
-IMAGE_TOKENS, TOKEN_LETTERS = 1000, 4
-"""A guess of what a prompt takes, for the first requests, before the API has counted any."""
 
 
 class APIConfig(EndpointConfig):
@@ -195,17 +193,17 @@ class APIChat:
         if stored is not None:
             return self._from_cache(stored)
         prepared = await asyncio.to_thread(self.backend.prepare, request)
-        likely = len(request.images) * IMAGE_TOKENS + sum(len(message.text) for message in request.messages) // TOKEN_LETTERS
+        most = most_tokens(request, self.config.api, self.config.model, self.sampling.max_tokens)
         cost = 0.0
 
         async def attempt() -> Outcome:
             nonlocal cost
-            with self.meter.holding(likely):
-                outcome = await self._ask(prepared)
-                cost += self.meter.add(outcome)
-            if outcome.prompt_tokens is None and self.config.max_cost is not None:
-                fault = f"{self.backend.url} does not say what a reply takes, so max_cost cannot be kept; leave it out"
-                self._endpoint.end(UserError(fault))  # this reply is given out
+            async with self.meter.holding(most) as hold:
+                await self._endpoint.ready()  # it may have ended, or asked for a rest, while this waited for others' money
+                outcome = await self._ask(prepared, hold)
+                cost += self.meter.add(outcome, hold)
+            if self.config.max_cost is not None and hold.kept and self.meter.totals.uncounted == 1:
+                self.notify(f"{self.backend.url} does not say how many tokens a reply took: for max_cost it counts as the most it may take")
             if not outcome.is_final:
                 raise Failed(outcome.reason, is_well=True)
             # Stored before another request may start: a kill costs no more than `concurrency` answers.
@@ -218,11 +216,13 @@ class APIChat:
         outcome = await self._endpoint.call(attempt)
         return _Fetched(outcome, cost, cached=False)
 
-    async def _ask(self, prepared: Any) -> Outcome:
+    async def _ask(self, prepared: Any, hold: Hold) -> Outcome:
         try:
             return await self.backend.ask(prepared)
         except (Failed, Refused, UserError) as fault:
-            self.meter.totals.broken += isinstance(fault, Failed) and fault.may_cost
+            if isinstance(fault, Failed) and fault.may_cost:
+                self.meter.totals.broken += 1
+                hold.keep()
             fault.args = (hide_key(str(fault), self.backend.key),)
             raise
 
