@@ -4,7 +4,8 @@ from gemini_server import GeminiServer
 
 from mede2_jax.data.records import Message
 from mede2_jax.engines.chat import ChatRequest, Sampling
-from mede2_jax.engines.paid.engine import APIConfig, open_api
+from mede2_jax.engines.paid.config import APIConfig
+from mede2_jax.engines.paid.engine import open_api
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
 QUICK = {"first_rest": 0.02, "longest_rest": 0.05, "patience": 10.0}
