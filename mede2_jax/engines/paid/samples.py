@@ -126,7 +126,8 @@ class Samples:
         return self._from_cache(fetched.outcome)
 
     async def _fetch(self, request: ChatRequest, digest: str) -> Fetched:
-        look, prepared = LOOK_SECONDS[0], None
+        look = LOOK_SECONDS[0]
+        prepared: Any = None
         while True:
             if (stored := await self._stored(digest)) is not None:
                 return self._from_cache(stored)
