@@ -84,8 +84,12 @@ class APIChat:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._stack.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """What is under way is finished and stored, so that it need not be paid for again; but who interrupts does not wait."""
+        is_interrupted = kind is not None and not issubclass(kind, (Exception, GeneratorExit))
+        with self._stack:
+            if not is_interrupted and self.config.cache is not None:
+                self._background.run(self._samples.finish())
 
     def answer(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply | ChatFailure]:
         """As `ChatEngine.answer`.

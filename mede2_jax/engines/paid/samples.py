@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.engines.chat import ChatRequest, Sampling
 from mede2_jax.engines.paid.cache import Cache, request_digest
 from mede2_jax.engines.paid.claims import RENEW_SECONDS
@@ -21,7 +21,7 @@ from mede2_jax.engines.paid.cost import Hold, Meter
 from mede2_jax.engines.paid.endpoint import Endpoint
 from mede2_jax.engines.paid.most import most_tokens
 from mede2_jax.engines.paid.outcome import Outcome
-from mede2_jax.engines.wire.attempts import Failed, Refused
+from mede2_jax.engines.wire.attempts import SAY_AFTER, Failed, Refused
 from mede2_jax.engines.wire.http import hide_key
 
 LOOK_SECONDS = (0.05, 2.0)
@@ -124,6 +124,16 @@ class Samples:
             return await asyncio.shield(flight)
         fetched = await asyncio.shield(flight)
         return self._from_cache(fetched.outcome)
+
+    async def finish(self) -> None:
+        """Returns when what has been sent is answered and stored; nothing more is sent."""
+        self.endpoint.end(UserError("the run has ended"))
+        if self._flights:
+            await asyncio.wait(self._flights.values(), timeout=SAY_AFTER)
+        if self._flights:
+            self.notify(f"{counted(len(self._flights), 'request')} under way: finished first, since they are paid for")
+        while self._flights:
+            await asyncio.wait(self._flights.values())
 
     async def _fetch(self, request: ChatRequest, digest: str) -> Fetched:
         look = LOOK_SECONDS[0]
