@@ -231,4 +231,5 @@ def _added(before: JudgeUsage, reply: ChatReply) -> JudgeUsage:
         cost=before.cost + usage.cost,
         calls=before.calls + 1,
         cached=before.cached + usage.cached,
+        without=tuple(sorted({*(before.without or ()), *usage.without})) or None,
     )

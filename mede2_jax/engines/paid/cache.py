@@ -90,7 +90,7 @@ class Cache:
         """Stores an outcome, and returns what is stored: another process may have been faster."""
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._lock, self._errors():
-            row = (digest, made, api, model, outcome.model_dump_json(), cost)
+            row = (digest, made, api, model, outcome.model_dump_json(exclude_defaults=True), cost)
             self._file.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
         return self.get(digest) or outcome
 

@@ -43,7 +43,7 @@ def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None
     if config.api == "gemini":
         backend = GeminiAPI(config.model, config.base_url, config.timeout, sampling, GeminiOptions(config.thinking, config.block))
     else:
-        backend = OpenAIAPI(config.model, config.base_url, config.timeout, sampling)
+        backend = OpenAIAPI(config.model, config.base_url, config.timeout, sampling, notify)
     return APIChat(config, sampling, backend, notify)
 
 
@@ -123,6 +123,7 @@ class APIChat:
             cost=sum(one.cost for one in fetched),
             cached=all(one.cached for one in fetched),
             model=outcomes[0].model,
+            without=tuple(sorted({name for outcome in outcomes for name in outcome.without})),
         )
         completions = tuple(
             Completion(outcome.text or "", (), None, outcome.finish_reason, request.seed + index) for index, outcome in enumerate(outcomes)
