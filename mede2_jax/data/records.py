@@ -203,6 +203,8 @@ class JudgeUsage(Config):
     """Requests, one unless a reply was malformed."""
     cached: int = 0
     """Of these answered from the cache."""
+    without: tuple[str, ...] | None = None
+    """Options that the API does not take, and was asked without; None: it takes all."""
 
 
 class Judgment(Record):

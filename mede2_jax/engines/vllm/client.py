@@ -140,13 +140,14 @@ class OpenAIChat:
         try:
             reply = parse_reply(raw)
             samples = completions(reply, request, logprobs=self.logprobs, with_ids=self.vllm is not None)
+            prompt_tokens = reply.prompt_tokens
         except MalformedReply as fault:
             raise Failed(f"the reply is not as it should be: {fault}") from None
         if any(choice.message.reasoning for choice in reply.choices):
             raise UserError(f"{server.url} takes the reasoning out of the responses; start it without --reasoning-parser")
         if prompt is not None:
             _check_prompt(server, request, prompt, reply.prompt_token_ids or [])
-        return ChatReply(request, reply.usage.prompt_tokens, samples)
+        return ChatReply(request, prompt_tokens, samples)
 
     def _prepare(self, request: ChatRequest) -> tuple[dict[str, Any], Sequence[int] | None]:
         """The body of a request, and the token ids of its prompt if they are to be compared."""

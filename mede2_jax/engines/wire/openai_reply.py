@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import pydantic
 
 from mede2_jax.config import UserError
@@ -12,8 +14,24 @@ from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.json_file import check
 
 
+def _count(value: Any) -> int | None:
+    """A number of tokens; None where it is none."""
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
+
+
+def _text(content: Any) -> Any:
+    """The text of a message that comes in parts, without the thoughts among them."""
+    if not isinstance(content, list):
+        return content
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    return "".join(str(part.get("text") or "") for part in parts if part.get("type", "text") in ("text", "output_text"))
+
+
+Tokens = Annotated[int | None, pydantic.BeforeValidator(_count)]
+
+
 class _Message(pydantic.BaseModel):
-    content: str | None = None
+    content: Annotated[str | None, pydantic.BeforeValidator(_text)] = None
     reasoning: str | None = None
     refusal: str | None = None
 
@@ -27,7 +45,7 @@ class _Logprobs(pydantic.BaseModel):
 
 
 class _Choice(pydantic.BaseModel):
-    index: int
+    index: int = 0
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
@@ -35,8 +53,8 @@ class _Choice(pydantic.BaseModel):
 
 
 class _Usage(pydantic.BaseModel):
-    prompt_tokens: int
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens = None
+    completion_tokens: Tokens = None
 
 
 class Reply(pydantic.BaseModel):
@@ -44,8 +62,19 @@ class Reply(pydantic.BaseModel):
 
     model: str | None = None
     choices: list[_Choice]
-    usage: _Usage
+    usage: _Usage | None = None
     prompt_token_ids: list[int] | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of a reply that must say so.
+
+        Raises:
+            MalformedReply: It does not.
+        """
+        if self.usage is None or self.usage.prompt_tokens is None:
+            raise MalformedReply("it does not say how many tokens the prompt has")
+        return self.usage.prompt_tokens
 
 
 def parse_reply(raw: bytes) -> Reply:
