@@ -185,6 +185,7 @@ def _from_run(config: ConvertConfig, family: None, model: None, advance: Any) ->
 def _import(config: ConvertConfig, family: Family, model: Any, advance: Any) -> Outcome:
     model_directory.check_companions(config.from_)
     find_templates(config.from_)  # what is none is told before hours of converting
+    model_directory.check_quantization(config.from_)
     table, abstract = family.weight_rules(model), family.abstract_params(model, np.float32)
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
     with CheckpointReader(config.from_) as reader:

@@ -168,6 +168,71 @@ def test_wrong_weights_end_in_one_line_and_leave_nothing(tmp_path, change):
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
+def one_file(directory):
+    """A checkpoint saved as one file into a folder that had held shards: its index is left over."""
+    source = saved(directory)
+    newer = {name: (tensor + 1).contiguous() for name, tensor in tensors(source).items()}
+    save_file(newer, source / "model.safetensors", metadata={"format": "pt"})
+    return source
+
+
+def test_two_sets_of_weights_are_not_chosen_between(tmp_path):
+    source = one_file(tmp_path / "hf")
+    with pytest.raises(UserError, match=r"holds two sets of weights, model.safetensors and the shards of .*index.json .*; delete the one"):
+        convert(source, tmp_path / "model")
+    shards = sorted(source.glob("model-*.safetensors"))
+    for file in shards[1:]:
+        file.unlink()
+    with pytest.raises(UserError, match="holds two sets of weights"):
+        convert(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_index_whose_shards_are_gone_is_passed_over_as_transformers_does(tmp_path):
+    source = one_file(tmp_path / "hf")
+    for file in source.glob("model-*.safetensors"):
+        file.unlink()
+    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16).get_input_embeddings().weight
+    convert(source, tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "out")
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    assert_same(ours, load_file(source / "model.safetensors"))
+    assert torch.equal(theirs, ours["model.embed_tokens.weight"])
+
+
+def test_one_file_that_its_own_index_lists_is_no_second_set(tmp_path):
+    source = one_file(tmp_path / "hf")
+    for file in source.glob("model-*.safetensors"):
+        file.unlink()
+    names = load_file(source / "model.safetensors")
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors")}))
+    convert(source, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        (None, "quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}, r"quantization_config \(bitsandbytes\) says"),
+        (None, "quantization_config", {"quant_method": "gptq\x1b[2J"}, r"\(gptq\\x1b\[2J\) says"),
+        ("text_config", "quantization_config", {"bits": 4}, r"text_config.quantization_config says"),
+        (None, "compression_config", {"format": "pack-quantized"}, r"compression_config says"),
+        (None, "quantization_config", "awq", r"quantization_config says"),
+    ],
+    ids=["bitsandbytes", "a name with control characters", "of a part", "compressed tensors", "no object"],
+)
+def test_plain_weights_under_a_config_of_quantised_ones_are_refused(tmp_path, section, key, value, expected):
+    source = saved(tmp_path / "hf")
+    config = json.loads((source / "config.json").read_text())
+    (config if section is None else config.setdefault(section, {}))[key] = value
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=expected) as error:
+        convert(source, tmp_path / "model")
+    assert "take it out if they are plain" in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "model").exists()
+    (config if section is None else config[section])[key] = None
+    (source / "config.json").write_text(json.dumps(config))
+    convert(source, tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from mede2_jax.config import UserError
 
@@ -26,10 +28,17 @@ MAX_FILE_BYTES = 1 << 29
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_WIDE_CHANNELS = re.compile(r"(RGB|RGBA|LA);16([LBN])")
+"""Pillow's names for 16 bits a channel as they lie in the file; it would give their high bytes alone, which are nearly black in a
+12-bit scan. N is the machine's own order."""
+_BLOCK_PIXELS = 1 << 20
+"""Of a wide image that are stretched at a time: its numbers in float64 would be several times the image."""
 
 # Pillow warns of large images, and of damaged ones before it refuses them, in lines that name no file. Said once, for the
 # whole process: `catch_warnings` in one thread would undo what another has set.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Colour profiles of scanners and notes of image editors are larger than Pillow's 1 MiB; the pixels beside them are whole.
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 25
 
 
 def resolve_image(root: Path, name: str) -> Path:
@@ -84,15 +93,18 @@ def image_size(data: bytes, name: str, max_image_pixels: int) -> ImageSize:
 def decode_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
     """The upright RGB image; of an animation or a stack, the first frame.
 
-    Transparency is laid over white. Grey values wider than 8 bits (12- or 16-bit scans) are stretched from their own
-    range to 0–255, since the bit depth in use is not written in the file.
+    Transparency is laid over white. Values wider than 8 bits (12- or 16-bit scans) are stretched from their own range to
+    0–255, all colours alike, since the bit depth in use is not written in the file.
 
     Raises:
         UserError: As `image_size`, and for a truncated or damaged file.
     """
     try:
         with _open(data, max_image_pixels) as image:
+            raw = _raw_mode(image)  # before anything, such as a look for an orientation tag, decodes the pixels
             _checked_size(image, name, max_image_pixels)
+            if raw is not None and ";16" in raw and image.mode not in _WIDE_MODES:
+                return _upright(_wide_to_rgb(image, raw, data, name, max_image_pixels), image)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except UserError:
@@ -134,11 +146,68 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretch(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = values.min(), values.max()
-    scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
+    return Image.fromarray(_stretched(np.asarray(image)))
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Numbers [H, W, …] from their own range to 0–255; what is not finite counts as zero."""
+    result = np.empty(values.shape, np.uint8)
+    rows = max(1, _BLOCK_PIXELS * len(values) // max(1, values.size))
+    blocks = [slice(start, start + rows) for start in range(0, len(values), rows)]
+
+    def finite(block: slice) -> np.ndarray:
+        return np.nan_to_num(values[block].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+    low, high = min(finite(block).min() for block in blocks), max(finite(block).max() for block in blocks)
+    for block in blocks:
+        result[block] = np.round((finite(block) - low) * (255.0 / (high - low))) if high > low else 0
+    return result
+
+
+def _raw_mode(image: Image.Image) -> str | None:
+    """How the pixels of an image that is not decoded yet lie in the file."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else None
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return raw if isinstance(raw, str) else None
+
+
+def _wide_to_rgb(image: Image.Image, raw: str, data: bytes, name: str, max_image_pixels: int) -> Image.Image:
+    """An image of 16 bits a channel: decoded once for the high bytes and once, as if in the other order, for the low ones."""
+    known = _WIDE_CHANNELS.fullmatch(raw)
+    if known is None:
+        raise UserError(f"image {name!r} has 16 bits a channel in a form ({raw}) that is not read; convert it to 8 bits, or to RGB or grey")
+    channels, order = known.groups()
+    here = "L" if sys.byteorder == "little" else "B"
+    swapped = "B" if (here if order == "N" else order) == "L" else "L"
+    with _open(data, max_image_pixels) as again:
+        _read_as(again, raw, "RGBA" if channels == "LA" else f"{channels};16{swapped}")
+        again.load()
+        other = np.asarray(again)
+    if channels == "LA":  # read as four bytes a pixel: high and low of grey, and of alpha
+        colours, alpha = other[..., :1].astype(np.uint16) << 8 | other[..., 1:2], other[..., 2]
+    else:
+        image.load()
+        high = np.asarray(image)
+        colours, alpha = high[..., :3].astype(np.uint16) << 8 | other[..., :3], high[..., 3] if channels == "RGBA" else None
+    eight = np.broadcast_to(_stretched(colours), (*colours.shape[:2], 3))
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(eight if alpha is None else np.dstack([eight, alpha]))))
+
+
+def _read_as(image: Image.Image, raw: str, other: str) -> None:
+    """Makes an image that is not decoded yet take the file's bytes for another mode's."""
+
+    def changed(arguments: Any) -> Any:
+        return tuple(other if one == raw else one for one in arguments) if isinstance(arguments, tuple) else other
+
+    image.tile = [tile._replace(args=changed(tile.args)) for tile in image.tile]
+
+
+def _upright(image: Image.Image, original: Image.Image) -> Image.Image:
+    """Turned as the original's orientation tag says; of a TIFF, Pillow has done so when it was loaded."""
+    if original.format != "TIFF" and (orientation := original.getexif().get(_ORIENTATION_TAG)):
+        image.getexif()[_ORIENTATION_TAG] = orientation
+    return ImageOps.exif_transpose(image)
 
 
 def _broken(name: str, max_image_pixels: int, error: Exception) -> UserError:
@@ -148,6 +217,8 @@ def _broken(name: str, max_image_pixels: int, error: Exception) -> UserError:
         return _too_large(name, f"{int(pixels[0]):,}" if pixels else "far too many", max_image_pixels)
     if isinstance(error, Image.UnidentifiedImageError):
         return UserError(f"image {name!r} is not an image that Pillow can read; convert it to PNG or JPEG")
+    if "MAX_TEXT_CHUNK" in str(error) or "text memory" in str(error).lower():
+        return UserError(f"image {name!r} holds too much beside its pixels (a colour profile, or notes); save it without metadata")
     return UserError(f"image {name!r} is truncated or damaged ({error}); replace the file")
 
 

@@ -305,6 +305,13 @@ def _files(directory: Path) -> dict[Path, set[str] | None]:
             raise UserError(f"{index}: {shown(file)!r} is not the name of a .safetensors file in the same directory")
         listed.setdefault(file, set()).add(name)
     missing = sorted(file for file in listed if not (directory / file).exists())
+    if (directory / SINGLE).exists() and SINGLE not in listed:
+        if len(missing) == len(listed):  # the index was left over; transformers looks for the single file first
+            return {directory / SINGLE: None}
+        shards = shown(sorted(listed.keys() - missing)[0])
+        raise UserError(
+            f"{directory} holds two sets of weights, {SINGLE} and the shards of {INDEX} ({shards}, …); delete the one that is old"
+        )
     if missing:
         names = shown(", ".join(missing[:3]), 200)
         raise UserError(f"{len(missing)} of {len(listed)} shards missing in {str(directory)!r}: {names}; fetch them")

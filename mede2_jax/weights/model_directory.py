@@ -15,6 +15,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import load_json
 from mede2_jax.parallel.distributed import barrier
 from mede2_jax.tree import flatten
 from mede2_jax.weights.model_info import HF_CONFIG, INFO, PARAMS, ModelInfo, RoundingInfo, read_info
@@ -159,6 +161,25 @@ def write_model_directory(
             _finish(partial, family, source, parents, digest_params(partial / PARAMS), rounding())
     barrier(f"{to}: end")
     return read_info(to)
+
+
+def check_quantization(source: Path) -> None:
+    """Refuses a config.json that speaks of quantised weights, as is left behind when QLoRA is merged: weights are plain here, and vLLM
+    and transformers would take them for quantised ones.
+
+    Raises:
+        UserError: As said.
+    """
+    config = load_json(source / HF_CONFIG)
+    for section, values in {"": config, **config}.items():
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(values, dict) and values.get(key):
+                method = values[key].get("quant_method") if isinstance(values[key], dict) else None
+                what = f"{f'{shown(section)}.' if section else ''}{key}{f' ({shown(method)})' if method else ''}"
+                raise UserError(
+                    f"{source / HF_CONFIG}: {what} says that the weights are quantised, and only plain ones can be read; "
+                    "take it out if they are plain, else fetch the original checkpoint"
+                )
 
 
 def check_companions(source: Path) -> None:
