@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from mede2_jax.config import UserError
 
@@ -184,12 +184,14 @@ def _wide_to_rgb(image: Image.Image, raw: str, data: bytes, name: str, max_image
         _read_as(again, raw, "RGBA" if channels == "LA" else f"{channels};16{swapped}")
         again.load()
         other = np.asarray(again)
+    alpha: np.ndarray | None = None
     if channels == "LA":  # read as four bytes a pixel: high and low of grey, and of alpha
         colours, alpha = other[..., :1].astype(np.uint16) << 8 | other[..., 1:2], other[..., 2]
     else:
         image.load()
         high = np.asarray(image)
-        colours, alpha = high[..., :3].astype(np.uint16) << 8 | other[..., :3], high[..., 3] if channels == "RGBA" else None
+        colours = high[..., :3].astype(np.uint16) << 8 | other[..., :3]
+        alpha = high[..., 3] if channels == "RGBA" else None
     eight = np.broadcast_to(_stretched(colours), (*colours.shape[:2], 3))
     return _to_rgb(Image.fromarray(np.ascontiguousarray(eight if alpha is None else np.dstack([eight, alpha]))))
 
@@ -200,6 +202,7 @@ def _read_as(image: Image.Image, raw: str, other: str) -> None:
     def changed(arguments: Any) -> Any:
         return tuple(other if one == raw else one for one in arguments) if isinstance(arguments, tuple) else other
 
+    assert isinstance(image, ImageFile.ImageFile), "it comes from a file"
     image.tile = [tile._replace(args=changed(tile.args)) for tile in image.tile]
 
 
