@@ -62,6 +62,8 @@ class Usage:
     cost: float
     """US dollars; 0 when it came from the cache, or where nobody knows the model's prices."""
     cached: bool
+    cached_cost: float = 0.0
+    """US dollars that what came from the cache had cost when it was paid for."""
     model: str = ""
     """What the API says has answered, which may name a version."""
     without: tuple[str, ...] = ()
@@ -99,6 +101,8 @@ class ChatFailure:
 
     request: ChatRequest
     reason: str
+    usage: Usage | None = None
+    """Of engines whose answers cost money, where it took something all the same."""
 
 
 class ChatEngine(Protocol):

@@ -83,7 +83,7 @@ def test_the_offline_judge_finds_every_flaw(offline, rollouts, tmp_path):
         assert failing == {FLAW[flaw] for flaw in made[judgment.rollout] if flaw in FLAW}
         assert judgment.id == f"{judgment.rollout}@0" and judgment.outcome == "correct"
         assert judgment.judge.engine == "offline" and judgment.raw is None and judgment.usage is None
-    assert manifest(out)["counts"]["positive"] == 96 and manifest(out)["cost"] == {"judgments": 0.0, "failed": 0}
+    assert manifest(out)["counts"]["positive"] == 96 and manifest(out)["cost"] == {"judgments": 0.0, "failed": 0, "from_cache": 0}
 
 
 def test_judgments_carry_no_prompt(offline, rollouts, tmp_path):
@@ -177,7 +177,7 @@ def test_replies_that_stay_malformed_are_failures_with_their_text(gemini, rollou
     assert written["dropped"]["malformed reply: it holds no JSON object"] == written["dropped"]["blocked: SAFETY"] == 2
     failed = {failure["rollout"][-2:]: failure for failure in written["failed"]}
     assert failed["#3"]["raw"].startswith("Never ") and failed["#3"]["usage"]["calls"] == 2 and failed["#4"]["raw"] is None
-    assert written["cost"] == {"judgments": pytest.approx(0.012), "failed": pytest.approx(0.004)}
+    assert written["cost"] == {"judgments": pytest.approx(0.012), "failed": pytest.approx(0.004), "from_cache": 0}
     assert "4 judgments failed: see" in capsys.readouterr().out
     asked = {request.seed for request in engine.requests}
     engine = with_engine(monkeypatch, Engine(good))

@@ -103,8 +103,9 @@ def test_the_real_client_shows_the_judge_images_and_schema(base, sample, say, tm
         out.rename(tmp_path / "first.jsonl")
         judge([*base, f"--out={out}", f"--base_url={server.url}"])  # all is in the cache
         assert len(server.bodies) == paid, "nothing is paid for twice"
-    assert manifest(out)["cost"]["judgments"] == 0 and manifest(out)["counts"]["cached"] == 336
     first = [raw for raw in read(tmp_path / "first.jsonl")]
+    cost = pytest.approx(sum(raw["usage"]["cost"] for raw in first), abs=1e-6)
+    assert manifest(out)["cost"] == {"judgments": cost, "failed": 0, "from_cache": cost} and manifest(out)["counts"]["cached"] == 336
     assert sum(raw["usage"]["cost"] for raw in first) == pytest.approx(
         sum(raw["usage"]["prompt_tokens"] * 1.25e-6 + raw["usage"]["response_tokens"] * 10e-6 for raw in first)
     )

@@ -79,10 +79,15 @@ class Cache:
 
     def get(self, digest: str) -> Outcome | None:
         """What was stored for a request; None: nothing."""
+        found = self.find(digest)
+        return None if found is None else found[0]
+
+    def find(self, digest: str) -> tuple[Outcome, float] | None:
+        """What was stored for a request, and the US dollars that it had cost; None: nothing."""
         with self._lock, self._errors():
-            row = self._file.execute("SELECT outcome FROM outcomes WHERE digest = ?", (digest,)).fetchone()
+            row = self._file.execute("SELECT outcome, cost FROM outcomes WHERE digest = ?", (digest,)).fetchone()
         try:
-            return None if row is None else check(parse_json(row[0]), Outcome, "")
+            return None if row is None else (check(parse_json(row[0]), Outcome, ""), _dollars(row[1]))
         except (JSONFault, UserError, TypeError):  # of a damaged file, SQLite gives bytes or a number as well
             raise UserError(f"{self._name} is damaged: the row {digest[:16]}… is unreadable; move it away") from None
 
@@ -182,6 +187,10 @@ def _pixels(image: Image.Image) -> str:
     """Digest of an image as it is sent, whatever file it came from."""
     rgb = image.convert("RGB")
     return hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+
+
+def _dollars(cost: object) -> float:
+    return float(cost) if isinstance(cost, int | float) and 0.0 <= cost < float("inf") else 0.0
 
 
 def _advice(error: Exception) -> str:

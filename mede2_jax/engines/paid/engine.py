@@ -23,7 +23,6 @@ from mede2_jax.engines.paid.cost import Meter, Totals, find_price
 from mede2_jax.engines.paid.endpoint import Endpoint
 from mede2_jax.engines.paid.gemini import GeminiAPI, GeminiOptions
 from mede2_jax.engines.paid.openai import OpenAIAPI
-from mede2_jax.engines.paid.outcome import Outcome
 from mede2_jax.engines.paid.samples import Backend, Fetched, Samples
 from mede2_jax.engines.wire.attempts import Refused
 
@@ -111,30 +110,34 @@ class APIChat:
         found, refusals = [one for one in fetched if isinstance(one, Fetched)], [one for one in fetched if isinstance(one, Refused)]
         reasons = [*map(str, refusals), *(one.outcome.reason for one in found if one.outcome.text is None)]
         if reasons:
-            return self._failure(request, reasons[0])
+            return self._failure(request, reasons[0], _usage(found, sum(refused.cost for refused in refusals)))
         return self._reply(request, found)
 
     def _reply(self, request: ChatRequest, fetched: list[Fetched]) -> ChatReply:
         outcomes = [one.outcome for one in fetched]
-        prompts, responses = ([count or 0 for count in counts] for counts in zip(*map(_tokens, outcomes), strict=True))
-        usage = Usage(
-            prompt_tokens=sum(prompts),
-            response_tokens=sum(responses),
-            cost=sum(one.cost for one in fetched),
-            cached=all(one.cached for one in fetched),
-            model=outcomes[0].model,
-            without=tuple(sorted({name for outcome in outcomes for name in outcome.without})),
-        )
         completions = tuple(
             Completion(outcome.text or "", (), None, outcome.finish_reason, request.seed + index) for index, outcome in enumerate(outcomes)
         )
         self.meter.totals.answered += 1
-        return ChatReply(request, max(prompts), completions, usage)
+        prompt_tokens = max(outcome.prompt_tokens or 0 for outcome in outcomes)
+        return ChatReply(request, prompt_tokens, completions, _usage(fetched))
 
-    def _failure(self, request: ChatRequest, reason: str) -> ChatFailure:
+    def _failure(self, request: ChatRequest, reason: str, usage: Usage | None = None) -> ChatFailure:
         self.meter.totals.failed += 1
-        return ChatFailure(request, reason)
+        return ChatFailure(request, reason, usage)
 
 
-def _tokens(outcome: Outcome) -> tuple[int | None, int | None]:
-    return outcome.prompt_tokens, outcome.response_tokens
+def _usage(fetched: list[Fetched], lost: float = 0.0) -> Usage | None:
+    """What samples took, and `lost` US dollars besides; None: nothing."""
+    if not fetched and not lost:
+        return None
+    outcomes = [one.outcome for one in fetched]
+    return Usage(
+        prompt_tokens=sum(outcome.prompt_tokens or 0 for outcome in outcomes),
+        response_tokens=sum(outcome.response_tokens or 0 for outcome in outcomes),
+        cost=sum(one.cost for one in fetched) + lost,
+        cached=bool(fetched) and all(one.cached for one in fetched),
+        cached_cost=sum(one.cached_cost for one in fetched),
+        model=outcomes[0].model if outcomes else "",
+        without=tuple(sorted({name for outcome in outcomes for name in outcome.without})),
+    )

@@ -56,11 +56,12 @@ class Backend(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """A sample's outcome, and what it cost this time."""
+    """A sample's outcome, and what it cost this time; or what it had cost before, if it comes from the cache."""
 
     outcome: Outcome
     cost: float
     cached: bool
+    cached_cost: float = 0.0
 
 
 class _Elsewhere(Exception):
@@ -123,7 +124,7 @@ class Samples:
             # Who asked may go away; what is paid for is stored all the same.
             return await asyncio.shield(flight)
         fetched = await asyncio.shield(flight)
-        return self._from_cache(fetched.outcome)
+        return self._from_cache(fetched.outcome, 0.0)  # paid for by the one that it was asked for
 
     async def finish(self) -> None:
         """Returns when what has been sent is answered and stored; nothing more is sent."""
@@ -140,7 +141,7 @@ class Samples:
         prepared: Any = None
         while True:
             if (stored := await self._stored(digest)) is not None:
-                return self._from_cache(stored)
+                return self._from_cache(*stored)
             prepared = prepared or await asyncio.to_thread(self.backend.prepare, request)
             try:
                 return await self._ask_for(request, digest, prepared)
@@ -184,14 +185,17 @@ class Samples:
 
         try:
             return await self.endpoint.call(attempt)
+        except Refused as refused:
+            refused.cost = cost  # of whole replies without an answer in them
+            raise
         finally:
             if is_ours:
                 with contextlib.suppress(UserError):  # then it is given back when the cache is closed, or nobody's after a while
                     await asyncio.to_thread(self.cache.give_back, digest)
 
-    async def _stored(self, digest: str) -> Outcome | None:
+    async def _stored(self, digest: str) -> tuple[Outcome, float] | None:
         try:
-            return await asyncio.to_thread(self.cache.get, digest)
+            return await asyncio.to_thread(self.cache.find, digest)
         except UserError as fault:
             raise self.endpoint.end(fault) from None
 
@@ -211,6 +215,6 @@ class Samples:
             fault.args = (hide_key(str(fault), self.backend.key),)
             raise
 
-    def _from_cache(self, outcome: Outcome) -> Fetched:
+    def _from_cache(self, outcome: Outcome, cost: float) -> Fetched:
         self.meter.totals.cached += 1
-        return Fetched(outcome, 0.0, cached=True)
+        return Fetched(outcome, 0.0, cached=True, cached_cost=cost)
