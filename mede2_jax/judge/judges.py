@@ -11,10 +11,11 @@ from typing import Protocol
 import pydantic
 
 from mede2_jax.config import UserError, describe_validation_error
-from mede2_jax.data.images import decode_image, read_image_bytes
+from mede2_jax.data.images import read_image_bytes
 from mede2_jax.data.reading import located
 from mede2_jax.data.records import ImagePart, JudgeUsage, Message, Part, Rollout, TextPart
 from mede2_jax.engines.chat import ChatEngine, ChatFailure, ChatReply, ChatRequest, Usage
+from mede2_jax.engines.picture import Picture
 from mede2_jax.judge.config import JudgeConfig
 from mede2_jax.judge.job import JudgingJob, Task
 from mede2_jax.reasoning import offline_judge
@@ -156,7 +157,7 @@ class ChatJudge:
             messages.append(Message(role="user", content=JUDGE_AGAIN.text.format(FAULT=item.fault)))
         with located(self.job.file.where(task.number)):
             root, limit = self.job.image_root, config.max_image_pixels
-            images = tuple(decode_image(read_image_bytes(root, name), name, limit) for name in rollout.images)
+            images = tuple(Picture.read(read_image_bytes(root, name), name, limit) for name in rollout.images)
         return ChatRequest(
             item.wanted.id, tuple(messages), images, 1, seed(config, task.id, item.wanted.repeat, item.attempt), schema=self.schema
         )

@@ -109,7 +109,7 @@ def test_a_judge_is_shown_question_images_truth_and_response(gemini, rollouts, t
         right = f"{rollout['answer']}. {rollout['options'][rollout['answer']]}" if "options" in rollout else rollout["answer"]
         assert text.endswith(f" </Question>\n<Groundtruth> {right} </Groundtruth>\n<Answer> {rollout['response']} </Answer>")
         assert sum(isinstance(part, ImagePart) for part in message.content) == len(request.images) == len(rollout["images"])
-        assert all(image.mode == "RGB" for image in request.images)
+        assert all(image.mode == "RGB" for image in request.decoded)
         assert request.n == 1 and request.schema == reply_schema(reasons=False)
     judgment = Judgment.model_validate(read(out)[0])
     assert (judgment.judge.engine, judgment.judge.model, judgment.judge.prompt) == ("gemini", "gemini-2.5-pro", "judge-paper/1")

@@ -24,6 +24,7 @@ from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest
 from mede2_jax.engines.paid.claims import CLAIMS_TABLE, Claims
 from mede2_jax.engines.paid.outcome import Outcome
+from mede2_jax.engines.picture import Picture, pixel_digest
 from mede2_jax.foreign import JSONFault, one_line, parse_json
 from mede2_jax.json_file import check
 
@@ -177,16 +178,10 @@ def request_digest(request: ChatRequest, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _parts(message: Message, images: Iterator[Image.Image]) -> list[dict[str, str]]:
+def _parts(message: Message, images: Iterator[Image.Image | Picture]) -> list[dict[str, str]]:
     if isinstance(message.content, str):
         return [{"text": message.content}]
-    return [{"image": _pixels(next(images))} if isinstance(part, ImagePart) else {"text": part.text} for part in message.content]
-
-
-def _pixels(image: Image.Image) -> str:
-    """Digest of an image as it is sent, whatever file it came from."""
-    rgb = image.convert("RGB")
-    return hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+    return [{"image": pixel_digest(next(images))} if isinstance(part, ImagePart) else {"text": part.text} for part in message.content]
 
 
 def _dollars(cost: object) -> float:

@@ -26,6 +26,9 @@ from mede2_jax.engines.paid.openai import OpenAIAPI
 from mede2_jax.engines.paid.samples import Backend, Fetched, Samples
 from mede2_jax.engines.wire.attempts import Refused
 
+AHEAD = 16
+"""Requests that are taken before there is room for them, so that none waits for its pictures to be read; each holds them."""
+
 
 def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None]) -> APIChat:
     """The engine, to be entered with `with`.
@@ -97,7 +100,8 @@ class APIChat:
             BudgetExhausted: `max_cost` is reached; what was under way has been finished, stored and given out.
             UserError: Nothing more can be answered; likewise.
         """
-        return self._background.answer(requests, self._answer, 2 * self.config.concurrency, finishes=True)
+        ahead = min(self.config.concurrency, AHEAD)
+        return self._background.answer(requests, self._answer, self.config.concurrency + ahead, finishes=True)
 
     async def _answer(self, request: ChatRequest) -> ChatReply | ChatFailure:
         if request.n < 1:

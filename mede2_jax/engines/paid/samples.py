@@ -138,13 +138,11 @@ class Samples:
 
     async def _fetch(self, request: ChatRequest, digest: str) -> Fetched:
         look = LOOK_SECONDS[0]
-        prepared: Any = None
         while True:
             if (stored := await self._stored(digest)) is not None:
                 return self._from_cache(*stored)
-            prepared = prepared or await asyncio.to_thread(self.backend.prepare, request)
             try:
-                return await self._ask_for(request, digest, prepared)
+                return await self._ask_for(request, digest)
             except _Elsewhere:
                 if not self._waits_for_others:
                     self._waits_for_others = True
@@ -152,7 +150,7 @@ class Samples:
                 await self.endpoint.rest(look)
                 look = min(2 * look, LOOK_SECONDS[1])
 
-    async def _ask_for(self, request: ChatRequest, digest: str, prepared: Any) -> Fetched:
+    async def _ask_for(self, request: ChatRequest, digest: str) -> Fetched:
         """Asks until there is an outcome, and stores it.
 
         Raises:
@@ -160,14 +158,17 @@ class Samples:
         """
         most = most_tokens(request, self.config.api, self.config.model, self.sampling.max_tokens)
         cost, is_ours = 0.0, False
+        prepared: Any = None
 
         async def attempt() -> Fetched:
-            nonlocal cost, is_ours
+            nonlocal cost, is_ours, prepared
             if not is_ours:
                 # Claimed when its turn has come and no sooner, so that several processes share the work.
                 is_ours = await asyncio.to_thread(self.cache.claim, digest)
                 if not is_ours or await self._stored(digest) is not None:  # by the one who had it
                     raise _Elsewhere
+            if prepared is None:  # no sooner either: with pictures in it, it is large
+                prepared = await asyncio.to_thread(self.backend.prepare, request)
             async with self.meter.holding(most) as hold:
                 await self.endpoint.rest()  # it may have ended, or asked for a rest, while this waited for others' money
                 outcome = await self._ask(prepared, hold)
