@@ -47,6 +47,7 @@ class OpenAIChat:
         vllm: vLLM's extras; None for servers that need not know them: no token is banned, and nobody checks the prompt.
         notify: Gets a line when a server fails for a while, and when it is back.
         check: Called when a request has failed; raises UserError where there is no use in waiting for it.
+        key: What the servers ask for, where it is not the environment's.
 
     Raises:
         UserError: A URL is none.
@@ -63,9 +64,11 @@ class OpenAIChat:
         vllm: VLLMExtras | None = None,
         notify: Callable[[str], None] = lambda line: None,
         check: Callable[[], None] | None = None,
+        key: str | None = None,
     ) -> None:
         self.sampling, self.config, self.vllm = sampling, config, vllm
         self.system_prompt, self.logprobs, self.notify, self.check = system_prompt, logprobs, notify, check
+        self._key = key
         self.servers = [Server(url) for url in base_urls(urls)]
 
     def __enter__(self) -> Self:
@@ -151,7 +154,7 @@ class OpenAIChat:
     async def _open(self) -> None:
         config = self.config
         self._pool = ServerPool(self.servers, concurrency=config.concurrency, patience=config.patience, notify=self.notify)
-        self._clients = {server.url: open_client(server.url, config.timeout) for server in self.servers}
+        self._clients = {server.url: open_client(server.url, config.timeout, self._key) for server in self.servers}
         await asyncio.gather(*(self._meet(server) for server in self.servers))
 
     async def _meet(self, server: Server) -> None:
