@@ -25,6 +25,7 @@ from mede2_jax.engines.paid.gemini import GeminiAPI, GeminiOptions
 from mede2_jax.engines.paid.openai import OpenAIAPI
 from mede2_jax.engines.paid.samples import Backend, Fetched, Samples
 from mede2_jax.engines.wire.attempts import Refused
+from mede2_jax.engines.wire.http import key_in_the_open
 
 AHEAD = 16
 """Requests that are taken before there is room for them, so that none waits for its pictures to be read; each holds them."""
@@ -46,6 +47,8 @@ def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None
         backend = GeminiAPI(config.model, config.base_url, config.timeout, sampling, GeminiOptions(config.thinking, config.block))
     else:
         backend = OpenAIAPI(config.model, config.base_url, config.timeout, sampling, notify)
+    if told := key_in_the_open(backend.url, "GEMINI_API_KEY" if config.api == "gemini" else "OPENAI_API_KEY", backend.key):
+        notify(told)
     return APIChat(config, sampling, backend, notify)
 
 

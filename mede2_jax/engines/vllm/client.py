@@ -19,7 +19,7 @@ from mede2_jax.engines.background import Background
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules
 from mede2_jax.engines.vllm.pool import Server, ServerConfig, ServerPool
 from mede2_jax.engines.wire.attempts import ATTEMPTS, Failed, MalformedReply, Refused, ServersGone
-from mede2_jax.engines.wire.http import CONNECT_SECONDS, base_urls, error_text
+from mede2_jax.engines.wire.http import CONNECT_SECONDS, api_key, base_urls, error_text, key_in_the_open
 from mede2_jax.engines.wire.openai_client import open_client, send
 from mede2_jax.engines.wire.openai_reply import completions, parse_reply
 from mede2_jax.engines.wire.openai_request import request_body
@@ -72,6 +72,9 @@ class OpenAIChat:
         self.servers = [Server(url) for url in base_urls(urls)]
 
     def __enter__(self) -> Self:
+        for server in self.servers:
+            if self._key is None and (told := key_in_the_open(server.url, "OPENAI_API_KEY", api_key("OPENAI_API_KEY"))):
+                self.notify(told)
         self._background = Background("openai-chat")
         try:
             self._background.run(self._open())
