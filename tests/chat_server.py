@@ -116,7 +116,7 @@ def byte_response(text):
 
 def picture(part):
     kind, _, data = part["image_url"]["url"].partition(",")
-    assert kind == "data:image/png;base64"
+    assert kind in [f"data:image/{format};base64" for format in ("png", "jpeg", "webp")]
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 

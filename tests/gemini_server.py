@@ -47,12 +47,13 @@ class GeminiServer:
     `faults(number, body)` may return what the number-th request gets instead of an answer: (status, headers, bytes), or a dict that
     is a reply of its own; or sleep, or raise Drop or Drip.
 
-    `delivered` counts, by digest of the request's body, the answers that were generated and sent whole: what a user pays for.
+    `delivered` counts, by digest of the request's body, the answers that were generated and sent whole: what a user pays for. `billed`
+    is the bill for all replies, at the prices of gemini-2.5-pro, whether anybody was there to read them or not.
     """
 
     def __init__(self, port=0, *, say=None, faults=None, seconds=0.0, model="gemini-2.5-pro", key=KEY):
         self.say, self.faults, self.seconds, self.model, self.key = say or say_words, faults, seconds, model, key
-        self.bodies, self.headers, self.delivered = [], [], Counter()
+        self.bodies, self.headers, self.delivered, self.bill = [], [], Counter(), []
         self.load, self.peak, self.lock = 0, 0, threading.Lock()
         self.http = Listener(("127.0.0.1", port), _Answers)
         self.http.gemini = self
@@ -94,11 +95,20 @@ class GeminiServer:
             if isinstance(given, tuple):
                 return *given, None, 0.0
             time.sleep(self.seconds)
-            reply = json.dumps(self.reply(body) if given is None else given).encode()
+            reply = self.reply(body) if given is None else given
+            with self.lock:
+                self.bill.append(reply.get("usageMetadata", {}))
+            reply = json.dumps(reply).encode()
             return 200, {}, reply, digest(body) if given is None else None, slowly
         finally:
             with self.lock:
                 self.load -= 1
+
+    @property
+    def billed(self):
+        """US dollars."""
+        output = [usage.get("candidatesTokenCount", 0) + usage.get("thoughtsTokenCount", 0) for usage in self.bill]
+        return (sum(usage.get("promptTokenCount", 0) for usage in self.bill) * 1.25 + sum(output) * 10.0) / 1e6
 
     def reply(self, body, **candidate):
         """A whole reply; `candidate` changes its only candidate."""

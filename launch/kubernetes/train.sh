@@ -14,14 +14,17 @@ take_dry_run "$@"
 for variable in NAME NODES IMAGE CLAIM; do
   [ -n "${!variable:-}" ] || stop "set $variable; the first lines of $0 say what it is"
 done
-[[ $NAME =~ ^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$ ]] || stop "NAME=$NAME: a name of lower-case letters, digits and -"
-[[ $NODES =~ ^[1-9][0-9]*$ ]] || stop "NODES=$NODES: a number of machines"
-[[ ${GPUS:-8} =~ ^[1-9][0-9]*$ ]] || stop "GPUS=$GPUS: a number of GPUs a machine"
+# In variables: the bash of macOS (3.2) takes no parenthesis inside [[ ]].
+word='^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$' number='^[1-9][0-9]*$'
+[[ $NAME =~ $word ]] || stop "NAME=$NAME: a name of lower-case letters, digits and -"
+[[ $NODES =~ $number ]] || stop "NODES=$NODES: a number of machines"
+[[ ${GPUS:-8} =~ $number ]] || stop "GPUS=$GPUS: a number of GPUs a machine"
 
 # The options as a JSON list, which is YAML too; in it nothing means anything to a shell.
 options=
 for argument in ${ARGUMENTS[@]+"${ARGUMENTS[@]}"} --resume; do
   argument=${argument//\\/\\\\}
+  argument=${argument//$'\n'/\\n} argument=${argument//$'\t'/\\t}
   options+=", \"${argument//\"/\\\"}\""
 done
 manifest=$(<"$here/jobset.yaml")

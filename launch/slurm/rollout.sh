@@ -49,7 +49,7 @@ first=${SLURM_ARRAY_TASK_MIN:-0} last=${SLURM_ARRAY_TASK_MAX:-$index}
 
 suffix=
 case ${out##*/} in *.*) suffix=.${out##*.} ;; esac
-command=("$python" -m mede2_jax.rollout "${arguments[@]}" --engine=vllm "--shard=$index/$count"
+command=("$python" -m mede2_jax.rollout ${arguments[@]+"${arguments[@]}"} --engine=vllm "--shard=$index/$count"
   "--out=${out%"$suffix"}-$(printf '%05d-of-%05d' "$index" "$count")$suffix")
 
 if [ -n "$dry_run" ]; then

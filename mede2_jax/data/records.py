@@ -198,13 +198,20 @@ class JudgeUsage(Config):
     prompt_tokens: int = 0
     response_tokens: int = 0
     cost: float = 0.0
-    """US dollars."""
+    """US dollars, without what came from the cache."""
+    cached_cost: float | None = None
+    """US dollars that answers from the cache had cost when they were paid for: by a run before that was killed, or for another file."""
     calls: int = 1
     """Requests, one unless a reply was malformed."""
     cached: int = 0
     """Of these answered from the cache."""
     without: tuple[str, ...] | None = None
     """Options that the API does not take, and was asked without; None: it takes all."""
+
+    @property
+    def whole_cost(self) -> float:
+        """US dollars that these answers have cost, whenever they were paid for."""
+        return self.cost + (self.cached_cost or 0.0)
 
 
 class Judgment(Record):

@@ -19,6 +19,7 @@ from PIL import Image
 from mede2_jax.config import Config
 from mede2_jax.data.processor import Processor
 from mede2_jax.data.records import Message
+from mede2_jax.engines.picture import Picture
 
 FinishReason = Literal["stop", "length"]
 """`stop`: the model ended its turn, or wrote a stop text. `length`: it was cut at `max_tokens`."""
@@ -43,13 +44,18 @@ class ChatRequest:
 
     id: str
     messages: tuple[Message, ...]
-    images: tuple[Image.Image, ...]
-    """RGB, one for each image part, in order."""
+    images: tuple[Image.Image | Picture, ...]
+    """RGB, or files, one for each image part, in order."""
     n: int
     seed: int
     """Of the first sample; sample i has `seed + i`."""
     schema: Mapping[str, Any] | None = None
     """A JSON schema that the response is asked to follow (structured output); an engine that cannot refuses the request."""
+
+    @property
+    def decoded(self) -> tuple[Image.Image, ...]:
+        """The images in RGB."""
+        return tuple(image.image() if isinstance(image, Picture) else image for image in self.images)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class Usage:
     cost: float
     """US dollars; 0 when it came from the cache, or where nobody knows the model's prices."""
     cached: bool
+    cached_cost: float = 0.0
+    """US dollars that what came from the cache had cost when it was paid for."""
     model: str = ""
     """What the API says has answered, which may name a version."""
     without: tuple[str, ...] = ()
@@ -99,6 +107,8 @@ class ChatFailure:
 
     request: ChatRequest
     reason: str
+    usage: Usage | None = None
+    """Of engines whose answers cost money, where it took something all the same."""
 
 
 class ChatEngine(Protocol):

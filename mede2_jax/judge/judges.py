@@ -11,10 +11,11 @@ from typing import Protocol
 import pydantic
 
 from mede2_jax.config import UserError, describe_validation_error
-from mede2_jax.data.images import decode_image, read_image_bytes
+from mede2_jax.data.images import read_image_bytes
 from mede2_jax.data.reading import located
 from mede2_jax.data.records import ImagePart, JudgeUsage, Message, Part, Rollout, TextPart
 from mede2_jax.engines.chat import ChatEngine, ChatFailure, ChatReply, ChatRequest, Usage
+from mede2_jax.engines.picture import Picture
 from mede2_jax.judge.config import JudgeConfig
 from mede2_jax.judge.job import JudgingJob, Task
 from mede2_jax.reasoning import offline_judge
@@ -31,6 +32,8 @@ class Wanted:
     repeat: int
     asked_before: int = 0
     """Attempts of earlier runs whose replies could not be read. Their answers are known: others are asked for."""
+    spent_before: JudgeUsage | None = None
+    """What these took; None: it is not known."""
 
     @property
     def id(self) -> str:
@@ -125,7 +128,7 @@ class ChatJudge:
 
     def judge(self, wanted: Iterable[Wanted]) -> Iterator[Judged]:
         """As `Judge.judge`. What has to be asked again is asked after all else."""
-        asked: Iterable[_Asked] = (_Asked(item, attempt=item.asked_before) for item in wanted)
+        asked: Iterable[_Asked] = (_Asked(item, attempt=item.asked_before, usage=item.spent_before or NO_USAGE) for item in wanted)
         while True:
             again: list[_Asked] = []
             under_way: dict[str, _Asked] = {}
@@ -154,16 +157,17 @@ class ChatJudge:
             messages.append(Message(role="user", content=JUDGE_AGAIN.text.format(FAULT=item.fault)))
         with located(self.job.file.where(task.number)):
             root, limit = self.job.image_root, config.max_image_pixels
-            images = tuple(decode_image(read_image_bytes(root, name), name, limit) for name in rollout.images)
+            images = tuple(Picture.read(read_image_bytes(root, name), name, limit) for name in rollout.images)
         return ChatRequest(
             item.wanted.id, tuple(messages), images, 1, seed(config, task.id, item.wanted.repeat, item.attempt), schema=self.schema
         )
 
     def _read(self, reply: ChatReply | ChatFailure, item: _Asked) -> Judged | _Asked:
         if isinstance(reply, ChatFailure):
-            usage = item.usage if item.usage.calls else None
-            return Judged(item.wanted, None, reply.reason, item.raw or None, usage, item.attempt)
-        completion, usage = reply.completions[0], _added(item.usage, reply)
+            spent = _added(item.usage, reply.usage) if reply.usage else item.usage
+            return Judged(item.wanted, None, reply.reason, item.raw or None, spent if spent.calls else None, item.attempt)
+        completion = reply.completions[0]
+        usage = _added(item.usage, reply.usage or Usage(reply.prompt_tokens, len(completion.token_ids), 0.0, False))
         try:
             if completion.finish_reason == "length":
                 raise Unreadable(f"it was cut at max_tokens={self.job.config.max_tokens}")
@@ -223,12 +227,12 @@ def _joined(parts: list[Part]) -> tuple[Part, ...]:
     return tuple(part for part in joined if not (isinstance(part, TextPart) and not part.text))
 
 
-def _added(before: JudgeUsage, reply: ChatReply) -> JudgeUsage:
-    usage = reply.usage or Usage(reply.prompt_tokens, len(reply.completions[0].token_ids), 0.0, False)
+def _added(before: JudgeUsage, usage: Usage) -> JudgeUsage:
     return JudgeUsage(
         prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
         response_tokens=before.response_tokens + usage.response_tokens,
         cost=before.cost + usage.cost,
+        cached_cost=((before.cached_cost or 0.0) + usage.cached_cost) or None,
         calls=before.calls + 1,
         cached=before.cached + usage.cached,
         without=tuple(sorted({*(before.without or ()), *usage.without})) or None,

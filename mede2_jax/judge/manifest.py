@@ -51,7 +51,12 @@ class FailedJudgment(Failure):
     attempts: int = pydantic.Field(default=0, ge=0)
     """How often the judge was asked, in all runs, where no reply could be read: their answers are known, others are asked for."""
     usage: JudgeUsage | None = None
-    """What it took in the run that it failed in."""
+    """What it took, in all runs."""
+
+    @property
+    def spent(self) -> JudgeUsage | None:
+        """What its attempts took; None: not known. A reply that said why it cannot be judged is in the cache, and will count there."""
+        return self.usage if self.usage is not None and self.usage.calls == self.attempts else None
 
     @property
     def items(self) -> Sequence[Hashable]:

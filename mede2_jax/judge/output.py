@@ -27,7 +27,7 @@ def missing(tasks: Sequence[Task], repeat: int, tally: Tally, failures: Failures
         for task in tasks:
             if turn not in tally.verdicts.get(task.id, {}):
                 failure = failures.get((task.id, turn))
-                yield Wanted(task, turn, failure.attempts if failure else 0)
+                yield Wanted(task, turn, failure.attempts, failure.spent) if failure else Wanted(task, turn)
 
 
 def check(judgment: Judgment, tasks: Mapping[str, Task], repeat: int, tally: Tally, where: str) -> None:

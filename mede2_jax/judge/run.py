@@ -109,7 +109,11 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
         found = self.tally.agreements(self.job.config.repeat)
         return {
             "agreement": {name: dataclasses.asdict(one) for name, one in found.items()},
-            "cost": {"judgments": round(self.tally.cost, 6), "failed": round(self._lost, 6)},
+            "cost": {
+                "judgments": round(self.tally.cost, 6),
+                "failed": round(self._lost, 6),
+                "from_cache": round(self.tally.cached_cost, 6),
+            },
         }
 
     def begin(self) -> None:
@@ -138,7 +142,7 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
     @property
     def _lost(self) -> float:
         """US dollars that judgments which failed have cost."""
-        return sum(failure.usage.cost for failure in self.failures.listed() if failure.usage is not None)
+        return sum(failure.usage.whole_cost for failure in self.failures.listed() if failure.usage is not None)
 
     def _outcome(self, judged: Judged) -> Outcome[Judgment, FailedJudgment]:
         wanted, verdicts = judged.wanted, judged.verdicts

@@ -31,7 +31,8 @@ class Tally:
         self.contradicted = 0
         """Judgments that call an answer wrong which is right by the rules."""
         self.prompt_tokens = self.response_tokens = self.calls = self.cached = 0
-        self.cost = 0.0
+        self.cost = self.cached_cost = 0.0
+        """US dollars of all answers, whenever they were paid for; of those that came from the cache."""
         self.asked_without: Counter[str] = Counter()
         """Judgments whose judge was asked without an option that its API does not take, by option."""
 
@@ -56,7 +57,8 @@ class Tally:
             self.response_tokens += usage.response_tokens
             self.calls += usage.calls
             self.cached += usage.cached
-            self.cost += usage.cost
+            self.cost += usage.whole_cost
+            self.cached_cost += usage.cached_cost or 0.0
             self.asked_without.update(usage.without or ())
 
     def agreements(self, repeat: int) -> dict[Aspect | str, Agreement]:
@@ -119,8 +121,9 @@ def closing_table(
             table.add_row("[yellow]  asked without[/]", f"{count:,}: {escape(one_line(name))}, which the API does not take")
         table.add_row("tokens", f"{tally.prompt_tokens:,} in, {tally.response_tokens:,} out")
         failed = f", and ${lost:,.4f} for judgments that failed" if lost else ""
-        # $0 would say that it was free: the model may have no price here, or its answers were paid for by an earlier run.
-        table.add_row("cost", f"${tally.cost:,.4f}{failed}" if tally.cost or lost else "none counted")
+        before = f", of it ${tally.cached_cost:,.4f} from the cache" if tally.cached_cost else ""
+        # $0 would say that it was free: the model may have no price here.
+        table.add_row("cost", f"${tally.cost:,.4f}{before}{failed}" if tally.cost or lost else "none counted")
     done, seconds = progress.done - progress.begun_with, max(progress.seconds, 1e-9)
     if done:
         table.add_row("this run", f"{done:,} in {seconds:.1f} s: {done / seconds:,.1f}/s")

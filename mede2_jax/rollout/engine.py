@@ -71,10 +71,10 @@ def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[Cha
             return
         from mede2_jax.engines.vllm.client import OpenAIChat, VLLMExtras
 
-        urls, servers, check = config.base_url, config.servers, None
+        urls, servers, check, key = config.base_url, config.servers, None, None
         if not urls:
             server = stack.enter_context(_own_server(job, notify))
-            urls, check = (server.base_url,), server.check
+            urls, check, key = (server.base_url,), server.check, server.key
             servers = servers.model_copy(update={"served_model": server.model_name})
         yield stack.enter_context(
             OpenAIChat(
@@ -86,6 +86,7 @@ def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[Cha
                 vllm=VLLMExtras(job.rules, job.prompt_ids, job.processor.vllm_image),
                 notify=notify,
                 check=check,
+                key=key,
             )
         )
 

@@ -60,7 +60,7 @@ class SamplingJob:
 
     def prompt_ids(self, request: ChatRequest) -> list[int]:
         """The token ids of a request's prompt, as training has them."""
-        grids = [self.processor.grid(image.height, image.width) for image in request.images]
+        grids = [self.processor.grid(image.height, image.width) for image in request.decoded]
         return prompt_tokens(request.messages, self.processor, grids).tolist()
 
 

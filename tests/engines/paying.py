@@ -12,7 +12,8 @@ QUICK = {"first_rest": 0.02, "longest_rest": 0.05, "patience": 10.0}
 
 
 def request(number, n=1, **changes):
-    return ChatRequest(f"q{number}", (Message(role="user", content=f"case {number}"),), (), n, number, **changes)
+    messages, images = (Message(role="user", content=f"case {number}"),), ()
+    return ChatRequest(**{"id": f"q{number}", "messages": messages, "images": images, "n": n, "seed": number} | changes)
 
 
 def engine(server, sampling=None, notify=lambda line: None, **options):

@@ -21,7 +21,7 @@ from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
 from mede2_jax.engines.paid.cache import Cache
 from mede2_jax.engines.paid.config import APIConfig
 from mede2_jax.engines.paid.engine import open_api
-from mede2_jax.engines.wire.http import api_key
+from mede2_jax.engines.wire.http import api_key, hide_key
 
 
 @pytest.fixture(autouse=True)
@@ -368,6 +368,44 @@ def test_no_key_goes_anywhere_but_to_the_api(server_type, status, tmp_path, monk
     found = [PLANTED[:length] for length in range(8, len(PLANTED) + 1) if PLANTED[:length] in everything]
     assert not found, everything[max(0, everything.index(found[0]) - 300) :][:600]
     assert "[key]" in everything
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"wrong key {PLANTED}!", "wrong key [key]!"),
+        (f"wrong key {PLANTED[:20]}", "wrong key [key]"),  # a server that cuts without a sign
+        (f"wrong key {PLANTED[:12]}…{PLANTED[-9:]}.", "wrong key [key]…[key]."),
+        (f"{PLANTED[5:]} and {PLANTED}", "[key] and [key]"),
+        (f"…{PLANTED[9:17]}…", "…[key]…"),
+        (f"{PLANTED[:7]} is no key", f"{PLANTED[:7]} is no key"),
+        ("nothing of it", "nothing of it"),
+    ],
+)
+def test_no_part_of_a_key_is_repeated(text, expected):
+    assert hide_key(text, PLANTED) == expected and hide_key(text, "none") == text
+
+
+@pytest.mark.parametrize(
+    ("url", "is_told"),
+    [
+        ("http://192.0.2.7:8000/v1", True),
+        ("http://gpu-node:8000/v1", True),
+        ("https://api.example.org/v1", False),
+        ("http://127.0.0.1:8000/v1", False),
+        ("http://localhost/v1", False),
+    ],
+)
+@pytest.mark.parametrize("key", ["sk-planted-0123456789", ""])
+def test_a_key_that_goes_to_another_machine_unencrypted_is_told_of(url, is_told, key, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    lines = []
+    open_api(APIConfig(api="openai", model="gpt-4o", base_url=url), Sampling(), lines.append)
+    assert [line for line in lines if "unencrypted" in line] == (
+        [f"the key in OPENAI_API_KEY goes to {url} unencrypted: whoever is on the way can read it; unset it where that server needs none"]
+        if is_told and key
+        else []
+    )
 
 
 @pytest.mark.parametrize("key", ["PLANTED\rKEY-0123", "PLANTED\nKEY-0123", "PLANTED KEY-0123", "PLANTED–KEY-0123"])

@@ -36,25 +36,6 @@ def test_a_budget_stops_the_run_and_keeps_what_was_paid(tmp_path):
     assert len(rest) == 100 and usage.cached == len(replies) and set(server.delivered.values()) == {1}
 
 
-def billed(server):
-    """US dollars on the bill of all that the server has answered."""
-    return sum((usage["promptTokenCount"] * 1.25 + usage["responseTokenCount"] * 10.0) / 1e6 for usage in server.bill)
-
-
-class Billing(GeminiServer):
-    """Keeps what each answer goes onto the bill with."""
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.bill = []
-
-    def reply(self, body, **candidate):
-        reply = super().reply(body, **candidate)
-        usage = reply["usageMetadata"]
-        self.bill.append(usage | {"responseTokenCount": usage["candidatesTokenCount"] + usage["thoughtsTokenCount"]})
-        return reply
-
-
 MIXTURES = {
     "short ones first": lambda number: 50 if number < 32 else 8000,
     "long ones first": lambda number: 8000 if number < 3 else 50,
@@ -74,22 +55,22 @@ def test_a_budget_is_never_passed(concurrency, mixture):
         return " ".join(["so"] * (MIXTURES[mixture](int(texts[0].split()[1])) - 7))
 
     replies = []
-    with Billing(say=say, seconds=0.002) as server:
+    with GeminiServer(say=say, seconds=0.002) as server:
         chat = engine(server, Sampling(max_tokens=8192), max_cost=max_cost, concurrency=concurrency)
         with chat, contextlib.suppress(BudgetExhausted):
             replies.extend(chat.answer(map(request, range(250))))
-        paid = billed(server)
+        paid = server.billed
     assert chat.spent == pytest.approx(paid) and len(replies) == len(server.bill) == len(server.bodies)
     assert max_cost - most < paid <= max_cost or (len(replies) == 250 and paid <= max_cost), "the budget is used, and not passed"
 
 
 def test_the_line_of_a_spent_budget_has_the_final_sum():
     """Not that of the moment in which the first of many requests found too little left."""
-    with Billing(say=words(993), seconds=0.05) as server:
+    with GeminiServer(say=words(993), seconds=0.05) as server:
         chat = engine(server, Sampling(max_tokens=1000), max_cost=0.055, concurrency=16)
         with chat, pytest.raises(BudgetExhausted) as error:
             list(chat.answer(map(request, range(60))))
-        assert f"({billed(server):.4f} spent, and the next request may cost up to 0.0104 (at most " in str(error.value)
+        assert f"({server.billed:.4f} spent, and the next request may cost up to 0.0104 (at most " in str(error.value)
     assert chat.usage.answered == 5
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.vllm import watchdog
-from mede2_jax.engines.vllm.server import VLLMConfig, VLLMServer, cause
+from mede2_jax.engines.vllm.server import VLLMConfig, VLLMServer, cause, server_environment
 from mede2_jax.families import model_config
 from mede2_jax.weights.peft import Adapter, export_adapter
 
@@ -69,6 +70,33 @@ def test_a_port_in_use(no_env, tiny_model, tmp_path):
         with pytest.raises(UserError, match=rf"port {port} on 127.0.0.1 cannot be used"), server(no_env, tiny_model, tmp_path, port=port):
             pass
     assert not (tmp_path / "vllm.log").exists()
+
+
+GIVEN = {
+    **dict.fromkeys(["GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "VLLM_API_KEY", "HF_TOKEN", "WANDB_API_KEY"], "planted"),
+    **dict.fromkeys(["HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "DB_PASSWORD", "openai_api_key"], "planted"),
+    **dict.fromkeys(["GOOGLE_APPLICATION_CREDENTIALS", "CLIENT_SECRET", "PYTHONPATH", "VIRTUAL_ENV", "VLLM_PLUGINS"], "planted"),
+    **{"PATH": "/bin", "HOME": "/root", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "0", "KEYBOARD": "us"},
+}
+
+
+def test_a_server_inherits_no_key_and_has_its_sockets_in_the_runs_folder(tmp_path):
+    folder = Path("/tmp/mede2-vllm-abc")
+    environment = server_environment(GIVEN, folder)
+    assert "planted" not in environment.values()
+    assert {name: environment[name] for name in ("PATH", "HOME", "TOKENIZERS_PARALLELISM", "CUDA_VISIBLE_DEVICES", "KEYBOARD")} == {
+        name: value for name, value in GIVEN.items() if value != "planted"
+    }
+    assert environment["VLLM_RPC_BASE_PATH"] == str(folder) and environment["HF_HUB_OFFLINE"] == "1"
+    assert "VLLM_RPC_BASE_PATH" not in server_environment(GIVEN, Path("/" + "long" * 20)), "a socket's path is short"
+
+
+def test_each_server_has_a_key_that_stands_in_no_argument(no_env, tiny_model, tmp_path):
+    one, other = (server(no_env, tiny_model, tmp_path) for _ in range(2))
+    assert one.key != other.key and len(one.key) >= 32
+    assert not any(one.key in argument for argument in one._arguments(tmp_path))
+    with pytest.raises(UserError, match=r"vllm\.extra has --api-key, but the server gets a key of its own"):
+        server(no_env, tiny_model, tmp_path, extra=("--api-key=mine",))
 
 
 def test_an_argument_that_vllm_does_not_know(vllm_env, tiny_model, tmp_path):
@@ -199,8 +227,13 @@ def test_a_real_server_dies_with_its_starter(vllm_env, tiny_model, tmp_path, num
 def test_a_real_server_that_is_killed_is_noticed(vllm_env, tiny_model, tmp_path):
     with server(vllm_env, tiny_model, tmp_path) as running:
         running.check()
-        with urllib.request.urlopen(f"{running.base_url}/models", timeout=60) as answer:
+        with pytest.raises(urllib.error.HTTPError, match="401"):  # another user of this machine
+            urllib.request.urlopen(f"{running.base_url}/models", timeout=60)
+        asked = urllib.request.Request(f"{running.base_url}/models", headers={"Authorization": f"Bearer {running.key}"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             assert [model["id"] for model in json.load(answer)["data"]] == [running.model_name]
+        sockets = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "mede2-vllm-" in line]
+        assert sockets, "they lie in the folder of this run"
         started = processes_of(tiny_model)
         (program,) = [pid for pid in started if b"watchdog" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(program, signal.SIGKILL)

@@ -83,7 +83,7 @@ def test_the_offline_judge_finds_every_flaw(offline, rollouts, tmp_path):
         assert failing == {FLAW[flaw] for flaw in made[judgment.rollout] if flaw in FLAW}
         assert judgment.id == f"{judgment.rollout}@0" and judgment.outcome == "correct"
         assert judgment.judge.engine == "offline" and judgment.raw is None and judgment.usage is None
-    assert manifest(out)["counts"]["positive"] == 96 and manifest(out)["cost"] == {"judgments": 0.0, "failed": 0}
+    assert manifest(out)["counts"]["positive"] == 96 and manifest(out)["cost"] == {"judgments": 0.0, "failed": 0, "from_cache": 0}
 
 
 def test_judgments_carry_no_prompt(offline, rollouts, tmp_path):
@@ -109,7 +109,7 @@ def test_a_judge_is_shown_question_images_truth_and_response(gemini, rollouts, t
         right = f"{rollout['answer']}. {rollout['options'][rollout['answer']]}" if "options" in rollout else rollout["answer"]
         assert text.endswith(f" </Question>\n<Groundtruth> {right} </Groundtruth>\n<Answer> {rollout['response']} </Answer>")
         assert sum(isinstance(part, ImagePart) for part in message.content) == len(request.images) == len(rollout["images"])
-        assert all(image.mode == "RGB" for image in request.images)
+        assert all(image.mode == "RGB" for image in request.decoded)
         assert request.n == 1 and request.schema == reply_schema(reasons=False)
     judgment = Judgment.model_validate(read(out)[0])
     assert (judgment.judge.engine, judgment.judge.model, judgment.judge.prompt) == ("gemini", "gemini-2.5-pro", "judge-paper/1")
@@ -177,7 +177,7 @@ def test_replies_that_stay_malformed_are_failures_with_their_text(gemini, rollou
     assert written["dropped"]["malformed reply: it holds no JSON object"] == written["dropped"]["blocked: SAFETY"] == 2
     failed = {failure["rollout"][-2:]: failure for failure in written["failed"]}
     assert failed["#3"]["raw"].startswith("Never ") and failed["#3"]["usage"]["calls"] == 2 and failed["#4"]["raw"] is None
-    assert written["cost"] == {"judgments": pytest.approx(0.012), "failed": pytest.approx(0.004)}
+    assert written["cost"] == {"judgments": pytest.approx(0.012), "failed": pytest.approx(0.004), "from_cache": 0}
     assert "4 judgments failed: see" in capsys.readouterr().out
     asked = {request.seed for request in engine.requests}
     engine = with_engine(monkeypatch, Engine(good))

@@ -1,6 +1,7 @@
 """The launch scripts: what each would run, and that shellcheck finds nothing in them."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -75,6 +76,72 @@ def test_kubernetes():
     place = find_place(config.distributed, environ)
     assert (place.coordinator, place.processes, place.process) == ("dpo-train-0-0.dpo:9911", 4, 3)
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 8 and pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "c"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        ([], "runs/quickstart"),
+        (["--max_steps=5"], "runs/quickstart"),
+        (["--stage=sft"], "runs/quickstart-sft"),
+        (["--family", "internvl3"], "runs/quickstart-internvl3"),
+        (["--stage", "sft", "--family=internvl3"], "runs/quickstart-sft-internvl3"),
+        (["--data.workers=1", "--seed=3"], "runs/quickstart"),
+    ],
+)
+def test_a_quickstart_starts_its_own_run_over(arguments, output):
+    words = shlex.split(dry_run("quickstart.sh", arguments).stdout)
+    assert (words[:3] == ["python", "-m", "mede2_jax.train"] and words[-len(arguments) :] == arguments) or not arguments
+    options = words[3:]
+    assert f"--output={output}" in options and "--overwrite" in options
+    resumed = shlex.split(dry_run("quickstart.sh", [*arguments, "--resume"]).stdout)
+    assert f"--output={output}" in resumed and "--overwrite" not in resumed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config=runs/mine/config.yaml"],
+        ["--config", "runs/mine/config.yaml", "--stage=sft"],
+        ["--stage=sft", "--config=runs/mine/config.yaml"],
+        ["--output=runs/mine"],
+        ["--output", "runs/mine", "--max_steps=3"],
+        ["--model=runs/m0", "--data.path=x.jsonl"],
+    ],
+)
+def test_a_quickstart_overwrites_no_run_of_the_users(arguments):
+    """A run's own config names its output, and its stage."""
+    words = shlex.split(dry_run("quickstart.sh", arguments).stdout)
+    assert "--overwrite" not in words and not any(word.startswith("--output=runs/quickstart") for word in words)
+    assert ("--stage=dpo" in words) == ("--config" not in " ".join(arguments))
+
+
+def test_nothing_else_writes_to_the_quickstarts_folder():
+    sources = [*(ROOT / "mede2_jax").rglob("*.py"), *(ROOT / "configs").glob("*.yaml"), *LAUNCH.rglob("*.sh")]
+    assert {path.name for path in sources if "runs/quickstart" in path.read_text()} == {"quickstart.sh"}
+
+
+def test_a_line_break_in_an_option_is_one_for_the_pods():
+    given = [*GIVEN, "--data.system_prompt=one\ntwo\tthree"]
+    result = dry_run("kubernetes/train.sh", given, NAME="a", NODES="1", IMAGE="i", CLAIM="c")
+    (job,) = yaml.safe_load(result.stdout)["spec"]["replicatedJobs"]
+    assert "--data.system_prompt=one\ntwo\tthree" in str(job["template"]).encode().decode("unicode_escape")
+
+
+SCRIPTS = sorted(str(path.relative_to(LAUNCH)) for path in LAUNCH.rglob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_bash_of_macos_reads_it(script):
+    """3.2 takes no parenthesis in a regular expression inside [[ ]], and to it an empty array is a variable that is not set."""
+    lines = [line for line in (LAUNCH / script).read_text().splitlines() if not line.lstrip().startswith("#")]
+    text = "\n".join(lines)
+    patterns = re.findall(r"\[\[[^\n]*=~ (\S+)", text)
+    assert not [pattern for pattern in patterns if "(" in pattern], patterns
+    for name in set(re.findall(r'(?<!\+)"\$\{(\w+)\[@\]\}"', text)):
+        # What is used as it is was made with something in it.
+        assert re.search(rf"\b{name}=\([^)\s]", text) and not re.search(rf"\b{name}=\(\)", text), f"{name} may be empty"
+    assert not re.search(r"\$\{\w+(,,|\^\^|@[A-Z])|declare -A|local -A|mapfile|readarray|\|&|&>>", text)
 
 
 @pytest.mark.parametrize(

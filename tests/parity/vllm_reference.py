@@ -75,7 +75,8 @@ def ask(server, case, images, **options):
     ]
     wanted = {"max_tokens": MAX_TOKENS, "temperature": 0, "logprobs": True, "top_logprobs": 0, "return_token_ids": True}
     body = json.dumps({"model": server.model_name, "messages": messages, **wanted, **options}).encode()
-    request = urllib.request.Request(f"{server.base_url}/chat/completions", body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}
+    request = urllib.request.Request(f"{server.base_url}/chat/completions", body, headers)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300) as answer:
         found = json.load(answer)
     (choice,) = found["choices"]

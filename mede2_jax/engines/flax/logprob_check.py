@@ -114,8 +114,8 @@ def show(found: LogprobCheck, console: Console) -> None:
 
 
 def _encode(reply: ChatReply, completion: Completion, processor: Processor) -> tuple[EncodedExample, list]:
-    images = [processor.encode_image(image) for image in reply.request.images]
-    grids = tuple(processor.grid(image.height, image.width) for image in reply.request.images)
+    images = [processor.encode_image(image) for image in reply.request.decoded]
+    grids = tuple(processor.grid(image.height, image.width) for image in reply.request.decoded)
     prompt = prompt_tokens(reply.request.messages, processor, grids)
     tokens = np.concatenate([prompt, np.asarray(completion.token_ids, np.int32)])
     segment = causal_segment(tokens, np.arange(len(prompt), len(tokens)), 0, processor, grids)

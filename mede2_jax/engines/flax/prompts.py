@@ -54,10 +54,10 @@ def encode_prompt(request: ChatRequest, processor: Processor, limits: Limits) ->
             raise UserError(f"n={request.n}; ask for at least 1 sample")
         if request.schema is not None:
             raise UserError("the Flax sampler does not hold a response to a JSON schema; use vLLM or an API")
-        grids = tuple(processor.grid(image.height, image.width) for image in request.images)
+        grids = tuple(processor.grid(image.height, image.width) for image in request.decoded)
         tokens = prompt_tokens(request.messages, processor, grids)
         _check_length(len(tokens), limits)
-        images = tuple(processor.encode_image(image) for image in request.images)
+        images = tuple(processor.encode_image(image) for image in request.decoded)
     except UserError as error:
         return ChatFailure(request, str(error))
     segment = causal_segment(tokens, np.zeros(0, np.int32), 0, processor, grids)

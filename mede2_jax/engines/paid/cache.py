@@ -24,6 +24,7 @@ from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest
 from mede2_jax.engines.paid.claims import CLAIMS_TABLE, Claims
 from mede2_jax.engines.paid.outcome import Outcome
+from mede2_jax.engines.picture import Picture, pixel_digest
 from mede2_jax.foreign import JSONFault, one_line, parse_json
 from mede2_jax.json_file import check
 
@@ -79,10 +80,15 @@ class Cache:
 
     def get(self, digest: str) -> Outcome | None:
         """What was stored for a request; None: nothing."""
+        found = self.find(digest)
+        return None if found is None else found[0]
+
+    def find(self, digest: str) -> tuple[Outcome, float] | None:
+        """What was stored for a request, and the US dollars that it had cost; None: nothing."""
         with self._lock, self._errors():
-            row = self._file.execute("SELECT outcome FROM outcomes WHERE digest = ?", (digest,)).fetchone()
+            row = self._file.execute("SELECT outcome, cost FROM outcomes WHERE digest = ?", (digest,)).fetchone()
         try:
-            return None if row is None else check(parse_json(row[0]), Outcome, "")
+            return None if row is None else (check(parse_json(row[0]), Outcome, ""), _dollars(row[1]))
         except (JSONFault, UserError, TypeError):  # of a damaged file, SQLite gives bytes or a number as well
             raise UserError(f"{self._name} is damaged: the row {digest[:16]}… is unreadable; move it away") from None
 
@@ -172,16 +178,14 @@ def request_digest(request: ChatRequest, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _parts(message: Message, images: Iterator[Image.Image]) -> list[dict[str, str]]:
+def _parts(message: Message, images: Iterator[Image.Image | Picture]) -> list[dict[str, str]]:
     if isinstance(message.content, str):
         return [{"text": message.content}]
-    return [{"image": _pixels(next(images))} if isinstance(part, ImagePart) else {"text": part.text} for part in message.content]
+    return [{"image": pixel_digest(next(images))} if isinstance(part, ImagePart) else {"text": part.text} for part in message.content]
 
 
-def _pixels(image: Image.Image) -> str:
-    """Digest of an image as it is sent, whatever file it came from."""
-    rgb = image.convert("RGB")
-    return hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+def _dollars(cost: object) -> float:
+    return float(cost) if isinstance(cost, int | float) and 0.0 <= cost < float("inf") else 0.0
 
 
 def _advice(error: Exception) -> str:

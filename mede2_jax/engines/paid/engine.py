@@ -23,9 +23,12 @@ from mede2_jax.engines.paid.cost import Meter, Totals, find_price
 from mede2_jax.engines.paid.endpoint import Endpoint
 from mede2_jax.engines.paid.gemini import GeminiAPI, GeminiOptions
 from mede2_jax.engines.paid.openai import OpenAIAPI
-from mede2_jax.engines.paid.outcome import Outcome
 from mede2_jax.engines.paid.samples import Backend, Fetched, Samples
 from mede2_jax.engines.wire.attempts import Refused
+from mede2_jax.engines.wire.http import key_in_the_open
+
+AHEAD = 16
+"""Requests that are taken before there is room for them, so that none waits for its pictures to be read; each holds them."""
 
 
 def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None]) -> APIChat:
@@ -44,6 +47,8 @@ def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None
         backend = GeminiAPI(config.model, config.base_url, config.timeout, sampling, GeminiOptions(config.thinking, config.block))
     else:
         backend = OpenAIAPI(config.model, config.base_url, config.timeout, sampling, notify)
+    if told := key_in_the_open(backend.url, "GEMINI_API_KEY" if config.api == "gemini" else "OPENAI_API_KEY", backend.key):
+        notify(told)
     return APIChat(config, sampling, backend, notify)
 
 
@@ -98,7 +103,8 @@ class APIChat:
             BudgetExhausted: `max_cost` is reached; what was under way has been finished, stored and given out.
             UserError: Nothing more can be answered; likewise.
         """
-        return self._background.answer(requests, self._answer, 2 * self.config.concurrency, finishes=True)
+        ahead = min(self.config.concurrency, AHEAD)
+        return self._background.answer(requests, self._answer, self.config.concurrency + ahead, finishes=True)
 
     async def _answer(self, request: ChatRequest) -> ChatReply | ChatFailure:
         if request.n < 1:
@@ -111,30 +117,34 @@ class APIChat:
         found, refusals = [one for one in fetched if isinstance(one, Fetched)], [one for one in fetched if isinstance(one, Refused)]
         reasons = [*map(str, refusals), *(one.outcome.reason for one in found if one.outcome.text is None)]
         if reasons:
-            return self._failure(request, reasons[0])
+            return self._failure(request, reasons[0], _usage(found, sum(refused.cost for refused in refusals)))
         return self._reply(request, found)
 
     def _reply(self, request: ChatRequest, fetched: list[Fetched]) -> ChatReply:
         outcomes = [one.outcome for one in fetched]
-        prompts, responses = ([count or 0 for count in counts] for counts in zip(*map(_tokens, outcomes), strict=True))
-        usage = Usage(
-            prompt_tokens=sum(prompts),
-            response_tokens=sum(responses),
-            cost=sum(one.cost for one in fetched),
-            cached=all(one.cached for one in fetched),
-            model=outcomes[0].model,
-            without=tuple(sorted({name for outcome in outcomes for name in outcome.without})),
-        )
         completions = tuple(
             Completion(outcome.text or "", (), None, outcome.finish_reason, request.seed + index) for index, outcome in enumerate(outcomes)
         )
         self.meter.totals.answered += 1
-        return ChatReply(request, max(prompts), completions, usage)
+        prompt_tokens = max(outcome.prompt_tokens or 0 for outcome in outcomes)
+        return ChatReply(request, prompt_tokens, completions, _usage(fetched))
 
-    def _failure(self, request: ChatRequest, reason: str) -> ChatFailure:
+    def _failure(self, request: ChatRequest, reason: str, usage: Usage | None = None) -> ChatFailure:
         self.meter.totals.failed += 1
-        return ChatFailure(request, reason)
+        return ChatFailure(request, reason, usage)
 
 
-def _tokens(outcome: Outcome) -> tuple[int | None, int | None]:
-    return outcome.prompt_tokens, outcome.response_tokens
+def _usage(fetched: list[Fetched], lost: float = 0.0) -> Usage | None:
+    """What samples took, and `lost` US dollars besides; None: nothing."""
+    if not fetched and not lost:
+        return None
+    outcomes = [one.outcome for one in fetched]
+    return Usage(
+        prompt_tokens=sum(outcome.prompt_tokens or 0 for outcome in outcomes),
+        response_tokens=sum(outcome.response_tokens or 0 for outcome in outcomes),
+        cost=sum(one.cost for one in fetched) + lost,
+        cached=bool(fetched) and all(one.cached for one in fetched),
+        cached_cost=sum(one.cached_cost for one in fetched),
+        model=outcomes[0].model if outcomes else "",
+        without=tuple(sorted({name for outcome in outcomes for name in outcome.without})),
+    )

@@ -16,7 +16,7 @@ from mede2_jax.engines.paid.gemini_reply import read_reply
 from mede2_jax.engines.paid.outcome import Outcome
 from mede2_jax.engines.wire.attempts import Failed, MalformedReply, Refused
 from mede2_jax.engines.wire.http import CONNECT_SECONDS, LOOPBACK, api_key, base_urls, error_field, status_fault
-from mede2_jax.engines.wire.pictures import png
+from mede2_jax.engines.wire.pictures import travelling
 from mede2_jax.foreign import one_line
 
 URL = "https://generativelanguage.googleapis.com"
@@ -98,7 +98,7 @@ class GeminiAPI:
             if isinstance(message.content, str):
                 return [types.Part(text=message.content)]
             return [
-                types.Part.from_bytes(data=png(next(images)), mime_type="image/png")
+                types.Part.from_bytes(data=(sent := travelling(next(images)))[1], mime_type=sent[0])
                 if isinstance(part, ImagePart)
                 else types.Part(text=part.text)
                 for part in message.content

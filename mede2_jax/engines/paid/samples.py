@@ -56,11 +56,12 @@ class Backend(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """A sample's outcome, and what it cost this time."""
+    """A sample's outcome, and what it cost this time; or what it had cost before, if it comes from the cache."""
 
     outcome: Outcome
     cost: float
     cached: bool
+    cached_cost: float = 0.0
 
 
 class _Elsewhere(Exception):
@@ -123,7 +124,7 @@ class Samples:
             # Who asked may go away; what is paid for is stored all the same.
             return await asyncio.shield(flight)
         fetched = await asyncio.shield(flight)
-        return self._from_cache(fetched.outcome)
+        return self._from_cache(fetched.outcome, 0.0)  # paid for by the one that it was asked for
 
     async def finish(self) -> None:
         """Returns when what has been sent is answered and stored; nothing more is sent."""
@@ -137,13 +138,11 @@ class Samples:
 
     async def _fetch(self, request: ChatRequest, digest: str) -> Fetched:
         look = LOOK_SECONDS[0]
-        prepared: Any = None
         while True:
             if (stored := await self._stored(digest)) is not None:
-                return self._from_cache(stored)
-            prepared = prepared or await asyncio.to_thread(self.backend.prepare, request)
+                return self._from_cache(*stored)
             try:
-                return await self._ask_for(request, digest, prepared)
+                return await self._ask_for(request, digest)
             except _Elsewhere:
                 if not self._waits_for_others:
                     self._waits_for_others = True
@@ -151,7 +150,7 @@ class Samples:
                 await self.endpoint.rest(look)
                 look = min(2 * look, LOOK_SECONDS[1])
 
-    async def _ask_for(self, request: ChatRequest, digest: str, prepared: Any) -> Fetched:
+    async def _ask_for(self, request: ChatRequest, digest: str) -> Fetched:
         """Asks until there is an outcome, and stores it.
 
         Raises:
@@ -159,14 +158,17 @@ class Samples:
         """
         most = most_tokens(request, self.config.api, self.config.model, self.sampling.max_tokens)
         cost, is_ours = 0.0, False
+        prepared: Any = None
 
         async def attempt() -> Fetched:
-            nonlocal cost, is_ours
+            nonlocal cost, is_ours, prepared
             if not is_ours:
                 # Claimed when its turn has come and no sooner, so that several processes share the work.
                 is_ours = await asyncio.to_thread(self.cache.claim, digest)
                 if not is_ours or await self._stored(digest) is not None:  # by the one who had it
                     raise _Elsewhere
+            if prepared is None:  # no sooner either: with pictures in it, it is large
+                prepared = await asyncio.to_thread(self.backend.prepare, request)
             async with self.meter.holding(most) as hold:
                 await self.endpoint.rest()  # it may have ended, or asked for a rest, while this waited for others' money
                 outcome = await self._ask(prepared, hold)
@@ -184,14 +186,17 @@ class Samples:
 
         try:
             return await self.endpoint.call(attempt)
+        except Refused as refused:
+            refused.cost = cost  # of whole replies without an answer in them
+            raise
         finally:
             if is_ours:
                 with contextlib.suppress(UserError):  # then it is given back when the cache is closed, or nobody's after a while
                     await asyncio.to_thread(self.cache.give_back, digest)
 
-    async def _stored(self, digest: str) -> Outcome | None:
+    async def _stored(self, digest: str) -> tuple[Outcome, float] | None:
         try:
-            return await asyncio.to_thread(self.cache.get, digest)
+            return await asyncio.to_thread(self.cache.find, digest)
         except UserError as fault:
             raise self.endpoint.end(fault) from None
 
@@ -211,6 +216,6 @@ class Samples:
             fault.args = (hide_key(str(fault), self.backend.key),)
             raise
 
-    def _from_cache(self, outcome: Outcome) -> Fetched:
+    def _from_cache(self, outcome: Outcome, cost: float) -> Fetched:
         self.meter.totals.cached += 1
-        return Fetched(outcome, 0.0, cached=True)
+        return Fetched(outcome, 0.0, cached=True, cached_cost=cost)

@@ -19,7 +19,7 @@ from mede2_jax.engines.background import Background
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules
 from mede2_jax.engines.vllm.pool import Server, ServerConfig, ServerPool
 from mede2_jax.engines.wire.attempts import ATTEMPTS, Failed, MalformedReply, Refused, ServersGone
-from mede2_jax.engines.wire.http import CONNECT_SECONDS, base_urls, error_text
+from mede2_jax.engines.wire.http import CONNECT_SECONDS, api_key, base_urls, error_text, key_in_the_open
 from mede2_jax.engines.wire.openai_client import open_client, send
 from mede2_jax.engines.wire.openai_reply import completions, parse_reply
 from mede2_jax.engines.wire.openai_request import request_body
@@ -49,6 +49,7 @@ class OpenAIChat:
         vllm: vLLM's extras; None for servers that need not know them: no token is banned, and nobody checks the prompt.
         notify: Gets a line when a server fails for a while, and when it is back.
         check: Called when a request has failed; raises UserError where there is no use in waiting for it.
+        key: What the servers ask for, where it is not the environment's.
 
     Raises:
         UserError: A URL is none.
@@ -65,12 +66,17 @@ class OpenAIChat:
         vllm: VLLMExtras | None = None,
         notify: Callable[[str], None] = lambda line: None,
         check: Callable[[], None] | None = None,
+        key: str | None = None,
     ) -> None:
         self.sampling, self.config, self.vllm = sampling, config, vllm
         self.system_prompt, self.logprobs, self.notify, self.check = system_prompt, logprobs, notify, check
+        self._key = key
         self.servers = [Server(url) for url in base_urls(urls)]
 
     def __enter__(self) -> Self:
+        for server in self.servers:
+            if self._key is None and (told := key_in_the_open(server.url, "OPENAI_API_KEY", api_key("OPENAI_API_KEY"))):
+                self.notify(told)
         self._background = Background("openai-chat")
         try:
             self._background.run(self._open())
@@ -158,7 +164,7 @@ class OpenAIChat:
     async def _open(self) -> None:
         config = self.config
         self._pool = ServerPool(self.servers, concurrency=config.concurrency, patience=config.patience, notify=self.notify)
-        self._clients = {server.url: open_client(server.url, config.timeout) for server in self.servers}
+        self._clients = {server.url: open_client(server.url, config.timeout, self._key) for server in self.servers}
         await asyncio.gather(*(self._meet(server) for server in self.servers))
 
     async def _meet(self, server: Server) -> None:

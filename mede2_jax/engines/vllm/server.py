@@ -3,8 +3,9 @@
     with VLLMServer(VLLMConfig(), Path("runs/sft/model"), log=Path("vllm.log")) as server:
         ...  # OpenAI's API at server.base_url, for the model server.model_name
 
-It runs in an environment of its own (`launch/vllm_env.sh`), listens on the loopback interface only, and never outlives the
-process that started it. Prompts and pixels are those of training: the model's processor says what vLLM must be told for that.
+It runs in an environment of its own (`launch/vllm_env.sh`), listens on the loopback interface only, answers who has its key, and
+never outlives the process that started it. Prompts and pixels are those of training: the model's processor says what vLLM must be
+told for that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -43,9 +45,13 @@ POLL_SECONDS = 0.25
 CPU_BATCH_TOKENS = 8192
 """Tokens that a step computes at most where there is no GPU."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "VLLM_PLUGINS", "VLLM_API_KEY", "OPENAI_API_KEY")
-"""The server's Python is another one than ours, its plugins are needed, and it has no use for keys."""
+NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "VLLM_PLUGINS")
+"""The server's Python is another one than ours, and its plugins are needed."""
+LONGEST_SOCKET_FOLDER = 60
+"""Letters of a folder for sockets; a socket's whole path has 107 at most."""
 
+_SECRET = re.compile(r"(KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+"""Variables that hold one by their name: GEMINI_API_KEY, HF_TOKEN. The server has no use for them."""
 _PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?((ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[^\]]*\]\s*)?")
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b(?::\s*(?P<text>.*))?$")
 _SECONDHAND = ("Engine core initialization failed", "WorkerProc initialization failed", "Worker failed with error")
@@ -100,8 +106,12 @@ class VLLMServer:
         self.config, self.model, self.log = config, Path(model), Path(log)
         # Its own at every start: another server on a port that both were given must not be taken for this one.
         self._name = f"model-{secrets.token_hex(4)}"
+        self.key = secrets.token_urlsafe(32)
+        """What requests must have: on a machine that others use, each of them reaches the loopback interface."""
         if not is_installed(config):
             raise UserError(f"no vLLM in {str(config.env)!r}; make it with bash launch/vllm_env.sh, or give another environment")
+        if any(argument.split("=")[0] == "--api-key" for argument in config.extra):
+            raise UserError("vllm.extra has --api-key, but the server gets a key of its own from this process; leave it out")
         info = read_info(self.model)
         self._dtype = own_dtype(info) if config.dtype == "auto" else config.dtype
         family, sizes = model_config(self.model)
@@ -156,8 +166,8 @@ class VLLMServer:
         arguments = [str(_program(self.config).absolute()), "serve", str(self.model.absolute()), *self._arguments(folder)]
         output.write(f"$ {shlex.join(arguments)}\n".encode())
         output.flush()
-        inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        environment = {**inherited, **OFFLINE, "VLLM_CPU_KVCACHE_SPACE": str(self.config.cpu_cache_gb)}
+        environment = server_environment(os.environ, folder) | {"VLLM_API_KEY": self.key}  # other users see arguments, not this
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(self.config.cpu_cache_gb)
         # A session of its own: Ctrl-C in the terminal is ours to handle.
         self._process = subprocess.Popen(
             [sys.executable, watchdog.__file__, str(self.config.stop_grace), *arguments],
@@ -196,7 +206,7 @@ class VLLMServer:
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         until = time.monotonic() + self.config.start_timeout
-        while not _serves(self.port, self._name):
+        while not _serves(self.port, self._name, self.key):
             if self._process.poll() is not None:
                 ending = _ending(self._process.returncode)
                 raise UserError(f"the vLLM server did not start ({ending}): {self._why()}; its log is {str(self.log)!r}")
@@ -213,6 +223,13 @@ class VLLMServer:
 def is_installed(config: VLLMConfig) -> bool:
     """Whether the environment has vLLM."""
     return _program(config).is_file()
+
+
+def server_environment(ours: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The server's variables: ours without keys and what is of our Python, and with `folder` for its sockets."""
+    inherited = {name: value for name, value in ours.items() if name not in NOT_INHERITED and not _SECRET.search(name)}
+    sockets = {"VLLM_RPC_BASE_PATH": str(folder)} if len(str(folder)) <= LONGEST_SOCKET_FOLDER else {}
+    return {**inherited, **OFFLINE, **sockets}
 
 
 def _program(config: VLLMConfig) -> Path:
@@ -257,9 +274,10 @@ def _usable_port(wanted: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
-def _serves(port: int, name: str) -> bool:
+def _serves(port: int, name: str, key: str) -> bool:
     """Whether a server is ready there, and is the one that has a model of this name."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands between us and ourselves
+    opener.addheaders = [("Authorization", f"Bearer {key}")]
     try:
         with opener.open(f"http://{HOST}:{port}/health", timeout=5), opener.open(f"http://{HOST}:{port}/v1/models", timeout=5) as models:
             return any(model["id"] == name for model in parse_json(models.read())["data"])

@@ -26,6 +26,8 @@ class Refused(Exception):
     def __init__(self, reason: str, said: str = "", parameter: str = "") -> None:
         super().__init__(reason)
         self.said, self.parameter = said, parameter
+        self.cost = 0.0
+        """US dollars that attempts have cost all the same."""
 
 
 class Failed(Exception):

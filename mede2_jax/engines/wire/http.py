@@ -86,12 +86,31 @@ def api_key(*names: str) -> str:
 
 
 def hide_key(text: str, key: str) -> str:
-    """A message without the key, should a server repeat it, and without what a shortened message has left of it."""
-    if len(key) < SHORTEST_KEY:
-        return text
-    for length in range(len(key), SHORTEST_KEY - 1, -1):
-        text = text.replace(key if length == len(key) else key[:length] + "…", "[key]")
+    """A message without the key, should a server repeat it, whole or in part: no SHORTEST_KEY letters of it in a row are left."""
+    pieces = {key[at : at + SHORTEST_KEY] for at in range(len(key) - SHORTEST_KEY + 1)}
+    found = [at for at in range(len(text) - SHORTEST_KEY + 1) if text[at : at + SHORTEST_KEY] in pieces] if pieces else []
+    for first, last in reversed(_runs(found)):
+        text = f"{text[:first]}[key]{text[last + SHORTEST_KEY :]}"
     return text
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """First and last of each run of numbers that are no more than SHORTEST_KEY apart."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number - runs[-1][1] <= SHORTEST_KEY:
+            runs[-1] = runs[-1][0], number
+        else:
+            runs.append((number, number))
+    return runs
+
+
+def key_in_the_open(url: str, name: str, key: str) -> str | None:
+    """What the user should know of a key that travels to another machine as it is; None: it does not."""
+    parts = urlsplit(url)
+    if not key or parts.scheme == "https" or parts.hostname in LOOPBACK:
+        return None
+    return f"the key in {name} goes to {url} unencrypted: whoever is on the way can read it; unset it where that server needs none"
 
 
 def error_text(response: Any) -> str:

@@ -15,13 +15,13 @@ from mede2_jax.foreign import one_line
 FIX = "is --base_url right, and OPENAI_API_KEY?"
 
 
-def open_client(url: str, timeout: float) -> openai.AsyncOpenAI:
-    """A client of the server at `url`; the API key, where one is needed, is the environment's `OPENAI_API_KEY`."""
+def open_client(url: str, timeout: float, key: str | None = None) -> openai.AsyncOpenAI:
+    """A client of the server at `url`; the API key, where one is needed, is `key` or the environment's `OPENAI_API_KEY`."""
     # A proxy of the environment is for other machines.
     http = openai.DefaultAsyncHttpxClient(trust_env=urlsplit(url).hostname not in LOOPBACK)
     return openai.AsyncOpenAI(
         base_url=url,
-        api_key=api_key("OPENAI_API_KEY") or "none",
+        api_key=key or api_key("OPENAI_API_KEY") or "none",
         timeout=openai.Timeout(timeout, connect=CONNECT_SECONDS),
         max_retries=0,
         http_client=http,

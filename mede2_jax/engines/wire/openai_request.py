@@ -10,6 +10,7 @@ from PIL import Image
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT
 from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest, Sampling, TokenRules
+from mede2_jax.engines.picture import Picture
 from mede2_jax.engines.wire.pictures import data_url
 
 BANNED_BIAS = -100.0
@@ -63,7 +64,7 @@ def request_body(
 
 
 def chat_messages(request: ChatRequest, system_prompt: str) -> list[dict[str, Any]]:
-    """The conversation in the protocol's form, images in their places as PNG, which loses nothing."""
+    """The conversation in the protocol's form, images in their places, as `travelling` has them."""
     images = iter(request.images)
     turns = [{"role": message.role, "content": _content(message, images)} for message in request.messages]
     if system_prompt not in (DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT) and request.messages[0].role != "system":
@@ -71,7 +72,7 @@ def chat_messages(request: ChatRequest, system_prompt: str) -> list[dict[str, An
     return turns
 
 
-def _content(message: Message, images: Iterator[Image.Image]) -> str | list[dict[str, Any]]:
+def _content(message: Message, images: Iterator[Image.Image | Picture]) -> str | list[dict[str, Any]]:
     if isinstance(message.content, str):
         return message.content
     return [
