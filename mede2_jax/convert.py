@@ -25,6 +25,7 @@ from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError
 from mede2_jax.data.chat_templates import describe_templates, find_templates
 from mede2_jax.data.processor import ProcessorOptions
+from mede2_jax.data.processor_files import describe_images
 from mede2_jax.families import Family, model_config
 from mede2_jax.flags import parse
 from mede2_jax.json_file import load_json
@@ -120,8 +121,8 @@ def run(config: ConvertConfig, console: Console) -> Outcome:
             progress.update(task, advance=nbytes, total=total)
 
         outcome = kind(config, family, model, advance)
-    if template := describe_templates(config.from_):
-        console.print(template, soft_wrap=True, highlight=False, markup=False)
+    for line in filter(None, (describe_templates(config.from_), describe_images(config.from_))):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     _summary(console, config, outcome, time.monotonic() - began)
     return outcome
 

@@ -183,7 +183,9 @@ class ChatTokenizer:
         turns = [message.model_dump() for message in messages]
         options = {"default_system_prompt": False} if self.system_prompt == NO_SYSTEM_PROMPT else {}
         try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt, **options)
+            text.encode()  # no tokenizer can read half a character
+            return text
         except EndlessTemplate as error:
             raise UserError(f"the chat template of {self.tokenizer.name_or_path!r} has no end: {error}; use the model's own") from None
         except jinja2.TemplateError as error:

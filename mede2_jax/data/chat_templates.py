@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.data.processor_files import PROCESSOR, TOKENIZER, load_part
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import load_json
@@ -107,14 +107,14 @@ def bounded() -> Iterator[None]:
     Raises:
         EndlessTemplate: From within.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_PROF)[0]:  # a profiler's
         yield
         return
     end = time.thread_time() + SECONDS
 
     def stop(*_: Any) -> None:
         if time.thread_time() >= end:  # the timer counts what other threads take, too
-            raise EndlessTemplate(f"it takes more than {SECONDS} seconds for a short conversation")
+            raise EndlessTemplate(f"it takes more than {counted(SECONDS, 'second')} for a short conversation")
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, SECONDS / 5, SECONDS / 5)
@@ -122,4 +122,4 @@ def bounded() -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL if before is None else before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import warnings
@@ -44,6 +45,8 @@ PngImagePlugin.MAX_TEXT_CHUNK = 1 << 25
 def resolve_image(root: Path, name: str) -> Path:
     """The file an image name stands for.
 
+    In a snapshot of huggingface_hub's cache files are links to the blobs beside it; these are followed.
+
     Raises:
         UserError: The file lies outside `root` (also through `..` or a symbolic link), or there is none.
     """
@@ -56,11 +59,25 @@ def resolve_image(root: Path, name: str) -> Path:
         found = path.is_file()
     except (OSError, ValueError):  # too long for a path, or with a null character: most likely the image's own bytes
         raise UserError(f"image {shown} is no path; save images as files and give their paths") from None
-    if not path.is_relative_to(root):
+    if not path.is_relative_to(root) and not _is_hub_link(root, name, path):
+        if _is_within(root, name):
+            cure = "copy the folder with its links followed (cp -rL)"
+            raise UserError(f"image {name!r} is a link out of the image root {str(root)!r}, to {str(path)!r}; {cure}")
         raise UserError(f"image {name!r} lies outside the image root {str(root)!r}; set (data.)image_root to a folder that holds them all")
     if not found:
         raise UserError(f"image {name!r} not found at {str(path)!r}; set (data.)image_root if image paths start elsewhere")
     return path
+
+
+def _is_within(root: Path, name: str) -> bool:
+    """Whether a name stays under `root` but for links."""
+    return Path(os.path.normpath(root / name)).is_relative_to(root)
+
+
+def _is_hub_link(root: Path, name: str, path: Path) -> bool:
+    """Whether an image of REPOSITORY/snapshots/REVISION is a link to a file of REPOSITORY/blobs. All links of `path` are followed."""
+    repository = next((folder.parent.parent for folder in (root, *root.parents) if folder.parent.name == "snapshots"), None)
+    return repository is not None and path.is_relative_to(repository / "blobs") and _is_within(root, name)
 
 
 def read_image_bytes(root: Path, name: str) -> bytes:

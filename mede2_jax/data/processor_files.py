@@ -32,6 +32,8 @@ PROCESSOR_FILES = (
 LONGEST_REASON = 300
 """Characters of a library's error that are shown."""
 
+_KINDS = ("image_processor_type", "processor_class", "feature_extractor_type")
+"""Names of classes, which change from version to version and say nothing of the settings."""
 _TOKEN_FIELDS = {"__type", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
 _Deviation = Annotated[float, pydantic.Field(gt=1e-6, lt=1e6)]
 _Pixel = Annotated[float, pydantic.Field(gt=-1e6, lt=1e6)]
@@ -86,6 +88,25 @@ def check_added_tokens(directory: Path) -> None:
                 fields = set(token) if isinstance(token, dict) else set()
                 if (token is not found or fields & _TOKEN_FIELDS) and (unknown := fields - _TOKEN_FIELDS):
                     raise UserError(f"{directory / name}: an added token has an unknown field {shown(min(unknown))!r}; take it out")
+
+
+def describe_images(directory: Path) -> str:
+    """Which image settings count, where the two files that may hold them do not agree; "" where they do.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    files = [directory / name for name in (PROCESSOR, PREPROCESSOR)]
+    if not all(file.is_file() for file in files):
+        return ""
+    nested, own = load_json(files[0]).get("image_processor"), load_json(files[1])
+    differing = sorted(
+        name for name in own if isinstance(nested, dict) and name in nested and name not in _KINDS and nested[name] != own[name]
+    )
+    if not differing:
+        return ""
+    names = shown(", ".join(differing), LONGEST_REASON)
+    return f"image settings: those of {PROCESSOR}, as AutoProcessor and vLLM take them; {PREPROCESSOR} differs in {names}"
 
 
 def load_part(kind: Any, directory: Path, **arguments: Any) -> Any:

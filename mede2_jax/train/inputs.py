@@ -31,7 +31,7 @@ from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.losses import DPOLoss, Loss, SFTLoss
 from mede2_jax.train.model_spec import ModelSpec, make_model_spec
 from mede2_jax.train.reference import pairs_digest
-from mede2_jax.train.run_directory import check_run_directory
+from mede2_jax.train.run_directory import FOLDER, check_run_directory
 from mede2_jax.weights.model_directory import check_params
 from mede2_jax.weights.model_info import PARAMS, read_info
 from mede2_jax.weights.params import ParamReader
@@ -164,6 +164,7 @@ def manifest(inputs: TrainingInputs) -> dict[str, Any]:
     }
     return {
         "version": __version__,
+        FOLDER: str(Path.cwd()),
         "config": inputs.config.model_dump(mode="json"),
         "model": str(inputs.model_dir),
         "digests": list(inputs.digests),

@@ -24,7 +24,9 @@ from mede2_jax.yaml_text import parse_yaml
 
 CONFIG, MANIFEST, MODEL, LOCK = "config.yaml", "manifest.json", "model", ".lock"
 PATHS = ("model", "adapter", "data.path", "data.eval_path", "data.image_root")
-"""Options that name a file or a folder: two spellings of one place are the same."""
+"""Options that name a file or a folder: two spellings of one place are the same, from whichever folder."""
+FOLDER = "folder"
+"""Of the manifest: where the command ran, from which its relative paths start."""
 
 FREE_TO_CHANGE = (
     "output",
@@ -49,6 +51,12 @@ class _Part(Foreign):
 
     digest: str | None = None
     examples: int | None = None
+
+
+class _Where(Foreign):
+    """Of a manifest: where the run began."""
+
+    folder: str | None = None
 
 
 class _Begun(Foreign):
@@ -148,11 +156,11 @@ def _check_same_config(config: TrainConfig) -> None:
     if not saved.exists():
         return  # killed between manifest and config: nothing was trained yet
     before = _flat(_read_config(saved))
-    now = _flat(config.model_dump(mode="json"))
+    now, folder = _flat(config.model_dump(mode="json")), _began_in(config.output)
     differing = [
         f"{shown(name)}: {shown(str(before.get(name)))} then, {shown(str(now.get(name)))} now"
         for name in sorted(before.keys() | now.keys())
-        if not _free(name) and not _same(name, before.get(name), now.get(name))
+        if not _free(name) and not _same(name, before.get(name), now.get(name), folder)
     ]
     if differing:
         raise UserError(
@@ -211,10 +219,20 @@ def _in_use(output: Path) -> UserError:
     return UserError(f"another process is training in {output}; wait for it or stop it, or use another --output")
 
 
-def _same(name: str, before: Any, now: Any) -> bool:
-    if name in PATHS and before is not None and now is not None:
-        return Path(before).resolve() == Path(now).resolve()
-    return bool(before == now)
+def _began_in(output: Path) -> Path:
+    """The folder that a run's relative paths start from; this one, where its manifest does not say."""
+    try:
+        return Path(load_checked(output / MANIFEST, _Where).folder or ".")
+    except UserError:  # damaged: whoever compares the inputs says so
+        return Path()
+
+
+def _same(name: str, before: Any, now: Any, folder: Path) -> bool:
+    """Whether an option is as it was. A path may be the same from the folder of then, or from this one: all may have been moved
+    together. What is in the files is compared besides."""
+    if name not in PATHS or before is None or now is None:
+        return bool(before == now)
+    return Path(now).resolve() in ((folder / str(before)).resolve(), Path(str(before)).resolve())
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,7 +33,9 @@ def test_paths_stay_under_the_root(tmp_path):
     assert resolve_image(root, "a/b.png") == inside.resolve()
     assert resolve_image(root, "a/../good_link.png") == inside.resolve()
     assert resolve_image(root, str(inside)) == inside.resolve()
-    for name in ("../secret.png", str(outside), "link.png", "a/../../secret.png"):
+    with pytest.raises(UserError, match=r"is a link out of the image root .*secret\.png'; copy the folder with its links followed"):
+        resolve_image(root, "link.png")
+    for name in ("../secret.png", str(outside), "a/../../secret.png"):
         with pytest.raises(UserError, match="outside the image root"):
             resolve_image(root, name)
     with pytest.raises(UserError, match="not found"):
@@ -43,6 +45,50 @@ def test_paths_stay_under_the_root(tmp_path):
     with pytest.raises(UserError, match="not a file"):
         resolve_image(root, "https://example.org/a.png")
     assert read_image_bytes(root, "a/b.png") == inside.read_bytes()
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    """A data set's images as huggingface_hub keeps them: links from a snapshot to blobs."""
+    repository = tmp_path / "datasets--a--b"
+    folder = repository / "snapshots" / "0f1e" / "images"
+    folder.mkdir(parents=True)
+    write_image(repository / "blobs" / "scan.png", 30, 30).rename(repository / "blobs" / "9a7c")
+    (folder / "scan.png").symlink_to("../../../blobs/9a7c")
+    return folder.parent
+
+
+@pytest.mark.parametrize("start", [".", "images", "images/.."])
+def test_links_of_a_hub_cache_are_followed(snapshot, tmp_path, start):
+    name, blob = "scan.png" if start == "images" else "images/scan.png", snapshot.parents[1] / "blobs" / "9a7c"
+    assert resolve_image(snapshot / start, name) == blob.resolve()
+    assert decode_image(read_image_bytes(snapshot / start, name), name, LIMIT).size == (30, 30)
+    (tmp_path / "elsewhere").symlink_to(snapshot)
+    assert resolve_image(tmp_path / "elsewhere" / start, name) == blob.resolve()
+
+
+def test_nothing_but_the_blobs_of_the_repository_is_reached_from_a_snapshot(snapshot, tmp_path):
+    secret, other = write_image(tmp_path / "secret.png", 30, 30), write_image(tmp_path / "datasets--c--d" / "blobs" / "x.png", 30, 30)
+    repository = snapshot.parents[1]
+    write_image(repository / "refs" / "main.png", 30, 30)
+    (repository / "blobs" / "out").symlink_to(secret)
+    targets = {"a.png": secret, "b.png": other, "c.png": repository / "refs" / "main.png", "d.png": repository / "blobs" / "out"}
+    for name, target in targets.items():
+        (snapshot / name).symlink_to(target)
+        with pytest.raises(UserError, match="is a link out of the image root"):
+            resolve_image(snapshot, name)
+    for name in ("../../blobs/9a7c", "../../refs/main.png", str(repository / "blobs" / "9a7c")):
+        with pytest.raises(UserError, match="outside the image root"):
+            resolve_image(snapshot, name)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.png").symlink_to(repository / "blobs" / "9a7c")
+    with pytest.raises(UserError, match="is a link out of the image root"):
+        resolve_image(tmp_path / "plain", "a.png")
+    # blobs that are a link themselves are not the repository's
+    (repository / "blobs").rename(tmp_path / "blobs")
+    (repository / "blobs").symlink_to(tmp_path / "blobs")
+    with pytest.raises(UserError, match="is a link out of the image root"):
+        resolve_image(snapshot, "images/scan.png")
 
 
 def test_orientation_turns_size_and_pixels():

@@ -13,6 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from mede2_jax.config import UserError
 from mede2_jax.data.processor import ProcessorOptions
+from mede2_jax.data.processor_files import describe_images
 from mede2_jax.data.qwen2_5_vl import Qwen2_5VLProcessor, image_geometry, mrope_positions
 
 GRIDS = [(8, 8), (6, 10), (2, 2), (4, 34), (18, 6), (16, 24), (10, 10)]
@@ -171,3 +172,27 @@ def test_the_released_processor(real_processor):
     assert real_processor.patch_dim == 1176 and real_processor.window_units == 4
     assert real_processor.min_pixels == 3136 and real_processor.max_pixels == 512 * 784
     assert Qwen2_5VLProcessor.load(REAL).max_pixels == 12845056
+
+
+@pytest.mark.parametrize(
+    ("nested", "differing"),
+    [
+        ({"max_pixels": 50_176, "size": {"shortest_edge": 3136, "longest_edge": 50_176}}, "max_pixels"),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean"),
+        ({"image_std": [0.5, 0.5, 0.5], "min_pixels": 784}, "image_std, min_pixels"),
+        ({"image_processor_type": "Qwen2VLImageProcessorFast", "rescale_factor": 0.5}, ""),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_image_settings_that_lie_in_two_files_are_told_where_they_differ(tmp_path, nested, differing):
+    directory = write_processor(tmp_path)
+    settings = json.loads((directory / "preprocessor_config.json").read_text())
+    inner = {} if nested is None else {"image_processor": settings | nested}
+    (directory / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen2_5_VLProcessor", **inner}))
+    line = describe_images(directory)
+    assert line == "" if not differing else line.endswith(f"preprocessor_config.json differs in {differing}")
+    # what counts is what transformers loads
+    loaded, theirs = Qwen2_5VLProcessor.load(directory).image_processor, Qwen2VLImageProcessorPil.from_pretrained(directory)
+    assert (loaded.image_mean, loaded.image_std) == (theirs.image_mean, theirs.image_std)
+    assert loaded.size["longest_edge"] == theirs.size["longest_edge"] == (nested or {}).get("max_pixels", 100_352)

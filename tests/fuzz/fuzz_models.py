@@ -52,6 +52,8 @@ def _processor(family: str, name: str, mutate: Mutator) -> Made:
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     place = folder() / f"{family}-{name}"
     seeds.write_model_directory(place, family)
+    if name == "chat_template.json":  # the released models have one, the tiny ones the newer file
+        (place / name).write_text(json.dumps({"chat_template": (place / "chat_template.jinja").read_text("utf-8")}), "utf-8")
     kind, picture = family_named(family).load_processor, Image.new("RGB", (70, 50), "red")  # type: ignore[arg-type]
     conversation = [Message.model_validate({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]})]
 
@@ -66,7 +68,7 @@ def _processor(family: str, name: str, mutate: Mutator) -> Made:
 
 
 TEMPLATE = on_text("{{ raise_exception('\x1b[2J') }}", *TEMPLATE_WORDS.split("|"))
-"""No loops: a template that counts to a billion is a program that does what it says."""
+"""No loops: one that counts to a billion is refused after five seconds."""
 for _name, _arguments in {
     "preprocessor_qwen2_5_vl": ("qwen2_5_vl", "preprocessor_config.json", on_json),
     "preprocessor_internvl3": ("internvl3", "preprocessor_config.json", on_json),
@@ -75,6 +77,7 @@ for _name, _arguments in {
     "tokenizer_config": ("qwen2_5_vl", "tokenizer_config.json", on_json),
     "tokenizer": ("qwen2_5_vl", "tokenizer.json", on_json),
     "chat_template": ("qwen2_5_vl", "chat_template.jinja", TEMPLATE),
+    "chat_template_json": ("qwen2_5_vl", "chat_template.json", on_json),
 }.items():
     target(name=_name)(functools.partial(_processor, *_arguments))
 

@@ -52,6 +52,9 @@ RECORDS = as_json(
     {"chosen": [USER, ASSISTANT], "rejected": [USER, {"role": "assistant", "content": "b"}], "images": ["a.png"]},
     {"prompt": [USER], "completion": [ASSISTANT], "image": "a.png", "label": True},
     {"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"}, {"type": "text", "text": "Why?"}]}, ASSISTANT]},
+    {"messages": [{"role": "user", "content": "Why?"}, ASSISTANT | {"weight": 0}, USER, ASSISTANT | {"weight": 1.0}], "images": ["a.png"]},
+    {"conversations": [{"from": "human", "value": "Why?", "loss": False}, {"from": "gpt", "value": "So.", "loss": True}], "score": 0.5},
+    {"messages": [USER, ASSISTANT, USER, ASSISTANT], "images": ["a.png", "b.png"], "unscored": [1], "weight": 1, "tools": None},
     {"instruction": "Why?", "input": "", "output": "So."},
 )
 

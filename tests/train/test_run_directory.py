@@ -134,6 +134,37 @@ def test_two_spellings_of_a_path_are_one(config, begun, tmp_path):
     assert "adapter: None then, a now" in refusal(changed(begun, adapter="a"))
 
 
+FROM_HERE = {"model": "m0", "adapter": "adapters/a", "path": "pairs.jsonl", "eval_path": "../eval.jsonl", "image_root": "images"}
+
+
+@pytest.mark.parametrize("option", FROM_HERE)
+def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch, option):
+    def config(there, **other):
+        """As it is written in a folder from which that of the run's beginning is `there`."""
+        paths = {name: f"{there}{path}" for name, path in (FROM_HERE | other).items()}
+        data = {name: paths.pop(name) for name in ("path", "eval_path", "image_root")}
+        return TrainConfig.model_validate(paths | {"data": data, "output": f"{there}runs/a", "resume": True})
+
+    here = tmp_path / "work" / "sub"
+    (here / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with open_run_directory(config(""), MANIFEST | {"folder": str(here)}):
+        pass
+    for folder, there in (("deep", "../"), ("deep/er", "../../"), ("..", "sub/"), ("/", f"{here}/"), (".", "deep/../")):
+        monkeypatch.chdir(here / folder)
+        check_run_directory(config(there), config(there).model)
+        assert not is_finished(config(there))
+        changed = config(there, **{option: f"{FROM_HERE[option]}2"})
+        with pytest.raises(UserError, match=rf"{option}: \S+ then, \S+ now"):
+            check_run_directory(changed, changed.model)
+    # all moved together: the old spelling, from the new place
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved" / "sub")
+    check_run_directory(config(""), config("").model)
+    assert "with another config" in refusal(config("", **{option: "other"}))
+
+
 def test_changed_data_is_said_in_words(begun):
     shorter = {**MANIFEST, "data": {"train": {"path": "pairs.jsonl", "digest": "d2", "examples": 2}}}
     assert "pairs.jsonl (train), its images or the processor's files were changed (3 examples then, 2 now)" in refusal(begun, shorter)
