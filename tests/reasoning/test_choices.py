@@ -82,7 +82,13 @@ def test_what_names_no_single_choice_is_no_guess(text):
 
 
 def test_a_letter_agrees_with_its_own_text_though_it_holds_another():
-    for text in ("C. Renal abscess with cyst", "(C) renal abscess with a cyst, as the wall is thin", "C", "Renal abscess with cyst", "**C.**"):
+    for text in (
+        "C. Renal abscess with cyst",
+        "(C) renal abscess with a cyst, as the wall is thin",
+        "C",
+        "Renal abscess with cyst",
+        "**C.**",
+    ):
         assert read_choice(text, OPTIONS) == "C"
 
 

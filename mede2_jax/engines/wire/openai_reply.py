@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pydantic
 
 from mede2_jax.config import UserError
@@ -11,11 +13,39 @@ from mede2_jax.engines.wire.http import quoted
 from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.json_file import check
 
+TEXT_PARTS = ("text", "output_text")
+"""Types of the parts of a content that are what was said."""
+NO_TEXT = ("role", "id", "object", "type", "name", "status", "annotations", "audio")
+"""Fields of a message that are not what was said."""
+
 
 class _Message(pydantic.BaseModel):
-    content: str | None = None
-    reasoning: str | None = None
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    content: str | list[dict[str, Any]] | None = None
     refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What it says: its content, or the texts among the parts of it."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        return "".join(str(part.get("text") or "") for part in self.content if part.get("type", "text") in TEXT_PARTS)
+
+    @property
+    def set_aside(self) -> str | None:
+        """Where else it has text, whatever the server calls a thought there; None if nowhere."""
+        for name, value in (self.model_extra or {}).items():
+            if name not in NO_TEXT and _has_text(value):
+                return name
+        parts = self.content if isinstance(self.content, list) else []
+        return next((f"content, part {shown(str(part.get('type')))}" for part in parts if part.get("type", "text") not in TEXT_PARTS), None)
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_text(item) for item in value.values())
+    return any(map(_has_text, value)) if isinstance(value, list) else isinstance(value, str) and bool(value.strip())
 
 
 class _TokenLogprob(pydantic.BaseModel):
@@ -91,4 +121,4 @@ def _completion(choice: _Choice, seed: int, logprobs: bool) -> Completion:
         scores = tuple(token.logprob for token in choice.logprobs.content)
         if choice.token_ids is not None and len(scores) != len(tokens):
             raise MalformedReply(f"sample {choice.index} has {len(tokens)} tokens but {len(scores)} log-probabilities")
-    return Completion(choice.message.content or "", tokens, scores, "stop" if choice.finish_reason == "stop" else "length", seed)
+    return Completion(choice.message.text, tokens, scores, "stop" if choice.finish_reason == "stop" else "length", seed)
