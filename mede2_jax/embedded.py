@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mede2_jax.config import UserError
+from mede2_jax.tree import unflatten
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 """The sample data, beside the package in a checkout; a wheel does not have them."""
@@ -20,7 +21,7 @@ class Embedded:
     taken for the sample's, and no paid or own model for the tiny one."""
 
     values: Mapping[str, Any]
-    """Options with the values they have then."""
+    """Options, by dotted name, with the values they have then."""
     files: Mapping[str, Path]
     """Options that are files of the sample."""
     decided_by: Sequence[str]
@@ -39,9 +40,9 @@ class Embedded:
         """
         for path in self.files.values():
             if not path.exists():
-                needed = " and ".join(f"--{name}" for name in self.decided_by)
+                needed = " and ".join(f"--{name}" for name in dict.fromkeys((*self.decided_by, *self.files)))
                 raise UserError(f"no sample data at {path}; run from a checkout of the project, or give {needed}")
-        return {**self.values, **{name: str(path) for name, path in self.files.items()}}
+        return unflatten({**self.values, **{name: str(path) for name, path in self.files.items()}}, ".")
 
     def summary(self) -> str:
         """What it sets, as one line for `--help`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pydantic
@@ -64,6 +64,14 @@ def meant(config_type: type[pydantic.BaseModel], unknown: str) -> str:
             if (edits := _edits(seen, right)) <= 1 + len(right) // 12:
                 near.append((edits, order, name))
     return min(near)[2] if near else ""
+
+
+def nearest(unknown: str, known: Iterable[str]) -> str:
+    """The known name that an unknown one is a slip of; "" rather than a wrong one, so always where the known ones have three letters."""
+    if len(unknown) > LONGEST_NAME:
+        return ""
+    near = [(_edits(unknown, name), name) for name in known]
+    return min(((edits, name) for edits, name in near if edits <= min(1 + len(name) // 12, len(name) // 4)), default=(0, ""))[1]
 
 
 def hint(name: str) -> str:

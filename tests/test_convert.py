@@ -253,6 +253,23 @@ def test_the_command_shows_a_table_and_a_digest_to_copy(tmp_path):
     assert line == f"digest {read_info(tmp_path / 'model [1]').digest}" and len(line) <= 80
 
 
+def test_templates_that_differ_are_told_and_one_that_is_none_is_refused_at_once(tmp_path):
+    source = saved(tmp_path / "hf")
+    (source / "chat_template.jinja").unlink()
+    (source / "chat_template.json").write_text(json.dumps({"chat_template": "one"}))
+    (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": "two"}))
+    done = command(f"--from={source}", f"--to={tmp_path / 'model'}")
+    assert done.returncode == 0 and not done.stderr
+    line = (
+        "chat template: that of chat_template.json, as AutoProcessor and vLLM take it; tokenizer_config.json has another, which is not used"
+    )
+    assert line in done.stdout.splitlines()
+    (source / "chat_template.json").write_text(json.dumps({"chat_template": 5}))
+    next(source.glob("*.safetensors")).unlink()  # weights are not looked at before
+    with pytest.raises(UserError, match=r"chat_template\.json: chat_template must be text, found 5"):
+        convert(source, tmp_path / "other")
+
+
 def test_no_digest_but_that_of_what_was_written(tmp_path):
     """An export that changes the parameters has none: what it read is not what it wrote."""
     source = saved(tmp_path / "hf")

@@ -21,7 +21,7 @@ from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.flags import parse
 from mede2_jax.parallel.distributed import find_place
 from mede2_jax.parallel.mesh import take_gpu_memory
-from mede2_jax.train.config import Stage, embedded_defaults
+from mede2_jax.train.config import EMBEDDED, Stage, embedded_defaults
 
 DESCRIPTION = """Measure a training step: time, real tokens and pairs a second, TFLOP/s, MFU, memory, and whether the data keep up.
 
@@ -39,9 +39,9 @@ TINY_MODELS = Path("runs")
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and measures."""
-    embedded = not any(argument.split("=")[0] in ("--config", "--model", "-h", "--help") for argument in argv)
-    stage, family = (given(argv, name, known) for name, known in (("--stage", get_args(Stage)), ("--family", get_args(FamilyName))))
-    base = embedded_defaults(stage or "dpo", family or DEFAULT_FAMILY) if embedded else {}
+    stage: Stage = given(argv, "--stage", get_args(Stage)) or "dpo"
+    embedded = EMBEDDED[stage].is_meant(argv)
+    base = embedded_defaults(stage, given(argv, "--family", get_args(FamilyName)) or DEFAULT_FAMILY) if embedded else {}
     config = parse(BenchmarkConfig, argv, program="python -m mede2_jax.benchmark", description=DESCRIPTION, base=base)
     if config.model is None and not embedded:
         raise UserError("no model: set --model to a model directory, or to a folder with config.json, tokenizer and image processor")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-
 import pydantic
 
 from mede2_jax.config import counted
 from mede2_jax.data.record_file import json_kind
 from mede2_jax.data.records import Record
+from mede2_jax.fields import nearest
 from mede2_jax.foreign import shown
 
 RULES = {
@@ -36,8 +35,8 @@ def describe_fault(error: pydantic.ValidationError, kind: type[Record]) -> str:
         case "extra_forbidden" if len(path) > 1:
             return f"unknown field {field!r}; take it out"
         case "extra_forbidden":
-            near = difflib.get_close_matches(field, kind.model_fields, n=1)
-            return f"unknown field {field!r}" + (f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(kind.model_fields)})")
+            near = nearest(field, kind.model_fields)
+            return f"unknown field {field!r}" + (f"; did you mean {near!r}?" if near else f" (known: {', '.join(kind.model_fields)})")
         case "value_error":
             return str(context["error"])
         case "literal_error":

@@ -36,6 +36,7 @@ from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT, NO_SYSTEM_PROMPT, ChatTokenizer
+from mede2_jax.data.chat_templates import load_tokenizer
 from mede2_jax.data.internvl3_files import ORIGINAL_TEMPLATE, ConfigFile, ProcessorFile, SavedTiling, TileRange
 from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, ProcessorOptions, repeat_placeholders
 from mede2_jax.data.processor_files import (
@@ -44,7 +45,6 @@ from mede2_jax.data.processor_files import (
     TOKENIZER,
     check_files,
     load_images,
-    load_part,
     quiet_transformers,
     save_files,
     write_json,
@@ -56,16 +56,11 @@ IMAGE_TOKEN = "<IMG_CONTEXT>"
 IMAGE_TEXT = f"<img>{IMAGE_TOKEN}</img>"
 VLLM_IMAGE = "<image>"
 """What vLLM looks for in a prompt of the original format, as the owner's code does."""
+# <ref>, <box> and <quad>, which mark regions, are tokens that a text may hold: so the owner writes data of regions.
 RESERVED_TOKENS = (
     "<img>",
     "</img>",
     IMAGE_TOKEN,
-    "<quad>",
-    "</quad>",
-    "<ref>",
-    "</ref>",
-    "<box>",
-    "</box>",
     "<video>",
     "<|im_start|>",
     "<|im_end|>",
@@ -164,7 +159,7 @@ class InternVL3Processor:
                 tiling contradicts itself.
         """
         quiet_transformers()
-        from transformers import AutoTokenizer, Qwen2Config
+        from transformers import Qwen2Config
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
         directory, options = Path(directory), options or ProcessorOptions()
@@ -175,12 +170,12 @@ class InternVL3Processor:
         if original:
             _check_original(directory, config)
             # Its config.json names code of its own; its language model's config says all that the tokenizer needs.
-            tokenizer = load_part(AutoTokenizer, directory, config=Qwen2Config(), trust_remote_code=False)
+            tokenizer = load_tokenizer(directory, config=Qwen2Config())
             if IMAGE_TOKEN not in str(tokenizer.chat_template):
                 tokenizer.chat_template = ORIGINAL_CHAT_TEMPLATE
             images = GotOcr2ImageProcessorPil(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
         else:
-            tokenizer = load_part(AutoTokenizer, directory, trust_remote_code=False)
+            tokenizer = load_tokenizer(directory)
             images = load_images(GotOcr2ImageProcessorPil, directory, TileRange)
         tiling = _tiling(directory, config, images, options)
         images.size = type(images.size)(height=tiling.tile_size, width=tiling.tile_size)
@@ -189,6 +184,11 @@ class InternVL3Processor:
             tokenizer, image_token=IMAGE_TOKEN, image_text=IMAGE_TEXT, reserved=RESERVED_TOKENS, system_prompt=options.system_prompt
         )
         return cls(directory, chat, images, tiling, is_original=original)
+
+    @property
+    def vllm_image(self) -> str | None:
+        """Of the original; see the protocol."""
+        return VLLM_IMAGE if self.is_original else None
 
     @property
     def vllm_chat_template(self) -> str | None:

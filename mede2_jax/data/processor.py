@@ -89,6 +89,10 @@ class Processor(Protocol):
     """Axes of a token's position."""
 
     @property
+    def vllm_image(self) -> str | None:
+        """The text that a vLLM server puts an image for, where it is not the image token: no text of a request may hold it."""
+
+    @property
     def vllm_chat_template(self) -> str | None:
         """The chat template that a vLLM server must be given, since it has its own name for an image; None: the directory's serves."""
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import ChatTokenizer
+from mede2_jax.data.chat_templates import load_tokenizer
 from mede2_jax.data.images import MAX_ASPECT_RATIO
 from mede2_jax.data.processor import EncodedImage, Grid, ImageGeometry, ProcessorOptions, repeat_placeholders
 from mede2_jax.data.processor_files import (
@@ -28,7 +29,6 @@ from mede2_jax.data.processor_files import (
     DecoderFile,
     check_files,
     load_images,
-    load_part,
     quiet_transformers,
     save_files,
 )
@@ -78,6 +78,7 @@ class Qwen2_5VLProcessor:
 
     patch_multiple = 64
     position_axes = 3
+    vllm_image = None
     vllm_chat_template = None
 
     def __init__(self, directory: Path, chat: ChatTokenizer, image_processor: Any, window_size: int) -> None:
@@ -100,14 +101,13 @@ class Qwen2_5VLProcessor:
             UserError: A file is missing or unreadable, an option is not one of these, or the pixel limits contradict each other.
         """
         quiet_transformers()
-        from transformers import AutoTokenizer
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         directory, options = Path(directory), options or ProcessorOptions()
         options.check_known("Qwen2.5-VL", "min_pixels", "max_pixels")
         vision = load_checked(directory / "config.json", _Config).vision_config
         check_files(directory)
-        tokenizer = load_part(AutoTokenizer, directory, trust_remote_code=False)
+        tokenizer = load_tokenizer(directory)
         images = load_images(Qwen2VLImageProcessorPil, directory, _Patches)
         low = options.min_pixels if options.min_pixels is not None else _edge(directory, images, "shortest_edge")
         high = options.max_pixels if options.max_pixels is not None else _edge(directory, images, "longest_edge")

@@ -86,11 +86,22 @@ class Demonstration(Record):
     """A conversation whose assistant turns are to be imitated."""
 
     messages: tuple[Message, ...] = pydantic.Field(min_length=2)
+    unscored: tuple[int, ...] = ()
+    """Assistant turns that are read but not imitated, by their place in `messages`, from 0."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if self.messages[-1].role != "assistant":
             raise ValueError("field 'messages' must end with the assistant's turn")
+        if self.messages[0].role == "assistant":
+            raise ValueError(
+                "field 'messages' begins with the assistant's turn, which answers nothing; begin with the user's or the system's"
+            )
+        turns = {place for place, message in enumerate(self.messages) if message.role == "assistant"}
+        if unknown := sorted(set(self.unscored) - turns):
+            raise ValueError(f"field 'unscored' names turn {unknown[0]}, which is not the assistant's")
+        if not turns - set(self.unscored):
+            raise ValueError("no assistant turn of the record is to be scored; take the record out")
         if any(message.role == "assistant" and not message.text for message in self.messages):
             raise ValueError("field 'messages' has an empty assistant turn")
         check_images(self.messages, self.images)
@@ -192,6 +203,8 @@ class JudgeUsage(Config):
     """Requests, one unless a reply was malformed."""
     cached: int = 0
     """Of these answered from the cache."""
+    without: tuple[str, ...] | None = None
+    """Options that the API does not take, and was asked without; None: it takes all."""
 
 
 class Judgment(Record):
@@ -244,5 +257,7 @@ def check_images(messages: tuple[Message, ...], images: tuple[str, ...]) -> None
 def content_id(record: Record) -> str:
     """16 hexadecimal digits that follow from what the record says, whichever format it was read from."""
     content = record.model_dump(mode="json", exclude={"id", "parents", "source", "metadata"})
+    if not content.get("unscored"):  # as before there was such a field
+        content.pop("unscored", None)
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

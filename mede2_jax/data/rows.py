@@ -92,8 +92,8 @@ class EncodedExample:
 
 
 def encode_demonstration(record: Demonstration, processor: Processor, grids: Sequence[Grid]) -> EncodedExample:
-    """One causal segment; the assistant's turns and their end tokens are scored."""
-    conversation = processor.chat.demonstration(record.messages)
+    """One causal segment; the assistant's turns and their end tokens are scored, but for those that the record leaves out."""
+    conversation = processor.chat.demonstration(record.messages, record.unscored)
     # Placeholders are never scored, so widening them adds only unscored tokens.
     repeats = processor.token_repeats(conversation.tokens, grids)
     tokens, scored = np.repeat(conversation.tokens, repeats), np.repeat(conversation.scored, repeats)

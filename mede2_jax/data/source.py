@@ -29,7 +29,7 @@ class DataConfig(ProcessorOptions):
     path: Path | None = None
     """Data file: JSONL, or JSON with one list."""
     format: Literal["auto", "mede2", "sharegpt", "trl"] = "auto"
-    """Record format; auto looks at the first record's fields. sharegpt is LLaMA-Factory's, trl TRL's conversational one."""
+    """Record format; auto looks at each record's fields. sharegpt is LLaMA-Factory's, trl TRL's conversational one."""
     image_root: Path | None = None
     """Folder that image paths start from; none: the one that the file's manifest names (of pairs that were made here), or its folder."""
     eval_path: Path | None = None
@@ -63,6 +63,7 @@ class Source:
     stage: Stage
     config: DataConfig
     format: Format
+    """The one that the config names, else the first record's."""
     processor: Processor
     file: RecordFile
     image_root: Path
@@ -75,13 +76,15 @@ class Source:
         """
         kind: Any = Demonstration if self.stage == "sft" else PreferencePair
         raw = self.file[number]
+        looks = detect_format(raw)
+        # A text record shows no format, and the same trainer's next one may: each is read by its own fields.
+        format = looks if self.config.format == "auto" else self.config.format
         try:
-            return read_record(raw, kind, self.format, self.file.where(number))
+            return read_record(raw, kind, format, self.file.where(number))
         except UserError as error:
-            looks = detect_format(raw)
-            if looks in (self.format, "mede2"):  # mede2 is also what a record looks like that shows no format
+            if looks in (format, "mede2"):  # mede2 is also what a record looks like that shows no format
                 raise
-            raise UserError(f"{error} (read as {self.format}, but this record looks like {looks}: try data.format={looks})") from None
+            raise UserError(f"{error} (read as {format}, but this record looks like {looks}: try data.format={looks})") from None
 
     def digest(self, number: int, files: Iterable[bytes]) -> bytes:
         """Of a record's bytes and the digests of its image files."""

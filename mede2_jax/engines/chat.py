@@ -64,6 +64,8 @@ class Usage:
     cached: bool
     model: str = ""
     """What the API says has answered, which may name a version."""
+    without: tuple[str, ...] = ()
+    """Options that the API does not take, and was asked without."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def open_judge(job: JudgingJob, notify: Callable[[str], None]) -> Iterator[Judge
     if config.judge == "offline":
         yield RuleJudge(job)
         return
-    from mede2_jax.engines.paid.engine import APIConfig, open_api
+    from mede2_jax.engines.paid.config import APIConfig
+    from mede2_jax.engines.paid.engine import open_api
 
     try:
         api = APIConfig(api=config.judge, model=config.judged_by.model, **config.api_options)
@@ -230,4 +231,5 @@ def _added(before: JudgeUsage, reply: ChatReply) -> JudgeUsage:
         cost=before.cost + usage.cost,
         calls=before.calls + 1,
         cached=before.cached + usage.cached,
+        without=tuple(sorted({*(before.without or ()), *usage.without})) or None,
     )

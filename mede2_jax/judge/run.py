@@ -18,7 +18,7 @@ from mede2_jax.judge.judges import Judged, Wanted, open_judge
 from mede2_jax.judge.manifest import BegunJudgments, FailedJudgment, check_same, dropped
 from mede2_jax.judge.output import check, missing
 from mede2_jax.judge.summary import Tally, agreement_table, closing_table
-from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.file import OutputFile, Unwritable
 from mede2_jax.outputs.manifest import Json, manifest_path
 from mede2_jax.outputs.progress import AGAIN
 from mede2_jax.outputs.resumable import Outcome, ResumableRun
@@ -83,12 +83,14 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
         with open_judge(self.job, self.say) as judge:
             yield map(self._outcome, judge.judge(iter(self.missing)))
 
-    def work(self) -> None:
-        """Judges what is missing; an error says what is kept."""
-        try:
-            super().work()
-        except UserError as error:
-            raise UserError(f"{error}; {self.kept()}" if self.tally.records else str(error)) from None
+    def ended_by(self, error: UserError) -> UserError:
+        """An error says what is kept; of a full disk, where the answers are that found no room."""
+        line, cache = str(error), self.job.config.cache
+        if self.tally.records or isinstance(error, Unwritable):
+            line += f"; {self.kept()}"
+        if isinstance(error, Unwritable) and self.job.config.judge != "offline" and cache is not None:
+            line += f"; what was answered besides is in the cache {cache}"
+        return UserError(line)
 
     def inputs(self) -> Mapping[str, Any]:
         """Rollouts, images, judge, versions."""

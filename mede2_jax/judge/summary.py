@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ class Tally:
         """Judgments that call an answer wrong which is right by the rules."""
         self.prompt_tokens = self.response_tokens = self.calls = self.cached = 0
         self.cost = 0.0
+        self.asked_without: Counter[str] = Counter()
+        """Judgments whose judge was asked without an option that its API does not take, by option."""
 
     @property
     def negative(self) -> int:
@@ -54,6 +57,7 @@ class Tally:
             self.calls += usage.calls
             self.cached += usage.cached
             self.cost += usage.cost
+            self.asked_without.update(usage.without or ())
 
     def agreements(self, repeat: int) -> dict[Aspect | str, Agreement]:
         """How far the judge agrees with itself over `repeat` judgments, by aspect and as to which responses are positive."""
@@ -81,6 +85,7 @@ class Tally:
             "response_tokens": self.response_tokens,
             "calls": self.calls,
             "cached": self.cached,
+            "asked_without": dict(sorted(self.asked_without.items())),
         }
 
 
@@ -110,6 +115,8 @@ def closing_table(
         table.add_section()
         cached = f", {tally.cached:,} from the cache" if tally.cached else ""
         table.add_row("requests", f"{tally.calls:,}{cached}")
+        for name, count in sorted(tally.asked_without.items()):
+            table.add_row("[yellow]  asked without[/]", f"{count:,}: {escape(one_line(name))}, which the API does not take")
         table.add_row("tokens", f"{tally.prompt_tokens:,} in, {tally.response_tokens:,} out")
         failed = f", and ${lost:,.4f} for judgments that failed" if lost else ""
         # $0 would say that it was free: the model may have no price here, or its answers were paid for by an earlier run.

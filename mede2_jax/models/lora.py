@@ -13,13 +13,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 from pydantic import Field
 
+from mede2_jax import rounding
 from mede2_jax.config import Config, UserError
 from mede2_jax.models.layers import PRODUCT, Linear
+from mede2_jax.rounding import Rounding, Sums
 from mede2_jax.tree import flatten, unflatten
 
 Mode = Literal["frozen", "lora", "full"]
@@ -141,28 +144,57 @@ def with_dropout_keys(params: Params, key: jax.Array) -> Params:
     return unflatten(flat)
 
 
-def merge_lora(params: Params, scale: float) -> Params:
-    """Plain parameters with kernel + scale·A·B (added in float32, kept in the kernel's dtype) and no adapters."""
+def merge_lora(
+    params: Params,
+    scale: float,
+    dtypes: Mapping[str, Any] | None = None,
+    how: Rounding = "nearest",
+    before: Mapping[str, Any] | None = None,
+) -> tuple[Params, dict[str, Sums]]:
+    """Plain parameters with kernel + scale·A·B and no adapters, and what rounding did to each update.
+
+    Args:
+        params: With adapters.
+        scale: What A·B is multiplied by.
+        dtypes: Of the result, by plain path; none: each kernel's own.
+        how: How what was added, in float32, is rounded to these.
+        before: What parameters that were trained in full were before, by plain path; they are narrowed by the same rule.
+
+    Returns:
+        The parameters, and by plain path the sums of each kernel that was updated, one for each layer of a stacked one.
+    """
     flat = flatten(params)
     merged: dict[str, Any] = {}
+    sums: dict[str, Sums] = {}
     for path, leaf in flat.items():
         if path.endswith(("/lora_a", "/lora_b")):
             continue
         plain = base_path(path)
-        linear = plain.removesuffix("/kernel")
+        dtype, linear = leaf.dtype if dtypes is None else dtypes[plain], plain.removesuffix("/kernel")
         if plain.endswith("/kernel") and f"{linear}/lora_a" in flat:
-            leaf = _merged_kernel(leaf, flat[f"{linear}/lora_a"], flat[f"{linear}/lora_b"], scale)
-        merged[plain] = leaf
-    return unflatten(merged)
+            leaf, sums[plain] = _updated(plain, dtype, how, scale, leaf, flat[f"{linear}/lora_a"], flat[f"{linear}/lora_b"])
+        elif before is not None and plain in before:
+            leaf, sums[plain] = _updated(plain, dtype, how, None, before[plain], leaf)
+        merged[plain] = leaf.astype(dtype)
+    return unflatten(merged), sums
 
 
-def _merged_kernel(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    def one(layer: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        update = jnp.matmul(layer[1], layer[2], precision=jax.lax.Precision.HIGHEST)
-        return (layer[0].astype(jnp.float32) + scale * update).astype(kernel.dtype)
+def _updated(path: str, dtype: Any, how: Rounding, scale: float | None, *arrays: jax.Array) -> tuple[jax.Array, Sums]:
+    """A parameter and its A and B, or (`scale` none) what it was and what it has become."""
 
+    def one(layer: tuple[jax.Array, ...]) -> tuple[jax.Array, Sums]:
+        salt, base, *change = layer
+        if scale is None:
+            update = change[0].astype(jnp.float32) - base.astype(jnp.float32)
+        else:
+            update = scale * jnp.matmul(*change, precision=jax.lax.Precision.HIGHEST)
+        return rounding.add(base, update, dtype, how, salt, jnp)
+
+    if arrays[0].ndim != 3:
+        return one((jnp.uint32(rounding.salt(path)), *arrays))
+    salts = np.array([rounding.salt(path, layer) for layer in range(arrays[0].shape[0])], np.uint32)
     # A layer at a time: the float32 update of a whole stack would be larger than the model's own kernels.
-    return jax.lax.map(one, (kernel, a, b)) if kernel.ndim == 3 else one((kernel, a, b))
+    return jax.lax.map(one, (jnp.asarray(salts), *arrays))
 
 
 def base_path(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -10,7 +11,7 @@ import pydantic
 from mede2_jax.outputs.manifest import by_reason
 
 
-class Failure(pydantic.BaseModel):
+class Failure(pydantic.BaseModel, abc.ABC):
     """Records that did not come, as the manifest has them. A command adds which, and what is to be known when they are tried again."""
 
     model_config = pydantic.ConfigDict(frozen=True)
@@ -18,9 +19,9 @@ class Failure(pydantic.BaseModel):
     reason: str
 
     @property
+    @abc.abstractmethod
     def items(self) -> Sequence[Hashable]:
         """Names of the records."""
-        raise NotImplementedError
 
     def only(self, items: Sequence[Hashable]) -> Failure:
         """The same of some of them; a failure of one record is only ever asked for that."""

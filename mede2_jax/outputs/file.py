@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,14 @@ from pydantic_core import PydanticSerializationError
 
 from mede2_jax.config import UserError, counted
 from mede2_jax.foreign import JSONFault, one_line, parse_json
+
+
+class Unwritable(UserError):
+    """A file that cannot be written any more, mostly since its disk is full; what is in it stays."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        super().__init__(f"{error.strerror or error}: {path}; {'make room there' if is_full else 'choose another place'}")
 
 
 class OutputFile:
@@ -104,14 +113,17 @@ class OutputFile:
 
         Raises:
             UserError: A record cannot be written, such as one that is nested too deeply; none of them is then.
-            OSError: The disk is full. What was written of a line is cut off at the next start.
+            Unwritable: The disk is full. What was written of a line is cut off at the next start.
         """
         try:
             data = memoryview("".join(record.model_dump_json(exclude_none=True) + "\n" for record in records).encode())
         except (PydanticSerializationError, UnicodeEncodeError) as error:
             raise UserError(f"one of the {self.what} for {self.path} cannot be written as JSON ({one_line(str(error))})") from None
-        while data:
-            data = data[self._file.write(data) :]
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise Unwritable(self.path, error) from None
 
     def _parse(self, line: bytes, where: str) -> dict[str, Any]:
         try:
@@ -144,7 +156,16 @@ def check_place(path: Path | None, option: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replaces a file in one step: it has the old content or the new, never a part."""
+    """Replaces a file in one step: it has the old content or the new, never a part.
+
+    Raises:
+        OSError: The disk is full. Nothing is left beside the old content.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise

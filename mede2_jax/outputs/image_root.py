@@ -40,8 +40,13 @@ def image_root(file: Path, given: Path | None, option: str = "--image_root", not
         cure = f"give {option}=FOLDER, that one or another"
         raise UserError(f"{manifest_path(file)} says that image paths start from {shown(str(root), 200)!r}, {fault}; {cure}")
     if notify is not None:
-        notify(f"images of {file}: paths start from {root}, as its manifest says")
+        notify(describe_root(file, root))
     return root
+
+
+def describe_root(file: Path, root: Path) -> str:
+    """The line that tells of a folder that a manifest named, before images are read from there."""
+    return f"images of {file}: paths start from {root}, as its manifest says"
 
 
 def _fault(root: Path, said: Said, file: Path) -> str:

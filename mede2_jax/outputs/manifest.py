@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from mede2_jax.config import UserError
+from mede2_jax.config import MOST_FAULTS, UserError
 from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.json_file import check
 from mede2_jax.outputs.file import write_whole
+from mede2_jax.tree import flatten
 
 Json = dict[str, Any]
 
@@ -143,25 +144,18 @@ def recorded_path(text: str, file: Path) -> Path:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], is_free: Callable[[str], bool]) -> dict[str, str]:
     """The options that differ between two configs, each with both values in words; those that are free to change left out."""
-    before, after = flattened(then), flattened(now)
+    before, after = flatten(then, "."), flatten(now, ".")  # what is not set may also be missing: options come with time
     names = sorted(name for name in before.keys() | after.keys() if not is_free(name) and before.get(name) != after.get(name))
     return {name: f"{shown(name)}: {_shown(before.get(name))} then, {_shown(after.get(name))} now" for name in names}
 
 
 def begun_otherwise(out: Path, differing: Iterable[str], hint: str = "") -> UserError:
     """The error of a run that may not go on with a file."""
-    return UserError(f"{out} was begun otherwise ({'; '.join(differing)}){hint}; go on with the same, or use another --out")
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config by dotted names. What is not set may also be missing: options come with time."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+    several = list(differing)
+    more = [f"and {len(several) - MOST_FAULTS} more"] if len(several) > MOST_FAULTS else []
+    return UserError(
+        f"{out} was begun otherwise ({'; '.join(several[:MOST_FAULTS] + more)}){hint}; go on with the same, or use another --out"
+    )
 
 
 def by_reason(reasons: Iterable[tuple[str, int]]) -> dict[str, int]:

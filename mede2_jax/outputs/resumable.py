@@ -20,7 +20,7 @@ from rich.console import Console
 from mede2_jax.config import Config, UserError
 from mede2_jax.json_file import check
 from mede2_jax.outputs.failures import Failures, FailureT
-from mede2_jax.outputs.file import OutputFile, describe_torn
+from mede2_jax.outputs.file import OutputFile, Unwritable, describe_torn
 from mede2_jax.outputs.manifest import Begun, Json, manifest_path, read_begun, read_manifest, write_manifest
 from mede2_jax.outputs.progress import AGAIN, RunProgress, closing, undisturbed
 
@@ -194,9 +194,16 @@ class ResumableRun(abc.ABC, Generic[WantedT, RecordT, FailureT, BegunT, TallyT])
 
     def work(self) -> None:
         """Makes what is missing."""
-        with closing(self._close_early, self.kept), self.answers() as outcomes, self.progress:
-            for outcome in outcomes:
-                self._take(outcome)
+        try:
+            with closing(self._close_early, self.kept), self.answers() as outcomes, self.progress:
+                for outcome in outcomes:
+                    self._take(outcome)
+        except UserError as error:
+            raise self.ended_by(error) from None
+
+    def ended_by(self, error: UserError) -> UserError:
+        """What the user hears of an early end: of a full disk, also what is kept."""
+        return UserError(f"{error}; {self.kept()}") if isinstance(error, Unwritable) else error
 
     def say(self, line: str, style: str | None = None) -> None:
         """Prints a line as it is."""
@@ -207,7 +214,11 @@ class ResumableRun(abc.ABC, Generic[WantedT, RecordT, FailureT, BegunT, TallyT])
         return f"{self.tally.records:,} {self.RECORD}s are in {self.out}, {AGAIN}" if self.tally.records else self.NOTHING
 
     def write(self, *, finished: bool) -> None:
-        """Replaces the manifest in one step; `finished`: whether all was tried."""
+        """Replaces the manifest in one step; `finished`: whether all was tried.
+
+        Raises:
+            Unwritable: The disk is full.
+        """
         content = {
             "command": self.COMMAND,
             "config": self.run_config.model_dump(mode="json"),
@@ -219,7 +230,10 @@ class ResumableRun(abc.ABC, Generic[WantedT, RecordT, FailureT, BegunT, TallyT])
             **self.more(),
             "seconds": round((self.before.seconds if self.before else 0.0) + self.progress.seconds, 3),
         }
-        write_manifest(self.out, content)
+        try:
+            write_manifest(self.out, content)
+        except OSError as error:
+            raise Unwritable(manifest_path(self.out), error) from None
 
     def _take_up(self) -> None:
         """Reads what is there, and finds what is missing."""
@@ -285,7 +299,7 @@ class ResumableRun(abc.ABC, Generic[WantedT, RecordT, FailureT, BegunT, TallyT])
             for raw, where in self.file.whole_lines(self._counted):
                 self._count(self.read(raw, where), where)
         if self.tally.records or self.failures:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Unwritable):
                 self.write(finished=False)
         else:
             manifest_path(self.out).unlink(missing_ok=True)

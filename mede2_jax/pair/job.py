@@ -27,6 +27,8 @@ from mede2_jax.pair.verdicts import JudgedRollout, fails, read_judgments
 from mede2_jax.reasoning.rubric import Criterion
 
 NOT_JUDGED = "not judged"
+RESERVED = "spells a token that training takes for structure"
+"""With tokens of its own: the model may not sample that one. Training would refuse the whole file."""
 
 
 class JudgingSaid(Said):
@@ -34,6 +36,19 @@ class JudgingSaid(Said):
 
     dropped: dict[str, int] = pydantic.Field(default_factory=dict)
     """Responses without any judgment, by reason."""
+
+
+class SamplingProcessor(pydantic.BaseModel):
+    """Of the processor that the model was sampled with."""
+
+    reserved: tuple[str, ...] = pydantic.Field(default=(), strict=False)
+    """What no text may hold."""
+
+
+class SamplingSaid(Said):
+    """What is read back of the manifest of rollouts."""
+
+    processor: SamplingProcessor = SamplingProcessor()
 
 
 @dataclass(slots=True)
@@ -61,6 +76,8 @@ class PairingJob:
     """Responses that can be neither chosen nor rejected, by reason."""
     failing: Counter[Criterion]
     """How many responses fail each criterion."""
+    reserved: tuple[str, ...] = ()
+    """What no response that is trained on may hold."""
 
     def rollout(self, record: int) -> Rollout:
         """A response with its question."""
@@ -80,7 +97,8 @@ def open_job(config: PairConfig, console: Console) -> PairingJob:
     judged = read_judgments(config.judgments)
     file = RecordFile(config.rollouts)
     root = image_root(config.rollouts, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
-    job = PairingJob(config, file, root, judged, {}, Counter(), Counter())
+    said_of_rollouts = read_said(config.rollouts, SamplingSaid) or SamplingSaid()
+    job = PairingJob(config, file, root, judged, {}, Counter(), Counter(), said_of_rollouts.processor.reserved)
     seen: dict[str, int] = {}
     with reading_progress(console.is_terminal) as progress:
         task = progress.add_task(f"reading {file.path.name}", total=len(file))
@@ -118,8 +136,8 @@ def _add(job: PairingJob, rollout: Rollout, record: int) -> None:
     if judged.question != rollout.question_id:
         raise UserError(f"{judged.where}: field 'question' is {judged.question!r}, but {rollout.id!r} answers {rollout.question_id!r}")
     found = fails(judged, job.config)
-    if isinstance(found, str):
-        job.dropped[found] += 1
+    if isinstance(found, str) or any(token in rollout.response for token in job.reserved):
+        job.dropped[found if isinstance(found, str) else RESERVED] += 1
         return
     job.failing.update(found)
     if not asked.candidates:

@@ -13,6 +13,7 @@ A response is positive if it meets all criteria that count, negative if it fails
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,10 @@ NAMES: dict[Aspect, str] = {
 ASPECTS: tuple[Aspect, ...] = tuple(NAMES)
 
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+_OBJECT = re.compile(r'\{\s*"')
+_THOUGHT_END = re.compile(r"</(?:think|thinking|thoughts?|reasoning)>", re.IGNORECASE)
+_TRIES = 1000
+"""Braces with a name after them that are looked at; a text with more is no reply."""
 
 
 class Verdict(Config):
@@ -67,13 +72,67 @@ def reply_schema(*, reasons: bool) -> dict[str, Any]:
 
 
 def read_reply(text: str, *, reasons: bool) -> dict[Aspect, Verdict]:
-    """Reads a judge's reply; a code fence or words around its one object do no harm, and neither do keys of its own.
+    """Reads a judge's reply: the one object in it that gives a verdict on every aspect.
+
+    Thoughts, code fences, words and other objects around it do no harm, and neither do keys of its own. Objects whose verdicts differ
+    are not chosen from, but for those of a thought that an answer follows.
 
     Raises:
-        Unreadable: It is no such object, or an aspect is missing or neither Yes nor No.
+        Unreadable: There is no such object, an aspect is missing or neither Yes nor No, or two objects differ.
     """
-    value = _read_object(text)
-    return {aspect: _read_verdict(value, name, reasons) for aspect, name in NAMES.items()}
+    found, thought = _objects(text), _last_thought_end(text)
+    if thought and any(start >= thought for start, _ in found):
+        text, found = text[thought:], [(start - thought, end - thought) for start, end in found if start >= thought]
+    # The whole text is read as one object where that says more of what is wrong with it.
+    values = [_parsed(text[start:end]) for start, end in found]
+    said = [partial for value in values if (partial := _verdicts(value, reasons))]
+    complete = [verdicts for verdicts in said if len(verdicts) == len(NAMES)]
+    if not complete:
+        value = _read_object(text)
+        return {aspect: _read_verdict(value, name, reasons) for aspect, name in NAMES.items()}
+    last = complete[-1]
+    if differing := [NAMES[aspect] for one in said for aspect, verdict in one.items() if verdict.met != last[aspect].met]:
+        raise Unreadable(f"it holds objects that differ, in {differing[0]!r}")
+    return last
+
+
+def _last_thought_end(text: str) -> int:
+    return max((match.end() for match in _THOUGHT_END.finditer(text)), default=0)
+
+
+def _objects(text: str) -> list[tuple[int, int]]:
+    """Where JSON objects begin and end that lie in no other."""
+    found, at, decoder = [], 0, json.JSONDecoder()
+    for _ in range(_TRIES):
+        if (match := _OBJECT.search(text, at)) is None:
+            break
+        try:
+            _, at = decoder.raw_decode(text, match.start())
+            found.append((match.start(), at))
+        except RecursionError:
+            break
+        except ValueError:
+            at = match.start() + 1
+    return found
+
+
+def _parsed(body: str) -> dict[str, Any]:
+    """An object read strictly: one that says a thing twice may say both, so it says nothing."""
+    try:
+        value = parse_json(body)
+    except JSONFault as fault:
+        raise Unreadable(str(fault)) from None
+    assert isinstance(value, dict)
+    return value
+
+
+def _verdicts(value: Mapping[str, Any], reasons: bool) -> dict[Aspect, Verdict]:
+    """Those verdicts of an object that can be read."""
+    found: dict[Aspect, Verdict] = {}
+    for aspect, name in NAMES.items():
+        with contextlib.suppress(Unreadable):
+            found[aspect] = _read_verdict(value, name, reasons)
+    return found
 
 
 def _read_verdict(value: Mapping[str, Any], name: str, reasons: bool) -> Verdict:

@@ -84,7 +84,12 @@ def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[Cha
                 servers,
                 system_prompt=config.data.system_prompt,
                 logprobs=config.logprobs,
-                vllm=VLLMExtras(job.rules, job.prompt_ids, text=functools.partial(tokens_text, job.processor.chat.tokenizer)),
+                vllm=VLLMExtras(
+                    job.rules,
+                    job.prompt_ids,
+                    text=functools.partial(tokens_text, job.processor.chat.tokenizer),
+                    image=job.processor.vllm_image,
+                ),
                 notify=notify,
                 check=check,
             )

@@ -82,7 +82,7 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console) -> Sampli
     sampled = info.digest if config.vllm.adapter is None else _adapted_digest(info.digest, config.vllm.adapter)
     inputs = {
         "model": {"path": str(model_dir.absolute()), "family": info.family, "digest": sampled},
-        "processor": {"digest": processor.fingerprint},
+        "processor": {"digest": processor.fingerprint, "reserved": list(processor.chat.reserved)},
         "questions": {"path": str(questions.file.path.absolute()), "count": len(all_ids), "digest": digest},
         "images": {"root": str(questions.image_root.absolute()), "digests": images},
         "versions": {"mede2_jax": __version__, "python": platform.python_version(), **{name: version(name) for name in VERSIONS}},

@@ -18,7 +18,7 @@ from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.flags import parse
 from mede2_jax.parallel.distributed import DistributedConfig, agreed, is_first, joined
 from mede2_jax.parallel.mesh import take_gpu_memory
-from mede2_jax.train.config import Stage, TrainConfig, embedded_defaults, embedded_summary
+from mede2_jax.train.config import EMBEDDED, Stage, TrainConfig, embedded_defaults, embedded_summary
 from mede2_jax.train.run import run
 
 DESCRIPTION = f"""Train a vision-language model by SFT on demonstrations (stage I) or by DPO on preference pairs (stage II).
@@ -38,9 +38,9 @@ TINY_MODELS = Path("runs")
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    embedded = not any(argument.split("=")[0] in ("--config", "--model", "-h", "--help") for argument in argv)
-    stage, family = (given(argv, name, known) for name, known in (("--stage", get_args(Stage)), ("--family", get_args(FamilyName))))
-    base = embedded_defaults(stage or "dpo", family or DEFAULT_FAMILY) if embedded else {}
+    stage: Stage = given(argv, "--stage", get_args(Stage)) or "dpo"
+    embedded = EMBEDDED[stage].is_meant(argv)
+    base = embedded_defaults(stage, given(argv, "--family", get_args(FamilyName)) or DEFAULT_FAMILY) if embedded else {}
     config = parse(TrainConfig, argv, program="python -m mede2_jax.train", description=DESCRIPTION, base=base)
     if config.model is None and not embedded:
         raise UserError("no model: set --model=MODEL_DIR (make one with python -m mede2_jax.convert --from=HF_DIR --to=MODEL_DIR)")

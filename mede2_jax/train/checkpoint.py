@@ -7,21 +7,31 @@ A step has three items: `state` (trained parameters, optimizer state, step, rng)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mede2_jax.config import UserError
+from mede2_jax.models.lora import Params
 from mede2_jax.train.config import CheckpointConfig
 from mede2_jax.train.state import TrainState
 from mede2_jax.weights.model_directory import share_large_writes_only
 from mede2_jax.weights.params import reason
+from mede2_jax.weights.run_checkpoint import STATE, TRAINABLE
 
-SAVED = ("trainable", "optimizer_state", "step", "rng")
+SAVED = (TRAINABLE, "optimizer_state", "step", "rng")
+
+
+class Best(NamedTuple):
+    """A step that was evaluated."""
+
+    step: int
+    eval_loss: float
 
 
 class Checkpoints:
@@ -29,12 +39,10 @@ class Checkpoints:
 
     def __init__(self, directory: Path, config: CheckpointConfig):
         share_large_writes_only()
-        keep = [preservation_policy.LatestN(config.keep_last)]
-        if config.keep_best:
-            best = preservation_policy.BestN(get_metric_fn=_quality, n=config.keep_best, keep_checkpoints_without_metrics=False)
-            keep.append(best)
+        keep = [preservation_policy.LatestN(config.keep_last), _BestN(config.keep_best)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+            best_fn=_loss,  # without one, Orbax writes no metrics, and a run that is resumed forgets which checkpoints were the best
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
@@ -61,17 +69,28 @@ class Checkpoints:
             config=ocp.args.JsonSave(begun_with),
         )
         with self._users_errors("save"):
-            self._manager.save(step, args=items, metrics=None if eval_loss is None else {"eval_loss": eval_loss}, force=True)
+            self._manager.save(step, args=items, metrics={} if eval_loss is None else {"eval_loss": eval_loss}, force=True)
 
     @property
     def latest(self) -> int | None:
         """The last completed step, or None."""
         return self._manager.latest_step()
 
-    def restore(self, abstract: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The latest step: the saved fields of the state, laid out as in `abstract`, and the data's position.
+    @property
+    def best(self) -> Best | None:
+        """The step with the lowest evaluation loss among those that are there, the earliest of equals; None if none was evaluated."""
+        evaluated = [Best(step, _loss(self._manager.metrics(step))) for step in sorted(self._manager.all_steps())]
+        best = min(evaluated, key=lambda best: best.eval_loss, default=None)
+        return None if best is None or math.isinf(best.eval_loss) else best
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A step: the saved fields of the state, laid out as in `abstract`, and the data's position.
 
         What it was begun with is a record: the run directory has compared them with those of this start.
+
+        Args:
+            step: The step, the same one in every process.
+            abstract: Shapes, dtypes and shardings.
 
         Raises:
             UserError: The checkpoint is damaged.
@@ -81,8 +100,17 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
         )
         with self._users_errors("read"):
-            restored = self._manager.restore(self.latest, args=items)
+            restored = self._manager.restore(step, args=items)
         return restored["state"], restored["data"]
+
+    def restore_trainable(self, step: int, abstract: TrainState) -> Params:
+        """The trained parameters of a step alone; as `restore`."""
+        wanted = {TRAINABLE: abstract.trainable}
+        arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+        state = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True)
+        with self._users_errors("read"), ocp.PyTreeCheckpointer() as reader:
+            restored: dict[str, Params] = reader.restore(self._manager.directory / str(step) / STATE, args=state)
+        return restored[TRAINABLE]
 
     def wait(self) -> None:
         """Blocks until what was started is on disk, and raises what went wrong there."""
@@ -109,5 +137,18 @@ def shapes_of(state: TrainState) -> TrainState:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def _quality(metrics: dict[str, float]) -> float:
-    return -metrics["eval_loss"]
+def _loss(metrics: Mapping[str, float] | None) -> float:
+    """The evaluation loss of a checkpoint; infinite if it was not evaluated."""
+    return (metrics or {}).get("eval_loss", math.inf)
+
+
+class _BestN(preservation_policy.PreservationPolicy):
+    """Keeps the n of the lowest evaluation loss; Orbax's own takes any checkpoint where fewer were evaluated."""
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        losses = [_loss(checkpoint.metrics) for checkpoint in checkpoints]
+        best = sorted(range(len(losses)), key=losses.__getitem__)[: self.n]
+        return [index in best and math.isfinite(loss) for index, loss in enumerate(losses)]

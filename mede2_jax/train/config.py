@@ -4,42 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mede2_jax.config import Config, UserError
+from mede2_jax.config import Config
 from mede2_jax.data.dataset import DataConfig
+from mede2_jax.embedded import SAMPLE, Embedded
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.models.attention import Backend
 from mede2_jax.models.layers import RematPolicy
 from mede2_jax.models.lora import LoRAConfig, Mode
 from mede2_jax.parallel.distributed import DistributedConfig
 from mede2_jax.parallel.mesh import MeshConfig
+from mede2_jax.rounding import Rounding
 from mede2_jax.train.losses import DPOConfig
 from mede2_jax.train.optimizer import OptimizerConfig
-from mede2_jax.tree import flatten
 
 Stage = Literal["sft", "dpo"]
 
 PAPER_LEARNING_RATE: dict[Stage, float] = {"sft": 1e-4, "dpo": 1e-6}
 """MedE², appendix C."""
 
-SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
-
-EMBEDDED: dict[str, Any] = {
-    "data": {"row_tokens": 2048, "eval_fraction": 0.15},
+_ANY_STAGE = {
+    "data.row_tokens": 2048,
+    "data.eval_fraction": 0.15,
     "compute_dtype": "float32",
     "rows_per_step": 1,
     "eval_every": 16,
     "log_every": 1,
 }
-"""With no --model and no --config: a tiny random model on the sample data, on a CPU, in minutes."""
 
-EMBEDDED_STAGE: dict[Stage, dict[str, Any]] = {
-    "sft": {"epochs": 8, "optimizer": {"learning_rate": 5e-3}, "data": {"path": "demonstrations.jsonl"}, "output": "runs/sft"},
-    "dpo": {"epochs": 6, "optimizer": {"learning_rate": 5e-4}, "data": {"path": "preferences.jsonl"}, "output": "runs/dpo"},
+EMBEDDED: Mapping[Stage, Embedded] = {
+    "sft": Embedded(
+        _ANY_STAGE | {"epochs": 8, "optimizer.learning_rate": 5e-3, "output": "runs/sft"},
+        {"data.path": SAMPLE / "demonstrations.jsonl"},
+        decided_by=("model",),
+    ),
+    "dpo": Embedded(
+        _ANY_STAGE | {"epochs": 6, "optimizer.learning_rate": 5e-4, "output": "runs/dpo"},
+        {"data.path": SAMPLE / "preferences.jsonl"},
+        decided_by=("model",),
+    ),
 }
+"""With no --model and no --config: a tiny random model on the sample data, on a CPU, in minutes."""
 
 
 ALSO_CALLED = {
@@ -153,6 +161,13 @@ class TrainConfig(Config):
     """Passes over the training data."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps, whatever epochs says; the learning rate's schedule is laid out over them."""
+    export: Literal["last", "best"] = "last"
+    """Which step `model/` and `adapter/` are of: the last, or the checkpoint with the lowest evaluation loss."""
+    export_dtype: Literal["auto", "stored", "float32", "bfloat16"] = "auto"
+    """Of `model/`. stored: as in the model directory that the run started from; auto: the same, but float32 for a model so small that
+    rounding would add noise of over 1% of the update."""
+    export_rounding: Rounding = "auto"
+    """To a narrower dtype than float32. auto: to the nearest, but at random where that would lose over 5% of a layer's update."""
     rows_per_step: int = Field(default=8, ge=1)
     """Packed rows of one micro-batch, over all devices of all processes."""
     accumulation: int = Field(default=1, ge=1)
@@ -184,6 +199,8 @@ class TrainConfig(Config):
             raise ValueError(
                 "parts: everything is frozen, so there is nothing to train; set one of vision, projector, language to lora or full"
             )
+        if self.export == "best" and not (self.checkpoint.keep_best and (self.data.eval_path or self.data.eval_fraction)):
+            raise ValueError("export=best needs evaluation, and its checkpoints: set data.eval_path or data.eval_fraction, and keep_best")
         for part, mode in self.parts.model_dump().items():
             rate = getattr(self.optimizer, f"{part}_learning_rate")
             if mode == "frozen" and rate is not None:
@@ -205,16 +222,11 @@ def embedded_defaults(stage: Stage, family: FamilyName = DEFAULT_FAMILY) -> dict
     Raises:
         UserError: The sample data is not beside the package (it comes with a checkout, not with a wheel).
     """
-    values = {**EMBEDDED, **EMBEDDED_STAGE[stage], "stage": stage}
-    path = SAMPLE_DATA / EMBEDDED_STAGE[stage]["data"]["path"]
-    if not path.exists():
-        raise UserError(f"no sample data at {path}; run from a checkout of the project, or give --model and --data.path")
-    output = values["output"] if family == DEFAULT_FAMILY else f"{values['output']}-{family}"
-    return {**values, "output": output, "data": {**EMBEDDED["data"], "path": str(path)}}
+    values = EMBEDDED[stage].defaults()
+    return {**values, "stage": stage, "output": values["output"] if family == DEFAULT_FAMILY else f"{values['output']}-{family}"}
 
 
 def embedded_summary() -> str:
     """What the embedded default sets besides the data, as one line for `--help`."""
-    sft, dpo = (flatten(EMBEDDED_STAGE[stage], ".") for stage in get_args(Stage))
-    common = [f"{name}={value}" for name, value in flatten(EMBEDDED, ".").items()]
-    return " ".join(common + [f"{name}={dpo[name]} (sft: {sft[name]})" for name in dpo if name != "data.path"])
+    sft, dpo = EMBEDDED["sft"].values, EMBEDDED["dpo"].values
+    return " ".join(f"{name}={value}" + (f" (sft: {sft[name]})" if sft[name] != value else "") for name, value in dpo.items())

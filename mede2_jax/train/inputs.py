@@ -24,6 +24,7 @@ from mede2_jax.data.rows import BatchShape
 from mede2_jax.families import Family, check_tokenizer, model_config
 from mede2_jax.models.attention import has_fused
 from mede2_jax.models.lora import is_trainable
+from mede2_jax.outputs.image_root import describe_root
 from mede2_jax.parallel.distributed import agreed, is_first, several
 from mede2_jax.parallel.mesh import describe_excess, make_mesh, processes_along
 from mede2_jax.train.config import TrainConfig
@@ -211,6 +212,8 @@ def show_inputs(inputs: TrainingInputs, console: Console) -> None:
         fullest = f" (the fullest; data.row_tokens={config.data.row_tokens})" if inputs.shape.tokens < config.data.row_tokens else ""
         size = f"{counted(stats.rows, 'row')} of {inputs.shape.tokens} tokens{fullest}"
         console.print(f"{name}: {counted(stats.examples, 'example')} of {source} in {size}, {fill}")
+        if config.data.image_root is None and data.source.image_root != data.source.file.path.parent:
+            console.print(describe_root(data.source.file.path, data.source.image_root), markup=False)
         for reason, count in stats.skipped.items():
             console.print(f"[yellow]skipped {counted(count, 'example')}: {reason}[/]")
     a_step = config.rows_per_step * config.accumulation

@@ -56,9 +56,7 @@ class Loop:
         self._clock = time.perf_counter()
         self._recent: collections.deque[float] = collections.deque(maxlen=20)
         # The first process has the history, and what is best decides what all save.
-        self._best = agreed(
-            lambda: min((record["eval_loss"] for record in self.tracker.history if "eval_loss" in record), default=math.inf)
-        )
+        self._evaluated: list[float] = agreed(lambda: [record["eval_loss"] for record in self.tracker.history if "eval_loss" in record])
         pending: _Pending | None = None
         batch: Mapping[str, np.ndarray] = {}
         with StopRequest() as stop:
@@ -88,10 +86,12 @@ class Loop:
         return step >= self.total_steps
 
     def _save(self, step: int, batch: Mapping[str, np.ndarray], eval_loss: float | None, last: bool) -> None:
-        """Saves when it is time to, and when an evaluation was better than all before it."""
-        better = eval_loss is not None and eval_loss < self._best and self.config.checkpoint.keep_best > 0
+        """Saves when it is time to, and when an evaluation was among the best that are to be kept."""
+        keep_best = self.config.checkpoint.keep_best
+        better = eval_loss is not None and sum(before <= eval_loss for before in self._evaluated) < keep_best
+        if eval_loss is not None:
+            self._evaluated.append(eval_loss)
         if better or last or step % self.config.checkpoint.every == 0:
-            self._best = min(self._best, math.inf if eval_loss is None else eval_loss)
             self._check_finite(step, batch)
             self.checkpoints.save(self.state, self.loader.get_state(), self.begun_with, eval_loss)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from mede2_jax.models.lora import Params, base_path, join_params, merge_lora, put_adapters, take_adapters
+from mede2_jax.models.lora import Params, put_adapters
 from mede2_jax.parallel import distributed
 from mede2_jax.train.batches import eval_batches, open_loader, open_pass, unstacked
 from mede2_jax.train.checkpoint import Checkpoints, shapes_of
 from mede2_jax.train.config import TrainConfig
+from mede2_jax.train.export import export
 from mede2_jax.train.inputs import TrainingInputs, check_same, manifest, open_inputs, show_inputs
 from mede2_jax.train.loop import Loop
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
@@ -35,9 +35,6 @@ from mede2_jax.train.run_directory import MODEL, is_finished, open_run_directory
 from mede2_jax.train.state import TrainState, init_state
 from mede2_jax.train.step import Steps
 from mede2_jax.train.stop import StopRequest
-from mede2_jax.tree import flatten, unflatten
-from mede2_jax.weights.model_directory import copy_files, write_model_directory
-from mede2_jax.weights.peft import Adapter, export_adapter
 
 REFERENCE_SAVE_SECONDS = 60.0
 """Between saves of a reference pass: what a kill may cost."""
@@ -84,8 +81,23 @@ def _run(inputs: TrainingInputs, console: Console) -> None:
     del params  # the state owns them now: a second reference would keep them alive beside what training makes of them
     loop = _loop(inputs, steps, state, references, console)
     del state
-    if _train(inputs, loop, console):
-        _export(inputs, loop.state, console)
+    with contextlib.closing(loop.checkpoints):
+        if not _train(inputs, loop, console):
+            return
+        trainable = _to_export(inputs, loop, console)
+    frozen = loop.state.frozen
+    del loop  # the optimizer's state has done its work
+    export(inputs, frozen, trainable, console)
+    _show_results(config.output, console)
+
+
+def _to_export(inputs: TrainingInputs, loop: Loop, console: Console) -> Params:
+    """The trained parameters of the last step, or (`export=best`) of the checkpoint with the lowest evaluation loss."""
+    best = distributed.agreed(lambda: loop.checkpoints.best) if inputs.config.export == "best" else None
+    if best is None or best.step == int(loop.state.step):
+        return loop.state.trainable
+    console.print(f"exporting step {best.step}, of the lowest evaluation loss: {best.eval_loss:.4f}")
+    return loop.checkpoints.restore_trainable(best.step, shapes_of(loop.state))
 
 
 def _total_steps(inputs: TrainingInputs) -> int:
@@ -147,11 +159,12 @@ def _loop(inputs: TrainingInputs, steps: Steps, state: TrainState, references: d
     reference, accumulation = references.get("train"), config.accumulation
     loader = open_loader(inputs, steps, inputs.train, reference, epochs=epochs, accumulation=accumulation, shuffle=True)
     begun_with: dict[str, Any] = {"digests": list(inputs.digests), "config": config.model_dump(mode="json")}
-    if config.resume and distributed.agreed(lambda: checkpoints.latest) is not None:
-        saved, position = checkpoints.restore(shapes_of(state))
+    latest = distributed.agreed(lambda: checkpoints.latest) if config.resume else None
+    if latest is not None:
+        saved, position = checkpoints.restore(latest, shapes_of(state))
         state = dataclasses.replace(state, **saved)
         loader.set_state(position)
-        console.print(f"resumed from the checkpoint of step {checkpoints.latest}")
+        console.print(f"resumed from the checkpoint of step {latest}")
     elif config.resume:
         console.print(f"no checkpoint in {config.output} yet: this begins at the first step")
     tracker = Tracker(
@@ -183,7 +196,6 @@ def _train(inputs: TrainingInputs, loop: Loop, console: Console) -> bool:
     output = inputs.config.output
     with loop.tracker, loop.loader:
         finished = loop.run()
-    loop.checkpoints.close()
     if finished and distributed.is_first():
         console.print(closing_table(loop.tracker.history))
         plot_curves(loop.tracker.history, output / "curves.png")
@@ -193,41 +205,8 @@ def _train(inputs: TrainingInputs, loop: Loop, console: Console) -> bool:
     return finished
 
 
-def _export(inputs: TrainingInputs, state: TrainState, console: Console) -> None:
-    """The merged model directory, and the adapters in PEFT's format."""
-    config, spec = inputs.config, inputs.spec
-    full = [f"parts.{part}" for part, mode in spec.parts.items() if mode == "full"]
-    if spec.has_adapters and full:
-        console.print(f"[yellow]no adapter/: it could not hold {' and '.join(full)}, trained in full; use {MODEL}/[/]")
-    elif spec.has_adapters:
-        pairs = distributed.on_host(take_adapters(state.trainable))
-        lora = config.lora
-        adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout)
-        table, abstract = inputs.family.weight_rules(inputs.sizes), inputs.family.abstract_params(inputs.sizes)
-        if distributed.is_first():
-            export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)
-    shardings = flatten(spec.shardings(inputs.mesh))
-    plain = {base_path(path): place for path, place in shardings.items() if not path.endswith(("/lora_a", "/lora_b"))}
-    merge = jax.jit(functools.partial(_merged, inputs), out_shardings=unflatten(plain), donate_argnums=0)
-    # The run is over: the merged kernels may take the place of the frozen ones.
-    merged = merge(state.frozen, state.trainable)
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder)
-        copy_files(inputs.model_dir, files)
-        # As it was used, pixel limits or tiling included, so that inference sees what training saw.
-        inputs.processor.save(files, images=inputs.shape.patches > 0)
-        write_model_directory(config.output / MODEL, family=inputs.family.name, source=files, params=merged, parents=inputs.digests)
-    _show_results(config.output, console)
-
-
 def _show_results(output: Path, console: Console) -> None:
     rows = [("model (merged)", MODEL), ("PEFT adapter", "adapter"), ("curves", "curves.png"), ("metrics", "metrics.jsonl")]
     for name, file in rows:
         if (output / file).exists():
             console.print(f"{name + ':':16} {output / file}", soft_wrap=True)
-
-
-def _merged(inputs: TrainingInputs, frozen: Params, trainable: Params) -> Params:
-    """Plain parameters, each in the dtype that the model directory came in."""
-    flat = flatten(merge_lora(join_params(frozen, trainable), inputs.config.lora.scale))
-    return unflatten({path: leaf.astype(inputs.stored[path]) for path, leaf in flat.items()})

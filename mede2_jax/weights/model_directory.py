@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from mede2_jax.config import UserError, counted
 from mede2_jax.parallel.distributed import barrier
 from mede2_jax.tree import flatten
-from mede2_jax.weights.model_info import HF_CONFIG, INFO, PARAMS, ModelInfo, read_info
+from mede2_jax.weights.model_info import HF_CONFIG, INFO, PARAMS, ModelInfo, RoundingInfo, read_info
 from mede2_jax.weights.params import COMMIT_BYTES, ParamInfo, ParamReader, ParamWriter, digest_params, reason
 from mede2_jax.weights.staging import partial_path, staged_directory
 
@@ -57,11 +57,18 @@ def load_params(directory: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     """
     read_info(directory)
     check_params(directory, abstract, ParamReader(directory / PARAMS).infos)
+    return load_some_params(directory, abstract)
+
+
+def load_some_params(directory: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """As `load_params`, of parameters that are known to be there; the others are not read."""
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default), abstract)
+    arguments = ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore((directory / PARAMS).resolve(), target)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            loaded: dict[str, Any] = checkpointer.restore((directory / PARAMS).resolve(), args=arguments)
+            return loaded
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"cannot load {str(directory / PARAMS)!r}: {reason(error)}") from None
 
@@ -117,6 +124,7 @@ def write_model_directory(
     params: Mapping[str, Any] | None = None,
     write: Callable[[ParamWriter], None] | None = None,
     parents: Sequence[str] = (),
+    rounding: Callable[[], RoundingInfo | None] = lambda: None,
     needed_bytes: int = 0,
     overwrite: bool = False,
 ) -> ModelInfo:
@@ -129,6 +137,7 @@ def write_model_directory(
         params: The parameters as jax arrays; every process calls with its own shards.
         write: Or what writes them slice by slice; one process only.
         parents: Digests of what the model was made from.
+        rounding: Gives, when all is written, what storing it did to the update that made it.
         needed_bytes: Refused at once if the disk has not as much free.
         overwrite: Whether an existing model may be replaced.
 
@@ -140,14 +149,14 @@ def write_model_directory(
         with staged_directory(to, needed_bytes=needed_bytes, overwrite=overwrite) as partial:
             with ParamWriter(partial / PARAMS) as writer:
                 write(writer)
-            return _finish(partial, family, source, parents, writer.digest)
+            return _finish(partial, family, source, parents, writer.digest, rounding())
     primary = jax.process_index() == 0
     staged = staged_directory(to, needed_bytes=needed_bytes, overwrite=overwrite) if primary else contextlib.nullcontext(partial_path(to))
     with staged as partial:
         barrier(f"{to}: begin")
         save_params(partial / PARAMS, params or {})
         if primary:
-            _finish(partial, family, source, parents, digest_params(partial / PARAMS))
+            _finish(partial, family, source, parents, digest_params(partial / PARAMS), rounding())
     barrier(f"{to}: end")
     return read_info(to)
 
@@ -158,11 +167,13 @@ def check_companions(source: Path) -> None:
     Raises:
         UserError: Names all that is missing.
     """
-    settings = source / "tokenizer_config.json"
+    settings = [source / name for name in ("tokenizer_config.json", "processor_config.json") if (source / name).is_file()]
     found = {
         "tokenizer (tokenizer.json)": _any_file(source, "tokenizer.json", "vocab.json"),
-        "chat template (chat_template.jinja, or in tokenizer_config.json)": _any_file(source, "chat_template.jinja")
-        or (settings.is_file() and b'"chat_template"' in settings.read_bytes()),
+        "chat template (chat_template.jinja or .json, or in tokenizer_config.json)": _any_file(
+            source, "chat_template.jinja", "chat_template.json"
+        )
+        or any(b'"chat_template"' in file.read_bytes() for file in settings),
         "image processor (preprocessor_config.json)": _any_file(source, "preprocessor_config.json", "processor_config.json"),
     }
     missing = [name for name, there in found.items() if not there]
@@ -181,10 +192,10 @@ def copy_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _finish(partial: Path, family: str, source: Path, parents: Sequence[str], digest: str) -> ModelInfo:
+def _finish(partial: Path, family: str, source: Path, parents: Sequence[str], digest: str, rounding: RoundingInfo | None) -> ModelInfo:
     copy_files(source, partial)
     dtypes = {info.dtype.name for info in ParamReader(partial / PARAMS).infos.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
-    info = ModelInfo(family=family, digest=digest, parents=tuple(parents), dtype=dtype)
+    info = ModelInfo(family=family, digest=digest, parents=tuple(parents), dtype=dtype, rounding=rounding)
     (partial / INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info

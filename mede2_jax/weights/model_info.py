@@ -7,10 +7,29 @@ from typing import Literal
 
 from mede2_jax.config import Config, UserError
 from mede2_jax.json_file import load_checked
+from mede2_jax.rounding import Account, Rounding
 
 PARAMS = "params"
 INFO = "model.json"
 HF_CONFIG = "config.json"
+
+
+class RoundingInfo(Config):
+    """What storing a model did to the update that made it (`mede2_jax.rounding`), as shares of the update."""
+
+    how: Rounding
+    lost: float
+    lost_to_nearest: float
+    """Had everything been rounded to the nearest."""
+    noise: float
+    """Expected in differences of log-probabilities."""
+
+    @classmethod
+    def of(cls, how: Rounding, account: Account) -> RoundingInfo | None:
+        """None where nothing was updated."""
+        if not account.square:
+            return None
+        return cls(how=how, lost=account.lost, lost_to_nearest=account.lost_to_nearest, noise=account.noise)
 
 
 class ModelInfo(Config):
@@ -26,6 +45,8 @@ class ModelInfo(Config):
     """Digests of what it was made from, such as the model before training, or a merged adapter."""
     dtype: str
     """The parameters' dtype; `mixed` if they differ."""
+    rounding: RoundingInfo | None = None
+    """Of a model that training or a merged adapter has changed."""
 
 
 def read_info(directory: Path) -> ModelInfo:

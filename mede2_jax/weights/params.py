@@ -207,16 +207,20 @@ class ParamWriter:
 class ParamReader:
     """Reads parameters slice by slice, whether `ParamWriter` or Orbax wrote them.
 
+    Args:
+        directory: What Orbax calls an item: model directories have one, `params`.
+        below: Only those whose path begins so are opened.
+
     Raises:
         UserError: The directory is missing, damaged or incomplete.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, below: str = "") -> None:
         self.directory = directory
         context = _context()
         self.infos: dict[str, ParamInfo] = {}
         self._arrays: dict[str, ts.TensorStore] = {}
-        for path in _stored_paths(directory):
+        for path in filter(lambda path: path.startswith(below), _stored_paths(directory)):
             with _users_errors("read", directory, path):
                 array = ts.open({"driver": "zarr", "kvstore": _kvstore(directory, path)}, context=context, open=True, read=True).result()
             self._arrays[path] = array

@@ -20,6 +20,7 @@ import pydantic
 from mede2_jax.config import UserError, counted
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import Finite, Foreign, check, load_json
+from mede2_jax.rounding import Rounder
 from mede2_jax.weights.hf import CheckpointWriter, TensorInfo, read_header, read_tensor, row_blocks
 from mede2_jax.weights.model_info import INFO
 from mede2_jax.weights.staging import staged_directory
@@ -84,24 +85,29 @@ class Adapter:
         """What A·B is multiplied by."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def merged(self, kernel: np.ndarray, path: str, layer: int | None, dtype: np.dtype) -> np.ndarray:
+    def merged(
+        self, kernel: np.ndarray, path: str, layer: int | None, dtype: np.dtype, rounder: Rounder | None = None, first_row: int = 0
+    ) -> np.ndarray:
         """A kernel [in, out] with its update, added in float32 and rounded once to `dtype`; others are only cast.
 
         Args:
-            kernel: One layer of a stacked kernel, or a whole one.
+            kernel: One layer of a stacked kernel, or a whole one; or rows of either.
             path: The parameter's path, ending in `/kernel` for those with an update.
             layer: The layer's index, None if unstacked.
             dtype: Dtype of the result.
+            rounder: How to round, and who hears of it; none: to the nearest.
+            first_row: Where the rows begin.
         """
         pair = self.pairs.get(path.removesuffix(KERNEL)) if path.endswith(KERNEL) else None
         if pair is None:
             return kernel.astype(dtype, copy=False)
         a, b = (matrix if layer is None else matrix[layer] for matrix in pair)
-        b = b.astype(np.float32)
+        a, b, rounder = a[first_row:].astype(np.float32), b.astype(np.float32), rounder or Rounder("nearest")
         result = np.empty(kernel.shape, dtype)
         for start, rows in row_blocks(kernel):
             stop = start + len(rows)
-            result[start:stop] = rows.astype(np.float32) + np.float32(self.scale) * (a[start:stop].astype(np.float32) @ b)
+            update = np.float32(self.scale) * (a[start:stop] @ b)
+            result[start:stop] = rounder.add(rows, update, dtype, path, layer, first_row + start, rank=self.rank)
         return result
 
 

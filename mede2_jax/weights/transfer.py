@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from mede2_jax.config import UserError
+from mede2_jax.rounding import Rounder
 from mede2_jax.weights.hf import CheckpointReader, CheckpointWriter, rows_per_block
 from mede2_jax.weights.params import ContentDigest, ParamInfo, ParamReader, ParamWriter
 from mede2_jax.weights.peft import Adapter
@@ -37,6 +38,7 @@ def import_tensors(
     *,
     dtype: np.dtype | None,
     adapter: Adapter | None,
+    rounder: Rounder,
     advance: Advance,
 ) -> None:
     """Streams a checkpoint into `params/`.
@@ -48,6 +50,7 @@ def import_tensors(
         writer: Where to write.
         dtype: Cast to this; None keeps each tensor's own.
         adapter: Merged on the way.
+        rounder: How what was merged is rounded.
         advance: Called with the bytes read.
 
     Raises:
@@ -63,7 +66,7 @@ def import_tensors(
         pieces = ((entry, start, rows) for entry in entries for start, rows in _pieces(entry, stored))
         for (entry, start, _), tensor in _read_ahead(pieces, lambda piece: reader.read(piece[0].hf, piece[0].rows or piece[2])):
             array = entry.op.to_flax(tensor)
-            array = adapter.merged(array, path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
+            array = adapter.merged(array, path, entry.layer, stored, rounder) if adapter else array.astype(stored, copy=False)
             writer.write(path, array, layer=entry.layer, start=start)
             advance(tensor.nbytes)
 
@@ -74,6 +77,7 @@ def export_tensors(
     writer: CheckpointWriter,
     *,
     adapter: Adapter | None,
+    rounder: Rounder,
     advance: Advance,
 ) -> str:
     """Streams `params/` into a checkpoint whose dtypes the writer knows; returns the digest of what was read.
@@ -83,6 +87,7 @@ def export_tensors(
         entries: The place of each tensor; the layers of a parameter in order.
         writer: Where to write.
         adapter: Merged on the way.
+        rounder: How what was merged is rounded.
         advance: Called with the bytes read.
     """
     content = ContentDigest()
@@ -93,9 +98,50 @@ def export_tensors(
         stored = writer.tensors[entry.hf].dtype
         content.update(entry.path, array)
         advance(array.nbytes)
-        array = adapter.merged(array, entry.path, entry.layer, stored) if adapter else array.astype(stored, copy=False)
+        array = adapter.merged(array, entry.path, entry.layer, stored, rounder) if adapter else array.astype(stored, copy=False)
         writer.write(entry.hf, entry.op.to_hf(array), start=entry.rows[0] if entry.rows else start)
     return content.result()
+
+
+def update_params(
+    reader: ParamReader,
+    trained: ParamReader,
+    below: str,
+    adapter: Adapter | None,
+    writer: ParamWriter,
+    *,
+    dtype: np.dtype | None,
+    rounder: Rounder,
+    advance: Advance,
+) -> None:
+    """Streams the parameters that a run started from, with what became of them, into `params/`.
+
+    Args:
+        reader: What the run started from.
+        trained: Parameters trained in full, each at `below` and its path.
+        below: See above.
+        adapter: What was trained of the others.
+        writer: Where to write.
+        dtype: Cast to this; None keeps each parameter's own.
+        rounder: How what was trained is rounded.
+        advance: Called with the bytes read.
+    """
+    for path, info in sorted(reader.infos.items()):
+        stored, stacked = dtype or info.dtype, len(info.shape) == 3
+        writer.create(path, info.shape, stored, stacked=stacked)
+        rows = info.shape[1:] if stacked else info.shape
+        step = rows_per_block(rows, np.dtype(np.float32))
+        for layer in range(info.shape[0]) if stacked else (None,):
+            for start in range(0, rows[0], step):
+                block = (start, min(start + step, rows[0]))
+                array = reader.read(path, layer=layer, rows=block)
+                advance(array.nbytes)
+                if below + path in trained.infos:
+                    update = trained.read(below + path, layer=layer, rows=block).astype(np.float32) - array.astype(np.float32)
+                    array = rounder.add(array, update, stored, path, layer, start, rank=None)
+                elif adapter:
+                    array = adapter.merged(array, path, layer, stored, rounder, start)
+                writer.write(path, array.astype(stored, copy=False), layer=layer, start=start)
 
 
 def whole_tensors(

@@ -222,14 +222,14 @@ def test_sideways_images_of_every_format_keep_text_and_pixels_together(processor
             assert dataset.example(number)[0].grids == ((8, 4),)
 
 
-def test_a_later_record_of_another_format_names_it(processor, tmp_path):
+def test_a_record_of_another_format_than_the_one_asked_for_names_it(processor, tmp_path):
     text = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
     image = {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}, {"role": "assistant", "content": "A"}]}
     write_image(tmp_path / "a.png", 56, 56)
     path = write_jsonl(tmp_path / "d.jsonl", [text, image])
     with pytest.raises(UserError, match=r"d\.jsonl:2: .*this record looks like trl: try data\.format=trl\)"):
-        opened(processor, path, stage="sft")
-    assert len(opened(processor, path, stage="sft", format="trl")) == 2
+        opened(processor, path, stage="sft", format="mede2")
+    assert len(opened(processor, path, stage="sft", format="trl")) == len(opened(processor, path, stage="sft")) == 2
 
 
 @pytest.mark.parametrize("name", ["https://example.org/a.png", "data:image/png;base64,iVBORw0KGgo=", "file:///a.png"])

@@ -22,7 +22,8 @@ from mede2_jax.data.dataset import open_dataset
 from mede2_jax.data.internvl3 import InternVL3Processor
 from mede2_jax.data.loader import make_loader
 from mede2_jax.data.processor import ProcessorOptions
-from mede2_jax.data.records import Message
+from mede2_jax.data.records import Demonstration, Message
+from mede2_jax.data.rows import encode_demonstration
 from mede2_jax.data.source import DataConfig
 from mede2_jax.flags import parse
 
@@ -358,6 +359,27 @@ def test_the_original_prompt_is_the_owners(tmp_path):
     assert decode(processor, scored.tokens[scored.scored]) == "y<|im_end|>w<|im_end|>"
 
 
+@pytest.mark.parametrize("original", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<ref>the effusion</ref><box>[[10, 20, 300, 400]]</box>",
+        "Where is <ref>the heart</ref>?",
+        "<box>[[0, 0, 999, 999], [1, 2, 3, 4]]</box>",
+        "<quad>[[1, 2, 3, 4, 5, 6, 7, 8]]</quad> and text",
+        "<ref>a</ref><ref>b</ref>",
+    ],
+)
+def test_regions_are_read_as_the_owner_writes_them(tmp_path, original, text):
+    processor = InternVL3Processor.load(write_internvl(tmp_path, original=original))
+    record = Demonstration(messages=messages(("user", None, text), ("assistant", text)), images=("a.png",))
+    segment = encode_demonstration(record, processor, [processor.grid(56, 56)]).segments[0]
+    assert decode(processor, segment.scored_target) == f"{text}<|im_end|>"
+    marks = [mark for mark in ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>") if mark in text]
+    assert {processor.chat.special_id(mark) for mark in marks} <= {int(token) for token in segment.scored_target}
+    assert (processor.vllm_image, processor.vllm_chat_template is None) == (("<image>", False) if original else (None, True))
+
+
 def test_a_template_that_knows_images_replaces_the_owners(tmp_path):
     directory = write_internvl(tmp_path, original=True)
     assert (directory / "chat_template.jinja").read_text() == TEMPLATE
@@ -381,7 +403,8 @@ def test_system_prompts(tmp_path, original):
 
 
 def test_reserved_tokens_in_texts_are_refused(internvl_processor):
-    for token in (*INTERNVL_SPECIAL[-9:], "<|im_start|>", "<|im_end|>", "<|endoftext|>"):
+    structure = [token for token in INTERNVL_SPECIAL[-9:] if token.strip("</>") not in ("ref", "box", "quad")]
+    for token in (*structure, "<|im_start|>", "<|im_end|>", "<|endoftext|>"):
         with pytest.raises(UserError, match="reserved token"):
             internvl_processor.chat.prompt(messages(("user", f"see {token}")))
 

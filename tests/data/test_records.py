@@ -251,7 +251,7 @@ def test_records_that_hold_no_conversation_name_what_is_read(raw, kind, expected
         ({"conversations": [{"from": ["human"], "value": "x"}]}, Demonstration, "field 'conversations.0.from' must be text, found a list"),
         ({"conversations": [], "system": 5}, Demonstration, "field 'system' must be text, found 5"),
         ({"conversations": [], "tools": [{}]}, Demonstration, "field 'tools' is not supported"),
-        ({"prompt": ANSWER, "completion": 5}, Demonstration, "field 'prompt' has an assistant turn"),
+        ({"prompt": ANSWER, "completion": "A"}, Demonstration, "field 'messages' begins with the assistant's turn"),
         ({"prompt": [], "completion": 5}, Demonstration, "field 'completion' must be a list of messages, found 5"),
         ({"prompt": [], "completion": "A", "label": False}, Demonstration, "field 'label' is false"),
         (

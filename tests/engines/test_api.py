@@ -12,18 +12,16 @@ import traceback
 import pytest
 from chat_server import ChatServer
 from gemini_server import KEY, GeminiServer, blocked, error
+from paying import SCHEMA, ask, engine, request, texts, words
 from PIL import Image
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
 from mede2_jax.engines.paid.cache import Cache
-from mede2_jax.engines.paid.cost import BudgetExhausted
-from mede2_jax.engines.paid.engine import APIConfig, open_api
+from mede2_jax.engines.paid.config import APIConfig
+from mede2_jax.engines.paid.engine import open_api
 from mede2_jax.engines.wire.http import api_key
-
-SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
-QUICK = {"first_rest": 0.02, "longest_rest": 0.05, "patience": 10.0}
 
 
 @pytest.fixture(autouse=True)
@@ -31,25 +29,6 @@ def keys(monkeypatch):
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
-
-
-def request(number, n=1, **changes):
-    return ChatRequest(f"q{number}", (Message(role="user", content=f"case {number}"),), (), n, number, **changes)
-
-
-def engine(server, sampling=None, notify=lambda line: None, **options):
-    api, model = ("gemini", server.model) if isinstance(server, GeminiServer) else ("openai", "tiny")
-    config = APIConfig(**{"api": api, "model": model, "base_url": server.url, **QUICK, **options})
-    return open_api(config, sampling or Sampling(max_tokens=400), notify)
-
-
-def ask(server, requests, **options):
-    with engine(server, **options) as chat:
-        return sorted(chat.answer(requests), key=lambda reply: int(reply.request.id[1:])), chat.usage
-
-
-def texts(replies):
-    return [[completion.text for completion in reply.completions] for reply in replies]
 
 
 # What is not asked again.
@@ -142,76 +121,6 @@ def test_one_sample_without_an_answer_leaves_the_request_without_one(tmp_path):
     assert ask(server, [request(1, n=0)])[0][0].reason == "n=0; ask for at least 1 sample"
 
 
-# What it may cost.
-
-
-def words(count):
-    return lambda body, texts, images: " ".join(["so"] * count)
-
-
-def test_a_budget_stops_the_run_and_keeps_what_was_paid(tmp_path):
-    # A reply: 2 tokens of prompt and 93 + 7 of response.
-    cost = (2 * 1.25 + 100 * 10.0) / 1e6
-    path = tmp_path / "c.sqlite"
-    with GeminiServer(say=words(93), seconds=0.01) as server:
-        chat, replies = engine(server, cache=path, max_cost=20.5 * cost, concurrency=4), []
-        with chat, pytest.raises(BudgetExhausted, match=r"^max_cost=0.0205\d* US dollars is reached .*; what was answered is kept: raise"):
-            replies.extend(chat.answer(map(request, range(100))))
-        # What is under way counts, so that the budget is not passed; before the first reply nobody knows what one costs.
-        assert 17 <= len(replies) <= 20 and all(isinstance(reply, ChatReply) for reply in replies)
-        assert len(server.bodies) == len(replies) and chat.spent == pytest.approx(len(replies) * cost) and chat.spent <= 20.5 * cost
-        with Cache(path) as cache:
-            assert cache._file.execute("SELECT count(*), sum(cost) FROM outcomes").fetchone() == (len(replies), pytest.approx(chat.spent))
-        rest, usage = ask(server, map(request, range(100)), cache=path)
-    assert len(rest) == 100 and usage.cached == len(replies) and set(server.delivered.values()) == {1}
-
-
-def test_a_budget_is_passed_by_no_more_than_what_is_under_way():
-    """The first requests all start before anybody knows that each costs more than there is."""
-    cost = (2 * 1.25 + 1000 * 10.0) / 1e6
-    with GeminiServer(say=words(993), seconds=0.1) as server:
-        chat = engine(server, Sampling(max_tokens=2000), max_cost=cost / 2, concurrency=3)
-        with chat, pytest.raises(BudgetExhausted):
-            list(chat.answer(map(request, range(50))))
-    assert len(server.bodies) <= 3 and chat.usage.answered == len(server.bodies)
-
-
-def test_a_budget_of_nothing_still_gives_what_is_known(tmp_path):
-    with GeminiServer() as server:
-        ask(server, map(request, range(5)), cache=tmp_path / "c.sqlite")
-        replies, _ = ask(server, map(request, range(5)), cache=tmp_path / "c.sqlite", max_cost=0.0)
-        assert len(replies) == 5
-        with pytest.raises(BudgetExhausted):
-            ask(server, map(request, range(6)), cache=tmp_path / "c.sqlite", max_cost=0.0)
-    assert len(server.bodies) == 5
-
-
-def test_a_model_without_a_price(tmp_path):
-    lines = []
-    with GeminiServer(model="gemini-9") as server:
-        with pytest.raises(UserError, match=r"max_cost=1, but the package's prices of .* has no price of 'gemini-9'; add it to a file"):
-            engine(server, max_cost=1.0)
-        (reply,), usage = ask(server, [request(1)], notify=lines.append)
-        assert (reply.usage.cost, usage.cost) == (0.0, 0.0) and reply.usage.response_tokens > 0
-        assert len(lines) == 1 and "has no price of 'gemini-9': costs are not counted" in lines[0]
-        (tmp_path / "p.yaml").write_text("as_of: 2026-11-01\nmodels:\n- {name: gemini-9, input: 1000000, output: 0}\n")
-        (reply,), usage = ask(server, [request(2)], prices=tmp_path / "p.yaml", max_cost=5)
-        assert reply.usage.cost == usage.cost == 2.0
-
-
-def test_an_api_that_does_not_say_what_it_took_has_no_budget():
-    def faults(number, body):
-        return {"candidates": [{"content": {"parts": [{"text": "yes"}]}, "finishReason": "STOP"}]}
-
-    with GeminiServer(faults=faults) as server:
-        (reply,), _ = ask(server, [request(1)])
-        assert (reply.completions[0].text, reply.prompt_tokens) == ("yes", 0)
-        chat, replies = engine(server, max_cost=5.0, concurrency=1), []
-        with chat, pytest.raises(UserError, match="does not say what a reply takes, so max_cost cannot be kept; leave it out"):
-            replies.extend(chat.answer(map(request, range(9))))
-    assert len(replies) == 1 and len(server.bodies) == 2
-
-
 # How it ends.
 
 
@@ -256,7 +165,7 @@ def test_a_disk_that_runs_full_is_one_line_and_the_same_command_goes_on(small_di
         (small_disk / "ballast").unlink()
         with Cache(path) as cache:
             kept = cache._file.execute("SELECT count(*) FROM outcomes").fetchone()[0]
-        assert len(replies) - 4 <= kept < len(replies)
+        assert len(replies) - 4 <= kept <= len(replies)  # the first that does not fit may be a claim, before anything is paid for it
         _, usage = ask(server, map(request, range(kept + 1)), sampling=Sampling(max_tokens=20_000), cache=path)
     assert usage.cached >= kept - 4 and usage.answered == kept + 1
 
@@ -302,8 +211,8 @@ def test_requests_are_taken_as_there_is_room():
             assert len(taken) <= given + 5
 
 
-def test_engines_in_two_processes_worth_of_threads_share_a_cache(tmp_path):
-    with GeminiServer() as server:
+def test_engines_in_several_threads_share_a_cache_and_pay_once(tmp_path):
+    with GeminiServer(seconds=0.01) as server:
         done = []
         threads = [
             threading.Thread(target=lambda: done.append(ask(server, map(request, range(30)), cache=tmp_path / "c"))) for _ in range(3)
@@ -313,6 +222,7 @@ def test_engines_in_two_processes_worth_of_threads_share_a_cache(tmp_path):
         for thread in threads:
             thread.join()
     assert len({json.dumps(texts(replies)) for replies, _ in done}) == 1 and len(done) == 3
+    assert len(server.bodies) == 30 and sum(usage.paid for _, usage in done) == 30
 
 
 # The OpenAI protocol.

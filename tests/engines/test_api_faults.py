@@ -17,7 +17,8 @@ from gemini_server import KEY, Drip, Drop, GeminiServer, blocked, digest, empty,
 
 from mede2_jax.data.records import Message
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
-from mede2_jax.engines.paid.engine import APIConfig, open_api
+from mede2_jax.engines.paid.config import APIConfig
+from mede2_jax.engines.paid.engine import open_api
 
 COUNT = 1000
 

@@ -186,7 +186,7 @@ from mede2_jax.engines.paid.outcome import Outcome
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Cache(Path(sys.argv[1])) as cache:
     cache.put("a", Outcome(text="x"), api="gemini", model="m", cost=None)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (80000, resource.RLIM_INFINITY))
     try:
         for number in range(10):
             cache.put(f"b{number}", Outcome(text="x" * 30000), api="gemini", model="m", cost=None)

@@ -14,7 +14,8 @@ from PIL import Image
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
-from mede2_jax.engines.paid.engine import APIConfig, open_api
+from mede2_jax.engines.paid.config import APIConfig
+from mede2_jax.engines.paid.engine import open_api
 from mede2_jax.engines.paid.gemini_reply import read_reply
 from mede2_jax.engines.wire.attempts import MalformedReply, ServersGone
 

@@ -379,6 +379,23 @@ def test_a_prompt_that_training_would_not_see_ends_the_run():
         ask([request(0)], server, vllm=other)
 
 
+@pytest.mark.parametrize("text", ["case <image> 1 of 2", "<image>", "a<image><image>b", "\n<image>\n", "see <image"])
+def test_a_text_that_vllm_puts_an_image_for_fails_alone(text):
+    def asked(number):
+        content = (TextPart(text="The report: "), TextPart(text=text)) if number == 1 else f"case {number}"
+        return ChatRequest(f"q{number}", (Message(role="user", content=content),), (), 1, 7)
+
+    marked = VLLMExtras(VLLM.rules, VLLM.expected_prompt, "<image>")
+    fails = "<image>" in text
+    with ChatServer() as server:
+        replies = {reply.request.id: reply for reply in ask(map(asked, range(3)), server, vllm=marked)}
+    assert {id for id, reply in replies.items() if isinstance(reply, ChatFailure)} == ({"q1"} if fails else set())
+    if fails:
+        assert "a text holds '<image>', for which vLLM puts an image" in replies["q1"].reason and "take it out" in replies["q1"].reason
+    with ChatServer() as server:
+        assert all(isinstance(reply, ChatReply) for reply in ask(map(asked, range(3)), server))
+
+
 def test_a_server_without_what_is_needed_is_refused():
     def without_ids(reply):
         return {name: value for name, value in reply.items() if name != "prompt_token_ids"}

@@ -9,7 +9,7 @@ import pytest
 
 from mede2_jax.config import Config, UserError
 from mede2_jax.outputs.file import OutputFile
-from mede2_jax.outputs.manifest import by_reason, differences, recorded_path
+from mede2_jax.outputs.manifest import begun_otherwise, by_reason, differences, recorded_path
 
 
 class Number(Config):
@@ -117,6 +117,18 @@ def test_a_recorded_path_that_is_none_is_one_line(tmp_path):
 def test_differences_of_what_others_wrote_are_shown_and_not_obeyed():
     (found,) = differences({"a\x1b[2J": "\x1b]0;title\x07" + "x" * 100_000}, {}, lambda _: False).values()
     assert found.isprintable() and len(found) < 400
+
+
+def test_a_section_with_nothing_in_it_is_as_one_that_is_missing():
+    assert differences({"vllm": {"extra": {}}}, {}, lambda _: False) == {}
+    assert differences({"vllm": {"extra": {}}}, {"vllm": {"extra": {"a": 1}}}, lambda _: False) == {
+        "vllm.extra.a": "vllm.extra.a: none then, 1 now"
+    }
+
+
+def test_a_line_names_some_of_very_many_differences():
+    line = str(begun_otherwise(Path("o.jsonl"), [f"option{n}" for n in range(1000)]))
+    assert "(option0; " in line and "; option7; and 992 more);" in line and "option8;" not in line
 
 
 def test_differences_show_both_values_and_spare_what_may_change():

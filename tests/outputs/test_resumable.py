@@ -11,7 +11,7 @@ from counting_run import squares
 
 from mede2_jax.config import UserError
 from mede2_jax.outputs.failures import Failure, Failures
-from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.file import OutputFile, Unwritable
 from mede2_jax.outputs.manifest import manifest_path
 from mede2_jax.outputs.progress import undisturbed
 
@@ -158,10 +158,12 @@ def test_records_that_a_full_disk_took_in_part_are_counted(tmp_path, monkeypatch
         append(file, records)
         if file.size > 200:
             file._file.write(b'{"number":77,"squ')
-            raise OSError(28, "No space left on device")
+            raise Unwritable(file.path, OSError(28, "No space left on device"))
 
     monkeypatch.setattr(OutputFile, "append", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        UserError, match=r"^No space left on device: .*s.jsonl; make room there; 6 squares are in .*, the same command goes on$"
+    ):
         squares(out)
     assert manifest(out)["counts"]["squares"] == len(read(out)) > 4 and out.read_bytes().endswith(b"}\n")
     monkeypatch.undo()

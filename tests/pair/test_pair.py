@@ -88,6 +88,26 @@ def test_a_pair_is_two_responses_to_one_question_and_says_where_from(base, sampl
         assert "look" not in json.dumps(pair["metadata"]), "hidden facts stay where they are"
 
 
+@pytest.mark.parametrize("token", ["<img>", "<|im_end|>", "</img>", "<|image_pad|>", "<|vision_start|>"])
+def test_responses_that_spell_a_reserved_token_are_left_out_and_counted(sample, tmp_path, token):
+    rollouts = read(sample / "rollouts.jsonl")[:16]
+    spelt = {rollouts[0]["id"], rollouts[9]["id"]}
+    for rollout in rollouts:
+        if rollout["id"] in spelt:
+            rollout["response"] = f"{token} {rollout['response']}"
+    path, judgments, out = write(tmp_path / "rollouts.jsonl", rollouts), tmp_path / "judgments.jsonl", tmp_path / "pairs.jsonl"
+    judge([f"--rollouts={path}", "--judge=offline", f"--out={judgments}", f"--image_root={sample}"])
+    command = [f"--rollouts={path}", f"--judgments={judgments}", f"--out={out}", "--max_pairs=none", f"--image_root={sample}"]
+    said = tmp_path / "rollouts.jsonl.manifest.json"
+    for reserved, left_out in (["<|im_start|>", token], 2), (["<|im_start|>"], 0), (None, 0):
+        said.write_text(json.dumps({"processor": {"digest": "a"} | ({"reserved": reserved} if reserved else {})}))
+        main(command)
+        assert_adds_up(written := manifest(out))
+        assert written["dropped"]["responses"].get("spells a token that training takes for structure", 0) == left_out
+        used = {pair["metadata"][side]["rollout"] for pair in read(out) for side in ("chosen", "rejected")}
+        assert bool(used & spelt) is not bool(left_out)
+
+
 def test_responses_are_used_evenly_and_the_seed_decides(base, tmp_path):
     files = [tmp_path / f"{name}.jsonl" for name in "abc"]
     for out, seed in zip(files, (0, 0, 1), strict=True):

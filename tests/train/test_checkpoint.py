@@ -30,11 +30,37 @@ def test_the_best_are_those_of_the_lowest_loss(last, best, kept, tmp_path):
     assert {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()} == kept
 
 
+@pytest.mark.parametrize(("last", "best", "kept"), [(1, 1, {5, 9}), (1, 3, {2, 4, 5, 9}), (2, 1, {5, 8, 9})])
+def test_a_run_that_is_resumed_remembers_its_best(last, best, kept, tmp_path):
+    for begin, end in ((1, 6), (6, 9), (9, 10)):
+        checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep_last=last, keep_best=best))
+        for step in range(begin, end):
+            checkpoints.save(state(step), {"step": step}, {}, EVAL_LOSSES.get(step))
+            checkpoints.wait()
+        checkpoints.close()
+    assert {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()} == kept
+    again = Checkpoints(tmp_path, CheckpointConfig(keep_last=last, keep_best=best))
+    assert again.best == (5, 0.2)
+    trainable = again.restore_trainable(5, state(0))
+    again.close()
+    assert trainable["a"].tolist() == [5.0, 5.0, 5.0]
+
+
+def test_without_evaluations_none_is_the_best_and_only_the_last_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep_last=1, keep_best=3))
+    for step in range(1, 5):
+        checkpoints.save(state(step), {"step": step}, {}, None)
+        checkpoints.wait()
+    assert checkpoints.best is None
+    checkpoints.close()
+    assert {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()} == {4}
+
+
 def test_the_latest_is_what_comes_back(tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointConfig())
     for step in (3, 4):
         checkpoints.save(state(step), {"step": step}, {}, None)
     checkpoints.wait()
-    saved, position = checkpoints.restore(state(0))
+    saved, position = checkpoints.restore(checkpoints.latest, state(0))
     checkpoints.close()
     assert position == {"step": 4} and int(saved["step"]) == 4 and saved["trainable"]["a"].tolist() == [4.0, 4.0, 4.0]

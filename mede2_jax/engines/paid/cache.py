@@ -1,6 +1,7 @@
 """What APIs have answered, in one SQLite file: no answer is paid for twice.
 
-A row is a request's digest and its outcome; nothing of the request itself is kept, and no key. Several processes may use one file.
+A row is a request's digest and its outcome; nothing of the request itself is kept, and no key. Several processes may use one file: each
+claims what it asks for (`claims`), so that the others wait for its answer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message
 from mede2_jax.engines.chat import ChatRequest
+from mede2_jax.engines.paid.claims import CLAIMS_TABLE, Claims
 from mede2_jax.engines.paid.outcome import Outcome
 from mede2_jax.foreign import JSONFault, one_line, parse_json
 from mede2_jax.json_file import check
@@ -51,6 +53,7 @@ class Cache:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._claims: Claims | None = None
 
     def __enter__(self) -> Self:
         if self.path is not None:
@@ -61,12 +64,16 @@ class Cache:
         try:
             with self._errors():
                 self._prepare_in_turn()
+            if self.path is not None:
+                self._claims = Claims(self.path, BUSY_SECONDS, self._errors)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._claims is not None:
+            self._claims.close()
         with self._lock, contextlib.suppress(sqlite3.Error):  # what was stored is on the disk
             self._file.close()
 
@@ -83,9 +90,23 @@ class Cache:
         """Stores an outcome, and returns what is stored: another process may have been faster."""
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._lock, self._errors():
-            row = (digest, made, api, model, outcome.model_dump_json(), cost)
+            row = (digest, made, api, model, outcome.model_dump_json(exclude_defaults=True), cost)
             self._file.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
         return self.get(digest) or outcome
+
+    def claim(self, digest: str) -> bool:
+        """Whether this process may ask for an answer that is not stored; False: another is at it. See then again what is stored."""
+        return self._claims is None or self._claims.take(digest)
+
+    def give_back(self, digest: str) -> None:
+        """What was claimed is stored, or given up."""
+        if self._claims is not None:
+            self._claims.give_back(digest)
+
+    def renew_claims(self) -> None:
+        """To be called every `RENEW_SECONDS` while something is claimed."""
+        if self._claims is not None:
+            self._claims.renew()
 
     @property
     def _name(self) -> str:
@@ -119,6 +140,7 @@ class Cache:
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("BEGIN IMMEDIATE")
         self._file.execute(_TABLE)
+        self._file.execute(CLAIMS_TABLE)
         self._file.execute(f"PRAGMA application_id = {APPLICATION}")
         self._file.execute(f"PRAGMA user_version = {VERSION}")
         self._file.execute("COMMIT")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Self
 
 import pydantic
 
-from mede2_jax.config import Config, UserError, describe_validation_error, read_yaml
+from mede2_jax.config import Config, UserError, counted, describe_validation_error, read_yaml
+from mede2_jax.engines.paid.most import Most
 from mede2_jax.engines.paid.outcome import Outcome
 
 Dollars = Annotated[float, pydantic.Field(ge=0.0, allow_inf_nan=False)]
@@ -64,10 +66,14 @@ class Totals:
     """Requests without an answer."""
     broken: int = 0
     """Attempts that broke off after they were sent: nobody here knows whether they are on the bill."""
+    uncounted: int = 0
+    """Replies (of `paid`) that do not say how many tokens they took."""
     prompt_tokens: int = 0
     response_tokens: int = 0
     cost: float = 0.0
     """US dollars."""
+    at_most: float = 0.0
+    """US dollars that broken attempts and uncounted replies have cost besides, at most."""
 
 
 def find_price(model: str, path: Path | None) -> tuple[Price | None, datetime.date]:
@@ -90,8 +96,26 @@ def find_price(model: str, path: Path | None) -> tuple[Price | None, datetime.da
     return known.get(name) or known.get(_VERSION.sub("", name)), prices.as_of
 
 
+@dataclasses.dataclass
+class Hold:
+    """What is set aside for one attempt."""
+
+    most: Most
+    cost: float
+    """US dollars that it may cost at most."""
+    kept: float = 0.0
+    """What stays set aside when it has ended, since nobody here knows whether it is on the bill."""
+
+    def keep(self) -> None:
+        """The attempt broke off after it was sent."""
+        self.kept = self.cost
+
+
 class Meter:
-    """Counts, and stops at a budget.
+    """Counts, and stops before a budget is passed. All methods are called in one event loop.
+
+    Before a request is sent, what it may cost at most is set aside; of that, what it did not cost is free again when its reply is
+    there. Where that much is not left, it waits for those under way; and where none is, the budget is used up.
 
     Args:
         price: The model's; None: not known.
@@ -100,34 +124,42 @@ class Meter:
 
     def __init__(self, price: Price | None, max_cost: float | None) -> None:
         self.price, self.max_cost, self.totals = price, max_cost, Totals()
-        self._held = 0.0
+        self._held, self._under_way = 0.0, 0
+        self._freed = asyncio.Event()
 
-    @contextlib.contextmanager
-    def holding(self, prompt_tokens: int) -> Iterator[None]:
-        """Sets aside what a request is likely to cost while it is under way: what the others did on average, its prompt at least.
+    @contextlib.asynccontextmanager
+    async def holding(self, most: Most) -> AsyncIterator[Hold]:
+        """Sets aside what an attempt may cost, for as long as it is under way.
 
         Raises:
-            BudgetExhausted: There is too little left.
+            BudgetExhausted: There is too little left, and nothing under way that could leave some of its own.
         """
-        totals = self.totals
-        likely = max(totals.cost / totals.paid if totals.paid else 0.0, self.cost(prompt_tokens, 0))
-        if self.max_cost is not None and totals.cost + self._held + likely > self.max_cost:
-            raise BudgetExhausted(
-                f"max_cost={self.max_cost:g} US dollars is reached ({totals.cost:.4f} spent, {self._held:.4f} under way, the next request "
-                f"about {likely:.4f}); what was answered is kept: raise --max_cost to go on"
-            )
-        self._held += likely
+        hold = Hold(most, self.cost(*most))
+        while self.max_cost is not None and self.totals.cost + self.totals.at_most + self._held + hold.cost > self.max_cost:
+            if not self._under_way:
+                raise self._exhausted(hold)
+            await self._freed.wait()
+        self._held, self._under_way = self._held + hold.cost, self._under_way + 1
         try:
-            yield
+            yield hold
         finally:
-            self._held -= likely
+            self._under_way -= 1
+            self._held = self._held - hold.cost if self._under_way else 0.0
+            self.totals.at_most += hold.kept
+            self._freed.set()
+            self._freed = asyncio.Event()
 
-    def add(self, outcome: Outcome) -> float:
-        """Counts a reply, and returns what it cost."""
+    def add(self, outcome: Outcome, hold: Hold) -> float:
+        """Counts a reply, and returns what it cost. What it does not say of itself counts at its most, beside that."""
         prompt, response = outcome.prompt_tokens or 0, outcome.response_tokens or 0
         cost = self.cost(prompt, response)
+        unsaid = self.cost(
+            hold.most.prompt if outcome.prompt_tokens is None else 0, hold.most.response if outcome.response_tokens is None else 0
+        )
+        hold.kept += unsaid
         totals = self.totals
         totals.paid += 1
+        totals.uncounted += outcome.prompt_tokens is None or outcome.response_tokens is None
         totals.prompt_tokens += prompt
         totals.response_tokens += response
         totals.cost += cost
@@ -138,3 +170,20 @@ class Meter:
         if self.price is None:
             return 0.0
         return (prompt_tokens * self.price.input + response_tokens * self.price.output) / 1e6
+
+    def _exhausted(self, hold: Hold) -> BudgetExhausted:
+        """Nothing is under way, so these are the final sums."""
+        totals, most = self.totals, hold.most
+        needs = f"may cost up to {hold.cost:.4f} (at most {most.prompt:,} tokens of prompt, max_tokens={most.response:,} of reply)"
+        if not totals.paid and not totals.broken:
+            return BudgetExhausted(
+                f"max_cost={self.max_cost:g} US dollars cannot hold one request, which {needs}; raise --max_cost, or lower --max_tokens"
+            )
+        spent = f"{totals.cost:.4f} spent"
+        if totals.at_most:
+            unknown = counted(totals.broken + totals.uncounted, "attempt")
+            spent += f", up to {totals.at_most:.4f} for {unknown} of which nobody here knows the cost"
+        return BudgetExhausted(
+            f"max_cost={self.max_cost:g} US dollars is reached ({spent}, and the next request {needs}); "
+            "what was answered is kept: raise --max_cost to go on"
+        )

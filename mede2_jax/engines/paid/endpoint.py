@@ -71,7 +71,7 @@ class Endpoint:
         this, failures, counted, answers_before = object(), 0, 0, 0
         while True:
             async with self._room:
-                await self._rest(0.0)
+                await self.rest()
                 try:
                     reply = await send()
                     self._succeeded()
@@ -94,15 +94,9 @@ class Endpoint:
                             ServersGone(f"{self.name} has answered nothing for {self.config.patience:.0f} s ({failure}); {LATER}")
                         ) from None
             # Full jitter: requests that failed together do not come back together.
-            await self._rest(random.uniform(0.0, min(self.config.longest_rest, self.config.first_rest * 2 ** min(failures - 1, 16))))
+            await self.rest(random.uniform(0.0, min(self.config.longest_rest, self.config.first_rest * 2 ** min(failures - 1, 16))))
 
-    def end(self, fault: UserError) -> UserError:
-        """Ends all calls that are not under way, and returns the first of the faults that did so."""
-        self._fault = self._fault or fault
-        self._ended.set()
-        return self._fault
-
-    async def _rest(self, seconds: float) -> None:
+    async def rest(self, seconds: float = 0.0) -> None:
         """Waits so long, and as long as the API asked to be left alone.
 
         Raises:
@@ -114,6 +108,12 @@ class Endpoint:
                 await asyncio.wait_for(self._ended.wait(), left)
         if self._fault is not None:
             raise self._fault
+
+    def end(self, fault: UserError) -> UserError:
+        """Ends all calls that are not under way, and returns the first of the faults that did so."""
+        self._fault = self._fault or fault
+        self._ended.set()
+        return self._fault
 
     def _succeeded(self) -> None:
         if self._is_told:

@@ -3,7 +3,7 @@
     with open_api(config, sampling, notify) as engine:
         for reply in engine.answer(requests): …
 
-A request's way: cache → (single flight: the same request is under way) → budget → endpoint, with rests between attempts → cache.
+How one sample comes to its answer: `samples`.
 """
 
 from __future__ import annotations
@@ -12,78 +12,20 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Literal, Protocol, Self
-
-import pydantic
+from typing import Any, Self
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.background import Background
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, Sampling, Usage
-from mede2_jax.engines.paid.cache import Cache, request_digest
+from mede2_jax.engines.paid.cache import Cache
+from mede2_jax.engines.paid.config import APIConfig
 from mede2_jax.engines.paid.cost import Meter, Totals, find_price
-from mede2_jax.engines.paid.endpoint import Endpoint, EndpointConfig
+from mede2_jax.engines.paid.endpoint import Endpoint
 from mede2_jax.engines.paid.gemini import GeminiAPI, GeminiOptions
 from mede2_jax.engines.paid.openai import OpenAIAPI
 from mede2_jax.engines.paid.outcome import Outcome
-from mede2_jax.engines.wire.attempts import Failed, Refused
-from mede2_jax.engines.wire.http import hide_key
-
-IMAGE_TOKENS, TOKEN_LETTERS = 1000, 4
-"""A guess of what a prompt takes, for the first requests, before the API has counted any."""
-
-
-class APIConfig(EndpointConfig):
-    """Which API answers, and what it may cost. Keys come from the environment alone: GEMINI_API_KEY, OPENAI_API_KEY."""
-
-    api: Literal["gemini", "openai"]
-    """`openai`: any server of its chat protocol."""
-    model: str = pydantic.Field(pattern=r"^[A-Za-z0-9]([._/:@-]?[A-Za-z0-9])*$")
-    """As the API calls it: gemini-2.5-pro, gpt-4o."""
-    base_url: str | None = None
-    """Another server than the API's own, such as http://HOST:PORT/v1 of a vLLM."""
-    cache: Path | None = None
-    """An SQLite file of all answers so far; none: they are kept for this run only."""
-    max_cost: float | None = pydantic.Field(default=None, ge=0.0, allow_inf_nan=False)
-    """US dollars that this run may spend."""
-    prices: Path | None = None
-    """A YAML file of prices; none: the package's own."""
-    thinking: int | None = pydantic.Field(default=None, ge=-1)
-    """Gemini: tokens it may think (they are part of max_tokens; -1: as many as it likes); none: the model's default."""
-    block: bool = True
-    """Gemini: its own safety filters decide; they take some medical images for something else."""
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.api != "gemini" and (self.thinking is not None or not self.block):
-            raise ValueError("thinking and block are Gemini's; leave them out with api=openai")
-        return self
-
-
-class Backend(Protocol):
-    """One attempt at one sample; what `GeminiAPI` and `OpenAIAPI` are."""
-
-    url: str
-    key: str
-
-    async def open(self) -> None:
-        """Makes the client, in the event loop that it is used in."""
-
-    async def close(self) -> None:
-        """Closes its connections, if it was opened."""
-
-    def prepare(self, request: ChatRequest) -> Any:
-        """What is sent, made once for all attempts; called in a thread."""
-
-    async def ask(self, prepared: Any) -> Outcome:
-        """One attempt.
-
-        Raises:
-            Refused: Trying again would not help.
-            Failed: It may.
-            UserError: No request can be answered.
-        """
-        ...
+from mede2_jax.engines.paid.samples import Backend, Fetched, Samples
+from mede2_jax.engines.wire.attempts import Refused
 
 
 def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None]) -> APIChat:
@@ -101,7 +43,7 @@ def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None
     if config.api == "gemini":
         backend = GeminiAPI(config.model, config.base_url, config.timeout, sampling, GeminiOptions(config.thinking, config.block))
     else:
-        backend = OpenAIAPI(config.model, config.base_url, config.timeout, sampling)
+        backend = OpenAIAPI(config.model, config.base_url, config.timeout, sampling, notify)
     return APIChat(config, sampling, backend, notify)
 
 
@@ -120,15 +62,6 @@ class APIChat:
         if price is None:
             notify(f"{where} has no price of {config.model!r}: costs are not counted")
         self.meter = Meter(price, config.max_cost)
-        self._options = {
-            "api": config.api,
-            "url": backend.url,
-            "model": config.model,
-            "sampling": sampling.model_dump(mode="json"),
-            "thinking": config.thinking,
-            "block": config.block,
-        }
-        self._flights: dict[str, asyncio.Task[_Fetched]] = {}
 
     @property
     def usage(self) -> Totals:
@@ -141,17 +74,22 @@ class APIChat:
         return self.meter.totals.cost
 
     def __enter__(self) -> Self:
-        self._endpoint = Endpoint(self.backend.url, self.config, self.notify)
+        endpoint = Endpoint(self.backend.url, self.config, self.notify)
         with contextlib.ExitStack() as stack:
-            self._cache = stack.enter_context(Cache(self.config.cache))
+            cache = stack.enter_context(Cache(self.config.cache))
+            self._samples = Samples(self.backend, endpoint, cache, self.meter, self.config, self.sampling, self.notify)
             self._background = Background("api")
             stack.callback(self._background.stop, self.backend.close)
-            self._background.run(self.backend.open())
+            self._background.run(self._samples.open())
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._stack.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """What is under way is finished and stored, so that it need not be paid for again; but who interrupts does not wait."""
+        is_interrupted = kind is not None and not issubclass(kind, (Exception, GeneratorExit))
+        with self._stack:
+            if not is_interrupted and self.config.cache is not None:
+                self._background.run(self._samples.finish())
 
     def answer(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply | ChatFailure]:
         """As `ChatEngine.answer`.
@@ -166,71 +104,17 @@ class APIChat:
         if request.n < 1:
             return self._failure(request, f"n={request.n}; ask for at least 1 sample")
         samples = [dataclasses.replace(request, n=1, seed=request.seed + index) for index in range(request.n)]
-        fetched = await asyncio.gather(*map(self._sample, samples), return_exceptions=True)
+        fetched = await asyncio.gather(*map(self._samples.get, samples), return_exceptions=True)
         for one in fetched:
             if isinstance(one, BaseException) and not isinstance(one, Refused):
                 raise one
-        found, refusals = [one for one in fetched if isinstance(one, _Fetched)], [one for one in fetched if isinstance(one, Refused)]
+        found, refusals = [one for one in fetched if isinstance(one, Fetched)], [one for one in fetched if isinstance(one, Refused)]
         reasons = [*map(str, refusals), *(one.outcome.reason for one in found if one.outcome.text is None)]
         if reasons:
             return self._failure(request, reasons[0])
         return self._reply(request, found)
 
-    async def _sample(self, request: ChatRequest) -> _Fetched:
-        digest = await asyncio.to_thread(request_digest, request, self._options)
-        flight = self._flights.get(digest)
-        if flight is None:
-            flight = self._flights[digest] = asyncio.create_task(self._fetch(request, digest))
-            flight.add_done_callback(lambda _: self._flights.pop(digest))
-            # Who asked may go away; what is paid for is stored all the same.
-            return await asyncio.shield(flight)
-        fetched = await asyncio.shield(flight)
-        return self._from_cache(fetched.outcome)
-
-    async def _fetch(self, request: ChatRequest, digest: str) -> _Fetched:
-        try:
-            stored = await asyncio.to_thread(self._cache.get, digest)
-        except UserError as fault:
-            raise self._endpoint.end(fault) from None
-        if stored is not None:
-            return self._from_cache(stored)
-        prepared = await asyncio.to_thread(self.backend.prepare, request)
-        likely = len(request.images) * IMAGE_TOKENS + sum(len(message.text) for message in request.messages) // TOKEN_LETTERS
-        cost = 0.0
-
-        async def attempt() -> Outcome:
-            nonlocal cost
-            with self.meter.holding(likely):
-                outcome = await self._ask(prepared)
-                cost += self.meter.add(outcome)
-            if outcome.prompt_tokens is None and self.config.max_cost is not None:
-                fault = f"{self.backend.url} does not say what a reply takes, so max_cost cannot be kept; leave it out"
-                self._endpoint.end(UserError(fault))  # this reply is given out
-            if not outcome.is_final:
-                raise Failed(outcome.reason, is_well=True)
-            # Stored before another request may start: a kill costs no more than `concurrency` answers.
-            try:
-                await asyncio.to_thread(self._cache.put, digest, outcome, api=self.config.api, model=self.config.model, cost=cost)
-            except UserError as fault:
-                self._endpoint.end(fault)  # this answer is paid for, and given out
-            return outcome
-
-        outcome = await self._endpoint.call(attempt)
-        return _Fetched(outcome, cost, cached=False)
-
-    async def _ask(self, prepared: Any) -> Outcome:
-        try:
-            return await self.backend.ask(prepared)
-        except (Failed, Refused, UserError) as fault:
-            self.meter.totals.broken += isinstance(fault, Failed) and fault.may_cost
-            fault.args = (hide_key(str(fault), self.backend.key),)
-            raise
-
-    def _from_cache(self, outcome: Outcome) -> _Fetched:
-        self.meter.totals.cached += 1
-        return _Fetched(outcome, 0.0, cached=True)
-
-    def _reply(self, request: ChatRequest, fetched: list[_Fetched]) -> ChatReply:
+    def _reply(self, request: ChatRequest, fetched: list[Fetched]) -> ChatReply:
         outcomes = [one.outcome for one in fetched]
         prompts, responses = ([count or 0 for count in counts] for counts in zip(*map(_tokens, outcomes), strict=True))
         usage = Usage(
@@ -239,6 +123,7 @@ class APIChat:
             cost=sum(one.cost for one in fetched),
             cached=all(one.cached for one in fetched),
             model=outcomes[0].model,
+            without=tuple(sorted({name for outcome in outcomes for name in outcome.without})),
         )
         completions = tuple(
             Completion(outcome.text or "", (), None, outcome.finish_reason, request.seed + index) for index, outcome in enumerate(outcomes)
@@ -249,15 +134,6 @@ class APIChat:
     def _failure(self, request: ChatRequest, reason: str) -> ChatFailure:
         self.meter.totals.failed += 1
         return ChatFailure(request, reason)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fetched:
-    """A sample's outcome, and what it cost this time."""
-
-    outcome: Outcome
-    cost: float
-    cached: bool
 
 
 def _tokens(outcome: Outcome) -> tuple[int | None, int | None]:

@@ -23,6 +23,8 @@ class Outcome(Config):
     """Thoughts counted."""
     model: str = ""
     """What the API says has answered, which may name a version."""
+    without: tuple[str, ...] = ()
+    """Options of the request that the API does not take, and was asked without."""
 
 
 def no_answer(reason: str, *, is_final: bool, **counts: Any) -> Outcome:

@@ -33,6 +33,8 @@ class VLLMExtras:
     rules: TokenRules
     expected_prompt: Callable[[ChatRequest], Sequence[int]]
     """The token ids that training would see for a request; every reply is compared with it."""
+    image: str | None = None
+    """A text that the server puts an image for, so that no request may hold it."""
     text: Callable[[Sequence[int]], str] | None = None
     """The text of token ids; every response is compared with that of its own. None: nobody can compare them."""
 
@@ -90,6 +92,11 @@ class OpenAIChat:
         return self._background.answer(requests, self._answer, 2 * self.config.concurrency * len(self.servers))
 
     async def _answer(self, request: ChatRequest) -> ChatReply | ChatFailure:
+        mark = self.vllm.image if self.vllm else None
+        if mark is not None and any(mark in message.text for message in request.messages):
+            return ChatFailure(
+                request, f"a text holds {mark!r}, for which vLLM puts an image of this model; take it out, or use --engine=flax"
+            )
         body, prompt = await asyncio.to_thread(self._prepare, request)
         # vLLM would lower max_tokens without a word, and the response look as if it had been cut there.
         room = min((server.max_tokens for server in self.servers if server.max_tokens is not None), default=None)
@@ -137,13 +144,14 @@ class OpenAIChat:
         try:
             reply = parse_reply(raw)
             samples = completions(reply, request, logprobs=self.logprobs, with_ids=self.vllm is not None)
+            prompt_tokens = reply.prompt_tokens
         except MalformedReply as fault:
             raise Failed(f"the reply is not as it should be: {fault}") from None
         if prompt is not None:
             _check_prompt(server, request, prompt, reply.prompt_token_ids or [])
         aside = [choice.message.set_aside for choice in sorted(reply.choices, key=lambda choice: choice.index)]
         samples = tuple(self._checked(server, sample, where) for sample, where in zip(samples, aside, strict=True))
-        return ChatReply(request, reply.usage.prompt_tokens, samples)
+        return ChatReply(request, prompt_tokens, samples)
 
     def _checked(self, server: Server, sample: Completion, aside: str | None) -> Completion:
         """A sample whose text is that of its token ids.

@@ -15,7 +15,17 @@ class MalformedReply(Exception):
 
 
 class Refused(Exception):
-    """The server cannot answer this request, now or later."""
+    """The server cannot answer this request, now or later.
+
+    Args:
+        reason: Why, on one line.
+        said: All that the server said, where it is an error of the OpenAI protocol.
+        parameter: The field of the request that it names.
+    """
+
+    def __init__(self, reason: str, said: str = "", parameter: str = "") -> None:
+        super().__init__(reason)
+        self.said, self.parameter = said, parameter
 
 
 class Failed(Exception):

@@ -16,6 +16,8 @@ from mede2_jax.foreign import JSONFault, parse_json, shown
 
 LONGEST_TEXT = 300
 """Characters of a server's error that are quoted."""
+LONGEST_ERROR = 20_000
+"""Characters of it that are looked at."""
 CONNECT_SECONDS = 10.0
 SHORTEST_KEY = 8
 """What is shorter (`none`, `x`) is no secret, and may be a word of a message."""
@@ -60,7 +62,8 @@ def status_fault(url: str, response: Any, fix: str) -> Exception:
     status = response.status_code
     reason = f"{status} {error_text(response)}"
     if status in (400, 413, 422):
-        return Refused(reason)
+        parameter = error_field(response, "param")
+        return Refused(reason, response.text[:LONGEST_ERROR], parameter if isinstance(parameter, str) else "")
     if status == 429 and error_field(response, "code") == "insufficient_quota":  # OpenAI's word for: the account has no money
         return UserError(f"{url} answers {reason}; {fix}")
     if status in (429, 503):

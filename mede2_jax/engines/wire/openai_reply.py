@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -19,18 +19,26 @@ NO_TEXT = ("role", "id", "object", "type", "name", "status", "annotations", "aud
 """Fields of a message that are not what was said."""
 
 
+def _count(value: Any) -> int | None:
+    """A number of tokens; None where it is none."""
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
+
+
+Tokens = Annotated[int | None, pydantic.BeforeValidator(_count)]
+
+
 class _Message(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow")
 
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[Any] | None = None
     refusal: str | None = None
 
     @property
     def text(self) -> str:
-        """What it says: its content, or the texts among the parts of it."""
+        """What it says: its content, or the texts among the parts of it, without the thoughts."""
         if not isinstance(self.content, list):
             return self.content or ""
-        return "".join(str(part.get("text") or "") for part in self.content if part.get("type", "text") in TEXT_PARTS)
+        return "".join(str(part.get("text") or "") for part in self._parts if part.get("type", "text") in TEXT_PARTS)
 
     @property
     def set_aside(self) -> str | None:
@@ -38,8 +46,13 @@ class _Message(pydantic.BaseModel):
         for name, value in (self.model_extra or {}).items():
             if name not in NO_TEXT and _has_text(value):
                 return name
-        parts = self.content if isinstance(self.content, list) else []
-        return next((f"content, part {shown(str(part.get('type')))}" for part in parts if part.get("type", "text") not in TEXT_PARTS), None)
+        kinds = (part.get("type", "text") for part in self._parts)
+        return next((f"content, part {shown(kind)}" for kind in kinds if kind not in TEXT_PARTS), None)
+
+    @property
+    def _parts(self) -> list[dict[str, Any]]:
+        content = self.content if isinstance(self.content, list) else []
+        return [part if isinstance(part, dict) else {"text": part} for part in content]
 
 
 def _has_text(value: Any) -> bool:
@@ -57,7 +70,7 @@ class _Logprobs(pydantic.BaseModel):
 
 
 class _Choice(pydantic.BaseModel):
-    index: int
+    index: int = 0
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
@@ -65,8 +78,8 @@ class _Choice(pydantic.BaseModel):
 
 
 class _Usage(pydantic.BaseModel):
-    prompt_tokens: int
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens = None
+    completion_tokens: Tokens = None
 
 
 class Reply(pydantic.BaseModel):
@@ -74,8 +87,19 @@ class Reply(pydantic.BaseModel):
 
     model: str | None = None
     choices: list[_Choice]
-    usage: _Usage
+    usage: _Usage | None = None
     prompt_token_ids: list[int] | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of a reply that must say so.
+
+        Raises:
+            MalformedReply: It does not.
+        """
+        if self.usage is None or self.usage.prompt_tokens is None:
+            raise MalformedReply("it does not say how many tokens the prompt has")
+        return self.usage.prompt_tokens
 
 
 def parse_reply(raw: bytes) -> Reply:

@@ -1,0 +1,171 @@
+"""What a run may cost: `max_cost` is never passed, whatever replies take, and is used up as far as that allows."""
+
+import contextlib
+
+import pytest
+from gemini_server import KEY, Drop, GeminiServer
+from paying import ask, engine, request, words
+
+from mede2_jax.config import UserError
+from mede2_jax.engines.chat import ChatReply, Sampling
+from mede2_jax.engines.paid.cache import Cache
+from mede2_jax.engines.paid.cost import BudgetExhausted
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+
+
+def test_a_budget_stops_the_run_and_keeps_what_was_paid(tmp_path):
+    # A reply: 2 tokens of prompt and 93 + 7 of response.
+    cost = (2 * 1.25 + 100 * 10.0) / 1e6
+    path = tmp_path / "c.sqlite"
+    with GeminiServer(say=words(93), seconds=0.01) as server:
+        chat, replies = engine(server, Sampling(max_tokens=100), cache=path, max_cost=20.5 * cost, concurrency=4), []
+        said = rf"^max_cost=0.0205\d* US dollars is reached \({20 * cost:.4f} spent, .*; what was answered is kept: raise"
+        with chat, pytest.raises(BudgetExhausted, match=said):
+            replies.extend(chat.answer(map(request, range(100))))
+        assert len(replies) == 20 and all(isinstance(reply, ChatReply) for reply in replies)
+        assert len(server.bodies) == len(replies) and chat.spent == pytest.approx(len(replies) * cost) and chat.spent <= 20.5 * cost
+        with Cache(path) as cache:
+            assert cache._file.execute("SELECT count(*), sum(cost) FROM outcomes").fetchone() == (len(replies), pytest.approx(chat.spent))
+        rest, usage = ask(server, map(request, range(100)), sampling=Sampling(max_tokens=100), cache=path)
+    assert len(rest) == 100 and usage.cached == len(replies) and set(server.delivered.values()) == {1}
+
+
+def billed(server):
+    """US dollars on the bill of all that the server has answered."""
+    return sum((usage["promptTokenCount"] * 1.25 + usage["responseTokenCount"] * 10.0) / 1e6 for usage in server.bill)
+
+
+class Billing(GeminiServer):
+    """Keeps what each answer goes onto the bill with."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.bill = []
+
+    def reply(self, body, **candidate):
+        reply = super().reply(body, **candidate)
+        usage = reply["usageMetadata"]
+        self.bill.append(usage | {"responseTokenCount": usage["candidatesTokenCount"] + usage["thoughtsTokenCount"]})
+        return reply
+
+
+MIXTURES = {
+    "short ones first": lambda number: 50 if number < 32 else 8000,
+    "long ones first": lambda number: 8000 if number < 3 else 50,
+    "every eighth is long": lambda number: 8000 if number % 8 == 5 else 50,
+    "all are long": lambda number: 8000,
+    "all are short": lambda number: 50,
+}
+
+
+@pytest.mark.parametrize("concurrency", [1, 16, 100])
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_a_budget_is_never_passed(concurrency, mixture):
+    """Whatever the replies before were like: a thinking model's differ as much as this."""
+    most, max_cost = (8192 * 10.0 + 300 * 1.25) / 1e6, 0.35
+
+    def say(body, texts, images):
+        return " ".join(["so"] * (MIXTURES[mixture](int(texts[0].split()[1])) - 7))
+
+    replies = []
+    with Billing(say=say, seconds=0.002) as server:
+        chat = engine(server, Sampling(max_tokens=8192), max_cost=max_cost, concurrency=concurrency)
+        with chat, contextlib.suppress(BudgetExhausted):
+            replies.extend(chat.answer(map(request, range(250))))
+        paid = billed(server)
+    assert chat.spent == pytest.approx(paid) and len(replies) == len(server.bill) == len(server.bodies)
+    assert max_cost - most < paid <= max_cost or (len(replies) == 250 and paid <= max_cost), "the budget is used, and not passed"
+
+
+def test_the_line_of_a_spent_budget_has_the_final_sum():
+    """Not that of the moment in which the first of many requests found too little left."""
+    with Billing(say=words(993), seconds=0.05) as server:
+        chat = engine(server, Sampling(max_tokens=1000), max_cost=0.055, concurrency=16)
+        with chat, pytest.raises(BudgetExhausted) as error:
+            list(chat.answer(map(request, range(60))))
+        assert f"({billed(server):.4f} spent, and the next request may cost up to 0.0104 (at most " in str(error.value)
+    assert chat.usage.answered == 5
+
+
+def test_what_a_budget_has_room_for_runs_at_the_same_time():
+    """Throughput is that without a budget while there is enough; at its end fewer run, and none waits for ever."""
+    with GeminiServer(say=words(93), seconds=0.1) as server:
+        chat = engine(server, Sampling(max_tokens=100), max_cost=1.0, concurrency=16)
+        with chat:
+            assert len(list(chat.answer(map(request, range(64))))) == 64
+    assert server.peak == 16
+    with GeminiServer(say=words(13), seconds=0.05) as server:
+        # Room for four at their most, of which each takes a tenth.
+        chat = engine(server, Sampling(max_tokens=200), max_cost=0.0105, concurrency=16)
+        with chat:
+            assert len(list(chat.answer(map(request, range(40))))) == 40
+    assert server.peak == 4
+
+
+@pytest.mark.parametrize("max_tokens", [1, 50, 400, 8192, 65536])
+def test_a_budget_that_cannot_hold_one_request_says_what_one_may_cost(max_tokens):
+    most, tokens = (max_tokens * 10.0 + 294 * 1.25) / 1e6, f"at most 294 tokens of prompt, max_tokens={max_tokens:,} of reply"
+    with GeminiServer() as server:
+        chat = engine(server, Sampling(max_tokens=max_tokens), max_cost=most * 0.99, concurrency=16)
+        said = rf"cannot hold one request, which may cost up to {most:.4f} \({tokens}\)"
+        with chat, pytest.raises(BudgetExhausted, match=said + "; raise --max_cost, or lower --max_tokens$"):
+            list(chat.answer(map(request, range(50))))
+        assert not server.bodies and chat.spent == 0.0
+
+
+def test_an_attempt_that_may_be_on_the_bill_stays_in_the_budget():
+    """Its connection broke: the API may have done its work. Ten of them are not sent again and again from the same money."""
+
+    def faults(number, body):
+        raise Drop
+
+    with GeminiServer(faults=faults) as server:
+        chat = engine(server, Sampling(max_tokens=100), max_cost=0.0045, concurrency=2)
+        said = r"\(0.0000 spent, up to 0.0041 for 3 attempts of which nobody here knows the cost, and the next"
+        with chat, pytest.raises(BudgetExhausted, match=said):
+            list(chat.answer(map(request, range(10))))
+    assert len(server.bodies) == 3 and chat.usage.at_most <= 0.0045
+
+
+def test_a_budget_of_nothing_still_gives_what_is_known(tmp_path):
+    with GeminiServer() as server:
+        ask(server, map(request, range(5)), cache=tmp_path / "c.sqlite")
+        replies, _ = ask(server, map(request, range(5)), cache=tmp_path / "c.sqlite", max_cost=0.0)
+        assert len(replies) == 5
+        with pytest.raises(BudgetExhausted):
+            ask(server, map(request, range(6)), cache=tmp_path / "c.sqlite", max_cost=0.0)
+    assert len(server.bodies) == 5
+
+
+def test_a_model_without_a_price(tmp_path):
+    lines = []
+    with GeminiServer(model="gemini-9") as server:
+        with pytest.raises(UserError, match=r"max_cost=1, but the package's prices of .* has no price of 'gemini-9'; add it to a file"):
+            engine(server, max_cost=1.0)
+        (reply,), usage = ask(server, [request(1)], notify=lines.append)
+        assert (reply.usage.cost, usage.cost) == (0.0, 0.0) and reply.usage.response_tokens > 0
+        assert len(lines) == 1 and "has no price of 'gemini-9': costs are not counted" in lines[0]
+        (tmp_path / "p.yaml").write_text("as_of: 2026-11-01\nmodels:\n- {name: gemini-9, input: 1000000, output: 0}\n")
+        (reply,), usage = ask(server, [request(2)], prices=tmp_path / "p.yaml", max_cost=500)
+        assert reply.usage.cost == usage.cost == 2.0
+
+
+def test_of_an_api_that_does_not_say_what_it_took_each_reply_counts_as_the_most_it_may_take():
+    def faults(number, body):
+        return {"candidates": [{"content": {"parts": [{"text": "yes"}]}, "finishReason": "STOP"}]}
+
+    with GeminiServer(faults=faults) as server:
+        (reply,), usage = ask(server, [request(1)])
+        assert (reply.completions[0].text, reply.prompt_tokens, usage.uncounted) == ("yes", 0, 1)
+        lines, replies = [], []
+        chat = engine(server, max_cost=0.0212, concurrency=4, notify=lines.append)
+        with chat, pytest.raises(BudgetExhausted, match=r"0.0000 spent, up to 0.0175 for 4 attempts of which nobody here knows the cost"):
+            replies.extend(chat.answer(map(request, range(9))))
+    assert len(replies) == 4 and len(server.bodies) == 5
+    assert len(lines) == 1 and "does not say how many tokens a reply took: for max_cost it counts as the most" in lines[0]
