@@ -29,12 +29,12 @@ class Drop(Exception):
 class ChatServer:
     """Serves while inside `with`.
 
-    `tokenise` turns messages into the ids of the prompt, and a response into its ids. `faults(number, body)` may return what the
-    number-th request gets instead of an answer: (status, headers, bytes); or sleep, or raise Drop.
+    `tokenise` turns messages into the ids of the prompt, a response into its ids, and those into text. `faults(number, body)` may
+    return what the number-th request gets instead of an answer: (status, headers, bytes); or sleep, or raise Drop.
     """
 
     def __init__(self, port=0, *, tokenise=None, seconds=0.0, faults=None, model="tiny", max_model_len=4096, change=None):
-        self.prompt_ids, self.response_ids = tokenise or (byte_prompt, byte_response)
+        self.prompt_ids, self.response_ids, self.text_of = tokenise or (byte_prompt, byte_response, byte_text)
         self.seconds, self.faults, self.model, self.max_model_len, self.change = seconds, faults, model, max_model_len, change
         self.requests, self.load, self.peak, self.lock, self.headers = [], 0, 0, threading.Lock(), []
         self.http = Listener(("127.0.0.1", port), _Answers)
@@ -84,7 +84,7 @@ class ChatServer:
         cut = len(tokens) > body["max_tokens"]
         if cut:
             tokens = tokens[: body["max_tokens"]]
-            text = text[: body["max_tokens"]]
+            text = self.text_of(tokens)
         choice = {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "length" if cut else "stop"}
         if body.get("logprobs"):
             scores = random.Random(text)
@@ -114,6 +114,10 @@ def byte_response(text):
     return list(text.encode())
 
 
+def byte_text(tokens):
+    return bytes(tokens).decode()
+
+
 def picture(part):
     kind, _, data = part["image_url"]["url"].partition(",")
     assert kind in [f"data:image/{format};base64" for format in ("png", "jpeg", "webp")]
@@ -121,7 +125,7 @@ def picture(part):
 
 
 def model_tokenise(directory):
-    """Prompt and response ids of a Qwen2.5-VL directory, by transformers' own classes."""
+    """Prompt ids, response ids and text of a Qwen2.5-VL directory, by transformers' own classes."""
     from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
     tokenizer, images = AutoTokenizer.from_pretrained(directory), Qwen2VLImageProcessorPil.from_pretrained(directory)
@@ -143,7 +147,7 @@ def model_tokenise(directory):
             pieces[0] += "<|image_pad|>" * count + piece
         return tokenizer(pieces[0], add_special_tokens=False)["input_ids"]
 
-    return prompt, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    return prompt, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.decode
 
 
 class _Answers(Handler):

@@ -9,7 +9,7 @@ gives what one request for all would have given. Another engine makes other numb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -81,7 +81,7 @@ class Completion:
     """One response."""
 
     text: str
-    """Without special tokens and stop texts."""
+    """What its tokens say, special ones such as `<think>` too; without the token or the stop text that ended it."""
     token_ids: tuple[int, ...]
     """As sampled, the end token among them if there was one."""
     logprobs: tuple[float, ...] | None
@@ -125,6 +125,20 @@ class ChatEngine(Protocol):
             UserError: The engine has broken down. What was answered has been given out; the rest can be asked again.
         """
         ...
+
+
+def tokens_text(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int] = ()) -> str:
+    """The text of a response's tokens, all but the last if that is one of `stop`.
+
+    Special tokens are not left out: where `<think>` is one, a response without it would be trained on as another response.
+    """
+    ended = len(tokens) > 0 and tokens[-1] in stop
+    return str(tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def before_stop_text(text: str, stop: Sequence[str]) -> str:
+    """`text` up to the first stop text in it; all of it if there is none."""
+    return text[: min((at for word in stop if (at := text.find(word)) >= 0), default=len(text))]
 
 
 @dataclass(frozen=True)

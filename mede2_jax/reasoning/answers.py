@@ -19,7 +19,7 @@ import dataclasses
 import re
 from typing import Literal
 
-from mede2_jax.reasoning.choices import LONGEST, Options, is_statement, read_choice, read_letter, stripped, true_choice
+from mede2_jax.reasoning.choices import LONGEST, Options, in_one_line, is_statement, read_choice, read_letter, stripped, true_choice
 from mede2_jax.reasoning.normal_form import normalised
 from mede2_jax.reasoning.plain import plain
 
@@ -132,7 +132,7 @@ def _short_answer(text: str, truth: str) -> str | None:
     if _is_letter(truth):
         letter = read_letter(text)
         return letter.lower() if letter else None
-    if truth not in _OPPOSITES or not (match := _SHORT.match(text := stripped(plain(text)))):
+    if truth not in _OPPOSITES or not (match := _SHORT.match(text := stripped(in_one_line(text)))):
         return None
     said, words = (match[1] or match[2]).lower(), normalised(text[match.end() :]).split()
     if said not in (truth, _OPPOSITES[truth]):

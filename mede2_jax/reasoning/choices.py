@@ -12,6 +12,8 @@ Options = Mapping[str, str]
 """Capital letter to text."""
 LONGEST = 8_000
 """Characters of a text that can be an answer."""
+FIRST_LINES = 5
+"""Of an answer, among which its letter may stand alone."""
 
 _ADJECTIVES = r"(?:(?:most likely|final|correct|best|right|single) )*"
 _STATEMENT = re.compile(
@@ -32,6 +34,7 @@ _POINTED = re.compile(r"^([A-Za-z]) ?[.:;)、。]+ ?")
 _DASHED = re.compile(r"^([A-Z])(?: ?, ?| [-–—] )")
 _BARE = re.compile(r"^([A-Z])(?: ?[-–—/] ?| |(?=[^\x00-\x7f]))")
 _STATED = re.compile(r"^([A-Z]) is (?:the )?(?:most likely )?(?:correct|right|best)(?: (?:one|answer|option|choice|diagnosis))?[.!]?$")
+_AFTER_TEXT = re.compile(r"^(.+?) ?[(\[【]([A-Z])[)\]】]$")
 _ALONE = re.compile(r"^([A-Za-z])$")
 _OTHER_LETTER = re.compile(r"(?<![A-Za-z0-9'’-])([A-Z])(?![A-Za-z0-9'’-])")
 _WORD = re.compile(r"[^\W\d_]{3}")
@@ -56,7 +59,7 @@ def read_choice(text: str, options: Options) -> str | None:
     """The letter of the one option that `text` names, by letter, by text, or by both; None if none, several, or they contradict."""
     if len(text.strip()) > LONGEST:
         return None
-    text = plain(text)
+    text = in_one_line(text)
     forms = {letter: normalised(option) for letter, option in options.items()}
     named = _choices(text, forms) | _choices(stripped(text), forms)
     return named.pop() if len(named) == 1 else None
@@ -64,7 +67,7 @@ def read_choice(text: str, options: Options) -> str | None:
 
 def read_letter(text: str) -> str | None:
     """The letter that `text` gives as its answer where the options are not known; None if it gives none, or several."""
-    text = stripped(plain(text))
+    text = stripped(in_one_line(text))
     for pattern in (_BRACKETED, _POINTED, _DASHED, _STATED, _ALONE):
         if match := pattern.match(text):
             letter, rest = match[1].upper(), text[match.end() :]
@@ -88,6 +91,13 @@ def true_choice(answer: str, options: Options) -> str:
     return named.pop()
 
 
+def in_one_line(text: str) -> str:
+    """The plain text, where a line's end is the end of a sentence: "B", and below it why, is "B. Because"."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = [line for line in map(plain, (*lines[:FIRST_LINES], " ".join(lines[FIRST_LINES:]))) if line]
+    return " ".join([*(line if line[-1] in ".,:;-–" else f"{line}." for line in said[:-1]), *said[-1:]])
+
+
 def is_statement(text: str) -> bool:
     """Whether a plain text says that it gives the answer, as "Answer: B" does."""
     return bool(_STATEMENT.match(text) or _CHINESE_STATEMENT.match(text))
@@ -108,6 +118,8 @@ def _choices(text: str, forms: Options) -> set[str]:
     form = normalised(text)
     whole = {letter for letter, option in forms.items() if option and option == form}
     named = set(whole)
+    if (match := _AFTER_TEXT.match(text)) and match[2] in forms and (form := normalised(match[1])) in forms.values() and form:
+        return {match[2]} | {letter for letter, option in forms.items() if option == form}
     for pattern in (_BRACKETED, _POINTED, _DASHED, _BARE, _STATED, _ALONE):
         if not (match := pattern.match(text)):
             continue

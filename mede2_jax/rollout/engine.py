@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from mede2_jax.config import UserError
-from mede2_jax.engines.chat import ChatEngine
+from mede2_jax.engines.chat import ChatEngine, tokens_text
 from mede2_jax.engines.vllm.server import VLLMServer, is_installed
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.job import SamplingJob
@@ -83,7 +84,12 @@ def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[Cha
                 servers,
                 system_prompt=config.data.system_prompt,
                 logprobs=config.logprobs,
-                vllm=VLLMExtras(job.rules, job.prompt_ids, job.processor.vllm_image),
+                vllm=VLLMExtras(
+                    job.rules,
+                    job.prompt_ids,
+                    text=functools.partial(tokens_text, job.processor.chat.tokenizer),
+                    image=job.processor.vllm_image,
+                ),
                 notify=notify,
                 check=check,
                 key=key,

@@ -104,7 +104,7 @@ def test_what_is_sent_leaves_nothing_to_the_servers_defaults():
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "stop_token_ids": [0, 3],
-            "skip_special_tokens": True,
+            "skip_special_tokens": False,
             "return_token_ids": True,
             "watermarking": False,
         }

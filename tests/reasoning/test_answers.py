@@ -201,6 +201,7 @@ def test_normalised(one, other, same):
         ("Yes", "**Yes** – there is.", "correct"),
         ("yes", "Yes there is", "correct"),
         ("no", "No, the lungs are clear.", "correct"),
+        ("no", "No\n\nThe lungs are clear.", "correct"),
         ("no", "Yes, there is an effusion", "wrong"),
         ("yes", "No. There is none.", "wrong"),
         ("true", "True: it is blunt", "correct"),

@@ -42,6 +42,11 @@ READ = {
     "no blank": ["B.Renal abscess", "B)Renal abscess", "B:Renal abscess", "(B)Renal abscess", "B-Renal abscess", "B.Because it is warm"],
     "quotes": ['"B".', "“B”。", "'B.'", '""B""', "「B」"],
     "said to be right": ["B is correct", "B is the correct answer.", "B is the best choice", "The answer is: **B** is correct"],
+    "on a line of its own": [
+        *("B\n\nBecause it is warm.", "**B**\nIt is warm", "Answer:\nB\nExplanation: it is warm", "B\nRenal abscess", "B.\nRenal\nabscess"),
+        *("```\nB\n```", "\\[\n\\boxed{B}\n\\]", "$$\nB\n$$", "<p>\nB\n</p>", "\\boxed{\nB\n}", "(B)\r\nwarm"),
+    ],
+    "after its text": ["Renal abscess (B)", "The answer is renal abscess [B].", "**Renal abscess** (**B**)", "A renal abscess (B)"],
     "with an explanation": [
         *("B. Renal abscess, not a cyst", "B. Renal abscess, a rare finding", "B. Renal abscess. A is wrong", "B; it is warm"),
         *("B. Renal abscess; cyst is unlikely", "B. Large renal abscess", "B. Renal abscess of a cystic kidney"),
@@ -62,6 +67,7 @@ NONE = {
     "more than one": [
         *("B. Renal abscess or A", "B. Renal abscess and a cyst", "B. Renal abscess, cyst", "B. Renal abscess / normal"),
         *("B. Renal abscess or A and D", "A. Cyst B. Renal abscess", "\\boxed{A} or \\boxed{B}", "**A**, **B**", "B) or D)"),
+        *("A\nB", "B\nA is right", "B\n\nor D", "Normal (B)", "Cyst [B]", "Renal abscess (C)", "A\nlarge abscess\nD"),
         *("A、B", "A和B", "{A, B}", "B. Renal abscess, A", "A or B", "A/B"),
     ],
     "taken back": [
@@ -121,7 +127,16 @@ def test_texts_without_blanks_between_words():
             ("(B) effusion", "B"),
             ("B, since it is", "B"),
         ),
-        *(("答案：B", "B"), ("B is correct", "B"), ("Option B", "B"), ("B.Effusion", "B"), ("B. I think so", "B"), ("B. effusion", "B")),
+        *(
+            ("B\nIt is warm", "B"),
+            ("A\nB", None),
+            ("答案：B", "B"),
+            ("B is correct", "B"),
+            ("Option B", "B"),
+            ("B.Effusion", "B"),
+            ("B. I think so", "B"),
+            ("B. effusion", "B"),
+        ),
         *(("A or B", None), ("B, not A", None), ("not B", None), ("B or C", None), ("Effusion", None), ("AB", None), ("B positive", None)),
         *(
             ("A small mass", None),

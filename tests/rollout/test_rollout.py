@@ -546,8 +546,8 @@ def test_a_model_directory_of_a_newer_format_is_refused(base, tiny_model, tmp_pa
 
 
 def test_another_prompt_than_trainings_ends_the_run(base, tokenise, tmp_path):
-    prompt, response = tokenise
-    wrong = (lambda messages, options: prompt(messages[1:], options), response)  # a server that drops the system turn
+    prompt, *rest = tokenise
+    wrong = (lambda messages, options: prompt(messages[1:], options), *rest)  # a server that drops the system turn
     with ChatServer(tokenise=wrong) as server, pytest.raises(UserError, match="sees another prompt than training would"):
         main([*base, f"--out={tmp_path / 'r.jsonl'}", f"--base_url={server.url}"])
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mede2_jax.config import UserError
-from mede2_jax.engines.chat import ChatReply, Completion, FinishReason, Sampling
+from mede2_jax.engines.chat import ChatReply, Completion, FinishReason, Sampling, before_stop_text, tokens_text
 from mede2_jax.engines.flax.prompts import Prompt
 
 
@@ -39,7 +39,7 @@ class Sample:
             if self.finish_reason:
                 break
         if self.finish_reason or sampling.stop:
-            self.text = self._decoded(tokenizer, len(self.tokens))
+            self.text = tokens_text(tokenizer, self.tokens, stop)
             self._cut(before, tokenizer, sampling.stop)
 
     def _cut(self, before: int, tokenizer: Any, stop: Sequence[str]) -> None:
@@ -47,14 +47,12 @@ class Sample:
         if not any(text in self.text for text in stop):
             return
         length = next(
-            length for length in range(before + 1, len(self.tokens) + 1) if any(text in self._decoded(tokenizer, length) for text in stop)
+            length
+            for length in range(before + 1, len(self.tokens) + 1)
+            if any(text in tokens_text(tokenizer, self.tokens[:length]) for text in stop)
         )
-        self.text = self._decoded(tokenizer, length)
-        self.text = self.text[: min(at for text in stop if (at := self.text.find(text)) >= 0)]
+        self.text = before_stop_text(tokens_text(tokenizer, self.tokens[:length]), stop)
         self.tokens, self.logprobs, self.finish_reason = self.tokens[:length], self.logprobs[:length], "stop"
-
-    def _decoded(self, tokenizer: Any, length: int) -> str:
-        return tokenizer.decode(self.tokens[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class Slot:

@@ -105,7 +105,7 @@ def read_reply(reply: Reply) -> Outcome:
     if not reply.choices:
         return no_answer("the reply has no choices", is_final=False, **counts)
     choice = reply.choices[0]
-    text, end = choice.message.content or "", choice.finish_reason
+    text, end = choice.message.text, choice.finish_reason
     if choice.message.refusal:
         return no_answer(f"the model refused: {quoted(choice.message.refusal)}", is_final=True, **counts)
     if end == "content_filter":

@@ -16,14 +16,14 @@ import openai
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
 from mede2_jax.engines.background import Background
-from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules
+from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, Sampling, TokenRules, before_stop_text
 from mede2_jax.engines.vllm.pool import Server, ServerConfig, ServerPool
 from mede2_jax.engines.wire.attempts import ATTEMPTS, Failed, MalformedReply, Refused, ServersGone
 from mede2_jax.engines.wire.http import CONNECT_SECONDS, api_key, base_urls, error_text, key_in_the_open
 from mede2_jax.engines.wire.openai_client import open_client, send
 from mede2_jax.engines.wire.openai_reply import completions, parse_reply
 from mede2_jax.engines.wire.openai_request import request_body
-from mede2_jax.foreign import one_line
+from mede2_jax.foreign import one_line, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,8 @@ class VLLMExtras:
     """The token ids that training would see for a request; every reply is compared with it."""
     image: str | None = None
     """A text that the server puts an image for, so that no request may hold it."""
+    text: Callable[[Sequence[int]], str] | None = None
+    """The text of token ids; every response is compared with that of its own. None: nobody can compare them."""
 
 
 class OpenAIChat:
@@ -72,6 +74,8 @@ class OpenAIChat:
         self.system_prompt, self.logprobs, self.notify, self.check = system_prompt, logprobs, notify, check
         self._key = key
         self.servers = [Server(url) for url in base_urls(urls)]
+        self._restored: set[str] = set()
+        """URLs of servers whose texts were not those of their token ids."""
 
     def __enter__(self) -> Self:
         for server in self.servers:
@@ -149,11 +153,38 @@ class OpenAIChat:
             prompt_tokens = reply.prompt_tokens
         except MalformedReply as fault:
             raise Failed(f"the reply is not as it should be: {fault}") from None
-        if any(choice.message.reasoning for choice in reply.choices):
-            raise UserError(f"{server.url} takes the reasoning out of the responses; start it without --reasoning-parser")
         if prompt is not None:
             _check_prompt(server, request, prompt, reply.prompt_token_ids or [])
+        aside = [choice.message.set_aside for choice in sorted(reply.choices, key=lambda choice: choice.index)]
+        samples = tuple(self._checked(server, sample, where) for sample, where in zip(samples, aside, strict=True))
         return ChatReply(request, prompt_tokens, samples)
+
+    def _checked(self, server: Server, sample: Completion, aside: str | None) -> Completion:
+        """A sample whose text is that of its token ids.
+
+        Args:
+            server: Who gave it.
+            sample: As it came.
+            aside: Where else the reply had text.
+
+        Raises:
+            UserError: The server has taken a part of the response elsewhere.
+        """
+        own = None if self.vllm is None or self.vllm.text is None else _own_text(sample, self.vllm.text, self.sampling.stop)
+        # vLLM leaves out the beginning of a letter that was cut off.
+        if own is not None and sample.text in (own, own.rstrip("\N{REPLACEMENT CHARACTER}")):
+            return sample
+        if aside is not None:
+            raise UserError(
+                f"{server.url} takes a part of the responses out of their text, into {shown(aside)}; "
+                "start it without --reasoning-parser and --tool-call-parser"
+            )
+        if own is None:
+            return sample
+        if server.url not in self._restored:
+            self._restored.add(server.url)
+            self.notify(f"{server.url} gives texts that are not those of their token ids; the text of the ids is taken")
+        return dataclasses.replace(sample, text=own)
 
     def _prepare(self, request: ChatRequest) -> tuple[dict[str, Any], Sequence[int] | None]:
         """The body of a request, and the token ids of its prompt if they are to be compared."""
@@ -197,6 +228,15 @@ class OpenAIChat:
     async def _close(self) -> None:
         for client in getattr(self, "_clients", {}).values():
             await client.close()
+
+
+def _own_text(sample: Completion, text: Callable[[Sequence[int]], str], stop: Sequence[str]) -> str:
+    """What the token ids of a sample say, up to the token or the stop text that ended it."""
+    whole = text(sample.token_ids)
+    if sample.finish_reason == "length" or not sample.token_ids:
+        return whole
+    cut = before_stop_text(whole, stop)
+    return cut if cut != whole else text(sample.token_ids[:-1])
 
 
 def _check_prompt(server: Server, request: ChatRequest, ours: Sequence[int], theirs: Sequence[int]) -> None:

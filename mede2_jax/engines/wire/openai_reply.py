@@ -13,27 +13,52 @@ from mede2_jax.engines.wire.http import quoted
 from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.json_file import check
 
+TEXT_PARTS = ("text", "output_text")
+"""Types of the parts of a content that are what was said."""
+NO_TEXT = ("role", "id", "object", "type", "name", "status", "annotations", "audio")
+"""Fields of a message that are not what was said."""
+
 
 def _count(value: Any) -> int | None:
     """A number of tokens; None where it is none."""
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
 
 
-def _text(content: Any) -> Any:
-    """The text of a message that comes in parts, without the thoughts among them."""
-    if not isinstance(content, list):
-        return content
-    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
-    return "".join(str(part.get("text") or "") for part in parts if part.get("type", "text") in ("text", "output_text"))
-
-
 Tokens = Annotated[int | None, pydantic.BeforeValidator(_count)]
 
 
 class _Message(pydantic.BaseModel):
-    content: Annotated[str | None, pydantic.BeforeValidator(_text)] = None
-    reasoning: str | None = None
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    content: str | list[Any] | None = None
     refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What it says: its content, or the texts among the parts of it, without the thoughts."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        return "".join(str(part.get("text") or "") for part in self._parts if part.get("type", "text") in TEXT_PARTS)
+
+    @property
+    def set_aside(self) -> str | None:
+        """Where else it has text, whatever the server calls a thought there; None if nowhere."""
+        for name, value in (self.model_extra or {}).items():
+            if name not in NO_TEXT and _has_text(value):
+                return name
+        kinds = (part.get("type", "text") for part in self._parts)
+        return next((f"content, part {shown(kind)}" for kind in kinds if kind not in TEXT_PARTS), None)
+
+    @property
+    def _parts(self) -> list[dict[str, Any]]:
+        content = self.content if isinstance(self.content, list) else []
+        return [part if isinstance(part, dict) else {"text": part} for part in content]
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_text(item) for item in value.values())
+    return any(map(_has_text, value)) if isinstance(value, list) else isinstance(value, str) and bool(value.strip())
 
 
 class _TokenLogprob(pydantic.BaseModel):
@@ -120,4 +145,4 @@ def _completion(choice: _Choice, seed: int, logprobs: bool) -> Completion:
         scores = tuple(token.logprob for token in choice.logprobs.content)
         if choice.token_ids is not None and len(scores) != len(tokens):
             raise MalformedReply(f"sample {choice.index} has {len(tokens)} tokens but {len(scores)} log-probabilities")
-    return Completion(choice.message.content or "", tokens, scores, "stop" if choice.finish_reason == "stop" else "length", seed)
+    return Completion(choice.message.text, tokens, scores, "stop" if choice.finish_reason == "stop" else "length", seed)

@@ -54,7 +54,8 @@ def request_body(
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "stop_token_ids": list(rules.stop),
-        "skip_special_tokens": True,
+        # A special token may be part of what is said, as `<think>` is in some tokenizers; the one that ends a response is left out anyway.
+        "skip_special_tokens": False,
         "return_token_ids": True,
         "watermarking": False,
     }
