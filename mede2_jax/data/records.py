@@ -222,7 +222,7 @@ class Judgment(Record):
     repeat: int = pydantic.Field(ge=0)
     """Which of the rollout's judgments it is, from 0."""
     of: str
-    """`content_digest` of the rollout that was judged: its id alone could also be another's."""
+    """What was judged, by digests (`data/judged.py`): the rollout's content and its image files. Its id alone could also be another's."""
     outcome: Outcome | None = None
     """Of comparing the final answer with the right one by rules; None: these do not tell, and `correctness` decides."""
     correctness: Verdict

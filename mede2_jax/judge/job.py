@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ from rich.console import Console
 
 from mede2_jax import __version__
 from mede2_jax.config import UserError
-from mede2_jax.data.images import resolve_image
+from mede2_jax.data.judged import ImageFiles, of_both
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.reading import located, reading_progress
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
 from mede2_jax.judge.config import JudgeConfig
 from mede2_jax.outputs.image_root import image_root
-from mede2_jax.outputs.manifest import file_digest
+from mede2_jax.outputs.manifest import Said, file_digest, read_said
 from mede2_jax.reasoning import offline_judge
 from mede2_jax.reasoning.answers import BareLetters, Outcome, grade
 
@@ -36,6 +37,7 @@ class Task:
     id: str
     question: str
     digest: str
+    """Of what is judged, as `Judgment.of`."""
     outcome: Outcome | None
     """None: the judge decides whether the answer is right."""
 
@@ -75,8 +77,9 @@ def open_job(config: JudgeConfig, console: Console) -> JudgingJob:
     tasks: list[Task] = []
     left_out: Counter[str] = Counter()
     seen: dict[str, int] = {}
-    images: set[str] = set()
     bare = BareLetters()
+    files = ImageFiles(root)
+    sampled = sampled_images(config.rollouts) if config.judge != "offline" else {}
     with reading_progress(console.is_terminal) as progress:
         task_bar = progress.add_task(f"reading {file.path.name}", total=len(file))
         for number in range(len(file)):
@@ -90,11 +93,9 @@ def open_job(config: JudgeConfig, console: Console) -> JudgingJob:
                 if isinstance(found, str):
                     left_out[found] += 1
                     continue
-                tasks.append(found)
                 if config.judge != "offline":
-                    for name in {*rollout.images} - images:
-                        resolve_image(root, name)
-                    images.update(rollout.images)
+                    found = _with_images(found, files.digest(rollout.images), sampled)
+                tasks.append(found)
     if bare.notice:
         notify(bare.notice)
     inputs = {
@@ -104,6 +105,23 @@ def open_job(config: JudgeConfig, console: Console) -> JudgingJob:
         "versions": {"mede2_jax": __version__},
     }
     return JudgingJob(config, file, root, tuple(tasks), dict(left_out), inputs)
+
+
+def sampled_images(rollouts: Path) -> dict[str, str]:
+    """The digest of each question's image files when it was sampled, as far as the rollouts' manifest is there and says so."""
+    said = read_said(rollouts, Said)
+    digests = said.images.get("digests") if said is not None and isinstance(said.images, dict) else None
+    return {id: digest for id, digest in digests.items() if isinstance(digest, str)} if isinstance(digests, dict) else {}
+
+
+def _with_images(task: Task, files: str, sampled: Mapping[str, str]) -> Task:
+    """The task with the digest of its image files, which must be those that the response was sampled with."""
+    if files and sampled.get(task.question, files) != files:
+        raise UserError(
+            f"images of question {task.question!r} are other files than those that it was sampled with "
+            f"({sampled[task.question]} then, {files} now); put them back, or sample it anew"
+        )
+    return replace(task, digest=of_both(task.digest, files))
 
 
 def _task(rollout: Rollout, number: int, config: JudgeConfig) -> Task | str:

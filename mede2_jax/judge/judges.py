@@ -12,6 +12,7 @@ import pydantic
 
 from mede2_jax.config import UserError, describe_validation_error
 from mede2_jax.data.images import read_image_bytes
+from mede2_jax.data.judged import difference, files_digest, of_both
 from mede2_jax.data.reading import located
 from mede2_jax.data.records import ImagePart, JudgeUsage, Message, Part, Rollout, TextPart
 from mede2_jax.engines.chat import ChatEngine, ChatFailure, ChatReply, ChatRequest, Usage
@@ -157,7 +158,11 @@ class ChatJudge:
             messages.append(Message(role="user", content=JUDGE_AGAIN.text.format(FAULT=item.fault)))
         with located(self.job.file.where(task.number)):
             root, limit = self.job.image_root, config.max_image_pixels
-            images = tuple(Picture.read(read_image_bytes(root, name), name, limit) for name in rollout.images)
+            files = [read_image_bytes(root, name) for name in rollout.images]
+            now = files_digest(hashlib.sha256(file).digest() for file in files) if files else ""
+            if difference(task.digest, of_both(rollout.content_digest, now)):
+                raise UserError(f"images of {task.id!r} have changed since this run began; put them back, or start it again")
+            images = tuple(Picture.read(file, name, limit) for file, name in zip(files, rollout.images, strict=True))
         return ChatRequest(
             item.wanted.id, tuple(messages), images, 1, seed(config, task.id, item.wanted.repeat, item.attempt), schema=self.schema
         )

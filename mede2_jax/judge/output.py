@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from mede2_jax.config import UserError
+from mede2_jax.data.judged import difference
 from mede2_jax.data.records import Judgment
 from mede2_jax.judge.job import Task
 from mede2_jax.judge.judges import Wanted
@@ -46,8 +47,10 @@ def check(judgment: Judgment, tasks: Mapping[str, Task], repeat: int, tally: Tal
     rollout, task = judgment.rollout, tasks.get(judgment.rollout)
     if task is None:
         raise UserError(f"{where}: a judgment of {rollout!r}, which is not among the responses to be judged; use another --out")
-    if judgment.of != task.digest:
+    if (other := difference(judgment.of, task.digest)) == "response":
         raise UserError(f"{where}: a judgment of another response than {rollout!r} is now; use another --out")
+    if other == "images":
+        raise UserError(f"{where}: a judgment of other images than {rollout!r} has now; put them back, or use another --out")
     if judgment.repeat >= repeat:
         raise UserError(
             f"{where}: judgment {judgment.repeat} of {rollout!r}, but --repeat={repeat}, which may not shrink; use another --out"

@@ -7,13 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pydantic
 from rich.console import Console
 
 from mede2_jax.config import UserError
 from mede2_jax.data.images import resolve_image
+from mede2_jax.data.judged import ImageFiles, difference, knows_images, of_both
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.reading import located, reading_progress
 from mede2_jax.data.record_file import RecordFile
@@ -68,7 +68,7 @@ class PairingJob:
 
     config: PairConfig
     file: RecordFile
-    image_root: Path
+    files: ImageFiles
     judged: Mapping[str, JudgedRollout]
     questions: dict[str, Asked]
     """In the order of their first responses."""
@@ -98,7 +98,7 @@ def open_job(config: PairConfig, console: Console) -> PairingJob:
     file = RecordFile(config.rollouts)
     root = image_root(config.rollouts, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
     said_of_rollouts = read_said(config.rollouts, SamplingSaid) or SamplingSaid()
-    job = PairingJob(config, file, root, judged, {}, Counter(), Counter(), said_of_rollouts.processor.reserved)
+    job = PairingJob(config, file, ImageFiles(root), judged, {}, Counter(), Counter(), said_of_rollouts.processor.reserved)
     seen: dict[str, int] = {}
     with reading_progress(console.is_terminal) as progress:
         task = progress.add_task(f"reading {file.path.name}", total=len(file))
@@ -131,7 +131,7 @@ def _add(job: PairingJob, rollout: Rollout, record: int) -> None:
     if judged is None:
         job.dropped[NOT_JUDGED] += 1
         return
-    if judged.of != rollout.content_digest:
+    if difference(judged.of, rollout.content_digest):
         raise UserError(f"{judged.where}: a judgment of another response than {rollout.id!r} of {where}; judge these rollouts first")
     if judged.question != rollout.question_id:
         raise UserError(f"{judged.where}: field 'question' is {judged.question!r}, but {rollout.id!r} answers {rollout.question_id!r}")
@@ -140,10 +140,15 @@ def _add(job: PairingJob, rollout: Rollout, record: int) -> None:
         job.dropped[found if isinstance(found, str) else RESERVED] += 1
         return
     job.failing.update(found)
-    if not asked.candidates:
-        with located(where):
+    files = ""
+    with located(where):
+        if knows_images(judged.of):
+            files = job.files.digest(rollout.images)
+        elif not asked.candidates:
             for name in rollout.images:
-                resolve_image(job.image_root, name)
+                resolve_image(job.files.root, name)
+    if difference(judged.of, of_both(rollout.content_digest, files)):
+        raise UserError(f"{judged.where}: a judgment of other images than {rollout.id!r} of {where} has now; put them back, or judge anew")
     asked.candidates.append(Candidate(record, rollout.id, rollout.sample, found))
 
 

@@ -123,7 +123,7 @@ def _manifest(job: PairingJob, report: Report) -> dict[str, Any]:
         "command": COMMAND,
         "config": config.model_dump(mode="json"),
         **{name: {"path": str(path.absolute()), "digest": file_digest(path)} for name, path in inputs.items()},
-        "images": {"root": str(job.image_root.absolute())},
+        "images": {"root": str(job.files.root.absolute())},
         "versions": {"mede2_jax": __version__},
         **report.content(),
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mede2_jax.config import UserError
+from mede2_jax.data.judged import difference
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Judgment
@@ -45,8 +46,10 @@ def read_judgments(path: Path) -> dict[str, JudgedRollout]:
         entry = judged.setdefault(judgment.rollout, JudgedRollout(where, judgment.question, judgment.of, judgment.outcome))
         if judgment.id in entry.ids:
             raise UserError(f"{where}: field 'id': {judgment.id!r} is there twice; take one out")
-        if judgment.of != entry.of:
-            raise UserError(f"{where}: a judgment of another response than {entry.where}, both called {judgment.rollout!r}; take one out")
+        if other := difference(judgment.of, entry.of):
+            what = "another response than" if other == "response" else "other images than"
+            raise UserError(f"{where}: a judgment of {what} {entry.where}, both called {judgment.rollout!r}; take one out")
+        entry.of = max(judgment.of, entry.of, key=len)  # the one that knows its images
         entry.ids.append(judgment.id)
         entry.verdicts.append(tuple(judgment.verdicts[aspect] for aspect in ASPECTS))
     return judged

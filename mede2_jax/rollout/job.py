@@ -15,6 +15,7 @@ from rich.console import Console
 from mede2_jax import __version__
 from mede2_jax.config import UserError
 from mede2_jax.data.images import ImageSize
+from mede2_jax.data.judged import files_digest
 from mede2_jax.data.processor import Processor
 from mede2_jax.data.questions import QuestionFile, open_questions
 from mede2_jax.data.reading import reading_progress
@@ -133,7 +134,7 @@ def _check_questions(questions: QuestionFile, numbers: Sequence[int], processor:
         for checked in questions.check(numbers, accept):
             progress.advance(task)
             if checked.files:
-                digests[checked.id] = hashlib.sha256(b"".join(checked.files)).hexdigest()[:16]
+                digests[checked.id] = files_digest(checked.files)
     if bare.notice:
         console.print(bare.notice, soft_wrap=True, markup=False)
     return digests, max(lengths)
