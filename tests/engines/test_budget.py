@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from gemini_server import KEY, Drop, GeminiServer
+from gemini_server import KEY, Drop, GeminiServer, empty, error
 from paying import ask, engine, request, words
 
 from mede2_jax.config import UserError
@@ -150,3 +150,30 @@ def test_of_an_api_that_does_not_say_what_it_took_each_reply_counts_as_the_most_
             replies.extend(chat.answer(map(request, range(9))))
     assert len(replies) == 4 and len(server.bodies) == 5
     assert len(lines) == 1 and "does not say how many tokens a reply took: for max_cost it counts as the most" in lines[0]
+
+
+@pytest.mark.parametrize("concurrency", [1, 16, 100])
+def test_a_budget_is_kept_whatever_goes_wrong(concurrency):
+    """Replies that come to nobody are on the bill, those without a word too, and errors are not."""
+
+    def faults(number, body):
+        if number % 6 == 1:
+            return empty(body)
+        if number % 6 == 2:
+            server.bill.append({"promptTokenCount": 2, "thoughtsTokenCount": body["generationConfig"]["maxOutputTokens"]})
+            raise Drop
+        if number % 6 == 3:
+            return error(500, "INTERNAL", "oops")
+        if number % 6 == 4:
+            return 200, {}, b"no JSON"
+        return None
+
+    replies, max_cost = [], 0.5
+    with GeminiServer(say=words(50), faults=faults) as server:
+        chat = engine(server, Sampling(max_tokens=1000), max_cost=max_cost, concurrency=concurrency)
+        with chat, pytest.raises(BudgetExhausted, match="is reached"):
+            replies.extend(chat.answer(map(request, range(400))))
+        assert 0.5 * max_cost < server.billed <= max_cost
+    # What was billed and what may have been: nothing of it is given away twice.
+    assert chat.usage.cost + chat.usage.at_most <= max_cost < chat.usage.cost + chat.usage.at_most + 0.0105
+    assert len(replies) == chat.usage.answered + chat.usage.failed > 30
