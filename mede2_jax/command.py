@@ -31,6 +31,9 @@ USERS_ERRNOS = (
 )
 """Failures of the system that a user mends: no room, no right, no such place."""
 
+SOON = 0.05
+"""Seconds after which a signal comes again that was swallowed."""
+
 
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
     """Runs a command's `main`; a user's mistake ends it with one line on stderr and exit status 2, Ctrl-C with 130, SIGTERM with 143.
@@ -87,11 +90,26 @@ def _signals_raise() -> Iterator[None]:
 
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
     before = {number: signal.signal(number, handlers[number]) for number in handlers if signal.getsignal(number) != signal.SIG_IGN}
+    hook, sys.unraisablehook = sys.unraisablehook, _send_again(sys.unraisablehook)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _send_again(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook for errors that Python has to swallow, as those that a signal raises while a destructor runs: the signal comes once more."""
+
+    def heard(event: Any) -> None:
+        number = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}.get(event.exc_type)
+        if number is None:
+            hook(event)
+        else:  # from a thread, and later: here it would be raised within this very call, and swallowed too
+            threading.Timer(SOON, os.kill, (os.getpid(), number)).start()
+
+    return heard
 
 
 def _silence_background() -> None:

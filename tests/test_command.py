@@ -106,6 +106,32 @@ def test_a_signal_while_modules_are_imported_is_one_line(tmp_path, command, numb
     assert stopped(["-m", f"mede2_jax.{command}", "--help"], number, env=os.environ | {"PYTHONPATH": paths}) == outcome
 
 
+@pytest.mark.parametrize(("number", "outcome"), STOPS, ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("where", ["destructor", "collected", "weakref"])
+def test_a_signal_that_python_swallows_comes_again(where, number, outcome):
+    """An error that a handler raises within a destructor, or what the collector calls, is never heard of."""
+    code = f"""
+import gc, os, time, weakref
+from mede2_jax.command import run_command
+class Held:
+    def __del__(self): os.kill(os.getpid(), {int(number)}); time.sleep(0.5)
+class Plain: pass
+def main(_):
+    if {where!r} == "weakref":
+        one = Plain(); kept = weakref.ref(one, lambda _: (os.kill(os.getpid(), {int(number)}), time.sleep(0.5))); del one
+    else:
+        one = Held()
+        if {where!r} == "collected": one.me = one; del one; gc.collect()
+        else: del one
+    print("passed over", flush=True)
+    for _ in range(300): time.sleep(0.1)
+    print("to the end")
+run_command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (*outcome, "passed over\n")
+
+
 def test_an_ignored_signal_stays_ignored(tmp_path):
     """As in a shell's background job, or under nohup."""
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + SLEEPER.replace("600", "10")
