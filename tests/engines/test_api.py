@@ -45,7 +45,7 @@ def test_a_second_run_pays_for_nothing(tmp_path):
     assert all(reply.usage.cost == 0.0 and reply.usage.response_tokens > 0 for reply in second[:20])
     assert free.cost == pytest.approx(sum(reply.usage.cost for reply in second)) and free.cost > 0
     # The same replies, but for what they cost now.
-    assert [dataclasses.replace(a.usage, cost=0.0, cached=True) for a in first] == [a.usage for a in second[:20]]
+    assert [dataclasses.replace(a.usage, cost=0.0, cached=True, cached_cost=a.usage.cost) for a in first] == [a.usage for a in second[:20]]
 
 
 def test_the_same_request_at_the_same_time_is_asked_once():
