@@ -121,7 +121,7 @@ def byte_text(tokens):
 def picture(part):
     kind, _, data = part["image_url"]["url"].partition(",")
     assert kind in [f"data:image/{format};base64" for format in ("png", "jpeg", "webp")]
-    return Image.open(io.BytesIO(base64.b64decode(data)))
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
 
 def model_tokenise(directory):
