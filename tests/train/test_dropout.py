@@ -66,7 +66,7 @@ def test_a_resumed_run_has_the_masks_of_an_unbroken_one(run, tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointConfig())
     checkpoints.save(halfway, {}, {}, None)
     checkpoints.wait()
-    saved, _ = checkpoints.restore(shapes_of(halfway))
+    saved, _ = checkpoints.restore(checkpoints.latest, shapes_of(halfway))
     checkpoints.close()
     again, _ = losses(run, dataclasses.replace(halfway, **saved), row, 2)
     assert again == unbroken[2:]
