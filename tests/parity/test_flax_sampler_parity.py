@@ -31,7 +31,7 @@ def requests():
         make_request(
             number,
             images=[make_image(*size, seed=number + k) for k, size in enumerate(sizes)],
-            words=280 if name == "longer text" else 12,
+            words=279 if name == "longer text" else 12,
         )
         for number, (name, sizes) in enumerate(IMAGES.items())
     ]
