@@ -21,7 +21,7 @@ from rich.console import Console
 from mede2_jax.models.lora import Params, put_adapters
 from mede2_jax.parallel import distributed
 from mede2_jax.train.batches import eval_batches, open_loader, open_pass, unstacked
-from mede2_jax.train.checkpoint import Checkpoints, shapes_of
+from mede2_jax.train.checkpoint import Best, Checkpoints, shapes_of
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.export import export
 from mede2_jax.train.inputs import TrainingInputs, check_same, manifest, open_inputs, show_inputs
@@ -35,6 +35,7 @@ from mede2_jax.train.run_directory import MODEL, is_finished, open_run_directory
 from mede2_jax.train.state import TrainState, init_state
 from mede2_jax.train.step import Steps
 from mede2_jax.train.stop import StopRequest
+from mede2_jax.weights.run_checkpoint import CHECKPOINTS
 
 REFERENCE_SAVE_SECONDS = 60.0
 """Between saves of a reference pass: what a kill may cost."""
@@ -93,8 +94,8 @@ def _run(inputs: TrainingInputs, console: Console) -> None:
 
 def _to_export(inputs: TrainingInputs, loop: Loop, console: Console) -> Params:
     """The trained parameters of the last step, or (`export=best`) of the checkpoint with the lowest evaluation loss."""
-    best = distributed.agreed(lambda: loop.checkpoints.best) if inputs.config.export == "best" else None
-    if best is None or best.step == int(loop.state.step):
+    found = distributed.agreed(lambda: loop.checkpoints.best) if inputs.config.export == "best" else None
+    if found is None or (best := Best(*found)).step == int(loop.state.step):
         return loop.state.trainable
     console.print(f"exporting step {best.step}, of the lowest evaluation loss: {best.eval_loss:.4f}")
     return loop.checkpoints.restore_trainable(best.step, shapes_of(loop.state))
@@ -154,7 +155,7 @@ def _begun_reference(path: Path, digest: str, examples: Mapping[str, int]) -> Re
 def _loop(inputs: TrainingInputs, steps: Steps, state: TrainState, references: dict[str, np.ndarray], console: Console) -> Loop:
     """The loop at the run's start, or at its last checkpoint."""
     config, total_steps = inputs.config, _total_steps(inputs)
-    checkpoints = Checkpoints(config.output / "checkpoints", config.checkpoint)
+    checkpoints = Checkpoints(config.output / CHECKPOINTS, config.checkpoint)
     epochs = -(-total_steps // _steps_per_epoch(inputs))
     reference, accumulation = references.get("train"), config.accumulation
     loader = open_loader(inputs, steps, inputs.train, reference, epochs=epochs, accumulation=accumulation, shuffle=True)

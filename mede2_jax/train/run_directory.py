@@ -20,9 +20,10 @@ from mede2_jax.foreign import shown
 from mede2_jax.json_file import Foreign, load_checked
 from mede2_jax.outputs.file import write_whole
 from mede2_jax.train.config import TrainConfig
+from mede2_jax.weights.run_checkpoint import MANIFEST
 from mede2_jax.yaml_text import parse_yaml
 
-CONFIG, MANIFEST, MODEL, LOCK = "config.yaml", "manifest.json", "model", ".lock"
+CONFIG, MODEL, LOCK = "config.yaml", "model", ".lock"
 PATHS = ("model", "adapter", "data.path", "data.eval_path", "data.image_root")
 """Options that name a file or a folder: two spellings of one place are the same, from whichever folder."""
 FOLDER = "folder"

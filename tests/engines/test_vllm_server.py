@@ -81,7 +81,7 @@ GIVEN = {
 
 
 def test_a_server_inherits_no_key_and_has_its_sockets_in_the_runs_folder(tmp_path):
-    folder = Path("/tmp/mede2-vllm-abc")
+    folder = Path("/short")
     environment = server_environment(GIVEN, folder)
     assert "planted" not in environment.values()
     assert {name: environment[name] for name in ("PATH", "HOME", "TOKENIZERS_PARALLELISM", "CUDA_VISIBLE_DEVICES", "KEYBOARD")} == {

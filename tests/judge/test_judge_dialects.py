@@ -34,7 +34,7 @@ def judge_with(sample, tmp_path, monkeypatch, capsys):
 
     def judge(server, *flags):
         out = tmp_path / "j.jsonl"
-        flags = ["--judge=openai", "--model=m", "--temperature=0.5", f"--base_url={server.url}", "--cache=none", *flags]
+        flags = ["--judge=openai", "--model=m", "--temperature=0.5", f"--base_url={server.url}", "--cache=none", "--patience=30", *flags]
         main([f"--rollouts={sample / 'rollouts.jsonl'}", f"--out={out}", *flags])
         return out, capsys.readouterr().out
 
