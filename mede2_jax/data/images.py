@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import hashlib
 import io
 import os
 import re
 import sys
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
+from mede2_jax.foreign import shown
 
 ImageSize = tuple[int, int]
 """Height and width in pixels."""
@@ -25,6 +31,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """What is decoded. Pillow knows more, some by calling other programs (EPS), which data from strangers must not reach."""
 MAX_FILE_BYTES = 1 << 29
 """A larger file is refused before it is read."""
+
+_STACKS = ("GIF", "TIFF", "WEBP", "PNG")
+"""Formats that hold several frames. The second image in a camera's JPEG is its preview, or a depth map."""
 
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -40,6 +49,21 @@ _BLOCK_PIXELS = 1 << 20
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # Colour profiles of scanners and notes of image editors are larger than Pillow's 1 MiB; the pixels beside them are whole.
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 25
+# libtiff writes lines of its own to stderr, with a file's text in them; Pillow raises besides.
+for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow without libtiff, or one that keeps its names to itself
+        ctypes.CDLL(Image.core.__file__)[_handler](ctypes.c_void_p(None))
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """What is known of an image file that was looked at once."""
+
+    digest: bytes
+    """Of the file."""
+    size: ImageSize
+    is_stack: bool
+    """Whether it holds several frames."""
 
 
 def resolve_image(root: Path, name: str) -> Path:
@@ -89,6 +113,33 @@ def read_image_bytes(root: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"image {name!r} cannot be read: {error.strerror}") from None
+
+
+def check_image(data: bytes, name: str, max_image_pixels: int, *, decode: bool = True) -> CheckedImage:
+    """Looks at an image file, by default at its pixels too.
+
+    Raises:
+        UserError: As `decode_image`; without `decode`, as `image_size`.
+    """
+    if decode:
+        image = decode_image(data, name, max_image_pixels)
+        size = image.height, image.width
+    else:
+        size = image_size(data, name, max_image_pixels)
+    try:
+        with _open(data, max_image_pixels) as image:
+            is_stack = image.format in _STACKS and bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame is damaged, and not used
+        is_stack = True
+    return CheckedImage(hashlib.sha256(data).digest(), size, is_stack)
+
+
+def describe_stacks(names: Iterable[str]) -> str | None:
+    """What a user hears of image files that hold several frames; None if there are none."""
+    if not (stacks := sorted(set(names))):
+        return None
+    examples = ", ".join(repr(shown(name)) for name in stacks[:3]) + (", …" if len(stacks) > 3 else "")
+    return f"{counted(len(stacks), 'image file')} with several frames (a stack or an animation), of which the first is used: {examples}"
 
 
 def image_size(data: bytes, name: str, max_image_pixels: int) -> ImageSize:

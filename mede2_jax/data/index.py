@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mede2_jax.config import UserError
-from mede2_jax.data.images import ImageSize
+from mede2_jax.data.images import CheckedImage
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.reading import reading_progress
 from mede2_jax.data.records import PreferencePair
@@ -28,6 +28,8 @@ class Entry:
     """A pair whose chosen and rejected are one text."""
     digest: bytes
     """Of the record's bytes and its images' bytes."""
+    stacks: tuple[str, ...]
+    """Its images with several frames."""
 
 
 def index(source: Source, *, show_progress: bool) -> Iterator[Entry]:
@@ -36,7 +38,7 @@ def index(source: Source, *, show_progress: bool) -> Iterator[Entry]:
     Raises:
         UserError: The first fault in the file, with line and field or image; or an id that was given twice.
     """
-    images: dict[str, tuple[bytes, ImageSize]] = {}
+    images: dict[str, CheckedImage] = {}
     seen: dict[str, int] = {}
 
     def job(number: int) -> tuple[Entry, bool]:
@@ -49,13 +51,13 @@ def index(source: Source, *, show_progress: bool) -> Iterator[Entry]:
             yield _unique(entry, given, seen, source)
 
 
-def _index_one(source: Source, number: int, images: dict[str, tuple[bytes, ImageSize]]) -> tuple[Entry, bool]:
+def _index_one(source: Source, number: int, images: dict[str, CheckedImage]) -> tuple[Entry, bool]:
     record = source.record(number)
     for name in record.images:
         # Two threads may both decode a shared image once; the results are equal.
         if name not in images:
             images[name] = source.check_image(number, name)
-    encoded = source.encode(number, record, [images[name][1] for name in record.images])
+    encoded = source.encode(number, record, [images[name].size for name in record.images])
     entry = Entry(
         record=number,
         id=record.id,
@@ -64,7 +66,8 @@ def _index_one(source: Source, number: int, images: dict[str, tuple[bytes, Image
         scored=encoded.scored_count,
         responses=len(encoded.roles),
         same_responses=isinstance(record, PreferencePair) and record.chosen == record.rejected,
-        digest=source.digest(number, (images[name][0] for name in record.images)),
+        digest=source.digest(number, (images[name].digest for name in record.images)),
+        stacks=tuple(name for name in record.images if images[name].is_stack),
     )
     return entry, "id" in record.model_fields_set
 

@@ -30,12 +30,14 @@ def pack(
     assert len(tokens) == len(patches) and (tokens <= row_tokens).all() and (patches <= row_patches).all()
     size = np.maximum(tokens / row_tokens, patches / max(row_patches, 1))
     rows: list[list[int]] = []
-    open_rows = _OpenRows(row_tokens)
+    # No row gets more than all there is, and the tree is as large as a row.
+    room = min(row_tokens, int(tokens.sum()))
+    open_rows = _OpenRows(room)
     for example in np.lexsort((np.arange(len(tokens)), -size)).tolist():
         need_tokens, need_patches = int(tokens[example]), int(patches[example])
         found = open_rows.take(need_tokens, need_patches)
         if found is None:
-            found = row_tokens, row_patches, len(rows)
+            found = room, row_patches, len(rows)
             rows.append([])
         tokens_left, patches_left, row = found
         rows[row].append(example)

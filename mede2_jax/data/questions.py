@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from mede2_jax.config import UserError
-from mede2_jax.data.images import ImageSize, decode_image, read_image_bytes
+from mede2_jax.data.images import CheckedImage, ImageSize, check_image, decode_image, read_image_bytes
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.reading import located
@@ -27,6 +26,8 @@ class Checked:
     id: str
     files: tuple[bytes, ...]
     """Digest of each image file."""
+    stacks: tuple[str, ...]
+    """The image files with several frames."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,20 @@ class QuestionFile:
         Raises:
             UserError: The first fault, with file, line and field or image.
         """
-        known: dict[str, tuple[bytes, ImageSize]] = {}
+        known: dict[str, CheckedImage] = {}
 
         def job(number: int) -> Checked:
             question = self.question(number)
             with located(self.file.where(number)):
                 for name in question.images:
                     if name not in known:  # two threads may both decode a shared image once; the results are equal
-                        known[name] = self._look_at(name)
-                accept(question, [known[name][1] for name in question.images])
-            return Checked(number, question.id, tuple(known[name][0] for name in question.images))
+                        known[name] = check_image(read_image_bytes(self.image_root, name), name, self.max_image_pixels)
+                images = [known[name] for name in question.images]
+                accept(question, [image.size for image in images])
+            stacks = tuple(name for name in question.images if known[name].is_stack)
+            return Checked(number, question.id, tuple(image.digest for image in images), stacks)
 
         return in_order(job, numbers)
-
-    def _look_at(self, name: str) -> tuple[bytes, ImageSize]:
-        data = read_image_bytes(self.image_root, name)
-        image = decode_image(data, name, self.max_image_pixels)
-        return hashlib.sha256(data).digest(), (image.height, image.width)
 
 
 def open_questions(path: Path, image_root: Path | None, max_image_pixels: int) -> QuestionFile:

@@ -5,6 +5,7 @@ The file is scanned once; only offsets are kept. Readers in other threads and pr
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -41,6 +42,8 @@ _MAGIC = (
     (b"\xff\xfe", "UTF-16 text"),
     (b"\xfe\xff", "UTF-16 text"),
 )
+_BLANKS = re.compile("[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
 _HALF = re.compile("[\ud800-\udfff]")
 _SUFFIXES = {".parquet": "a Parquet file", ".arrow": "an Arrow stream", ".csv": "a CSV file", ".tsv": "a TSV file"}
 
@@ -169,58 +172,93 @@ def _scan_lines(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
 
 
 def _scan_list(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, int]]:
-    """Walks the items of a JSON list; the text is in memory during the scan only."""
-    text, offset = _decoded(file.read(), path)
-    decoder = json.JSONDecoder()
-    position, done, line, items = text.index("[") + 1, 0, 1, 0
-
-    def fault(what: str, at: int) -> UserError:
-        error = json.JSONDecodeError(what, text, at)
-        return UserError(f"{path}:{error.lineno} (item {items}): {_json_fault(error, 'file')}")
-
-    while True:
-        position = _skip(text, position)
-        if text[position : position + 1] == "]" and not items:
-            break
+    """Walks the items of a JSON list, of which a window is in memory."""
+    window, items = _Window(file, path), 0
+    window.next()
+    window.move(1)  # past the bracket
+    while window.next() != "]" or items:
         items += 1
-        try:
-            _, end = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise fault(error.msg, error.pos) from None
-        except RecursionError:
-            raise UserError(f"{path} (item {items}): JSON nested too deeply") from None
-        except ValueError:
-            raise UserError(f"{path} (item {items}): {TOO_MANY_DIGITS}") from None
-        # Offsets are in bytes, the decoder counts characters.
-        offset += len(text[done:position].encode())
-        length = len(text[position:end].encode())
-        line += text.count("\n", done, position)
-        yield offset, length, line
-        offset, line, done = offset + length, line + text.count("\n", position, end), end
-        position = _skip(text, end)
-        if text[position : position + 1] == "]":
+        offset, line = window.offset, window.line
+        window.move(window.item(items))
+        yield offset, window.offset - offset, line
+        if (found := window.next()) == "]":
             break
-        if text[position : position + 1] != ",":
-            raise fault("expecting ',' or ']' after the item", position)
-        position += 1
-    if (rest := _skip(text, position + 1)) < len(text):
-        raise fault("expecting one list with all items", rest)
+        if found != ",":
+            raise window.fault("expecting ',' or ']' after the item", items)
+        window.move(1)
+    window.move(1)
+    if window.next():
+        raise window.fault("expecting one list with all items", items)
 
 
-def _decoded(data: bytes, path: Path) -> tuple[str, int]:
-    """The text of a file and the offset it begins at."""
-    start = len(_BOM) if data.startswith(_BOM) else 0
-    try:
-        return data[start:].decode("utf-8"), start
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, start + error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text (byte {start + error.start} of the file)") from None
+class _Window:
+    """The part of a JSON file that is looked at: `text` from a place on, which is known in bytes and by its line."""
 
+    BLOCK = 1 << 20
 
-def _skip(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        self._read = self.offset = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+        file.seek(self.offset)
+        self.text, self.at = "", 0
+        self.line, self._column = 1, 0
+        self._ended = False
+
+    def next(self) -> str:
+        """Moves to the next character that is no blank, and gives it; nothing at the end of the file."""
+        while True:
+            blanks = _BLANKS.match(self.text, self.at)
+            assert blanks is not None, "none is some too"
+            self.move(blanks.end() - self.at)
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if self._ended:
+                return ""
+            self._more()
+
+    def item(self, number: int) -> int:
+        """The length of the JSON value that begins here, which is the list's item of that number."""
+        while True:
+            try:
+                end = _DECODER.raw_decode(self.text, self.at)[1]
+                if end < len(self.text) or self._ended:  # a number may go on in the next block
+                    return end - self.at
+            except json.JSONDecodeError as error:
+                if self._ended:
+                    raise self.fault(error.msg, number, error.pos - self.at) from None
+            except RecursionError:
+                raise UserError(f"{self._path} (item {number}): JSON nested too deeply") from None
+            except ValueError:
+                raise UserError(f"{self._path} (item {number}): {TOO_MANY_DIGITS}") from None
+            self._more()
+
+    def move(self, length: int) -> None:
+        """Goes that many characters on."""
+        passed = self.text[self.at : self.at + length]
+        self.at += length
+        self.offset += len(passed.encode())
+        self.line += passed.count("\n")
+        self._column = len(passed) - passed.rfind("\n") - 1 + (0 if "\n" in passed else self._column)
+
+    def fault(self, what: str, number: int, after: int = 0) -> UserError:
+        """The error of what lies that many characters from here."""
+        self._more()  # for the characters that it quotes
+        error = json.JSONDecodeError(what, self.text, after)
+        error.colno += self._column if error.lineno == 1 else 0
+        return UserError(f"{self._path}:{self.line + error.lineno - 1} (item {number}): {_json_fault(error, 'file')}")
+
+    def _more(self) -> None:
+        """Reads a block, or as much again as is left here: an item of many blocks is parsed a few times only."""
+        block = self._file.read(max(self.BLOCK, len(self.text) - self.at))
+        self._ended = not block
+        try:
+            self.text, self.at = self.text[self.at :] + self._decode(block, self._ended), 0
+        except UnicodeDecodeError as error:
+            line = self.line + self.text.count("\n", self.at) + error.object.count(b"\n", 0, error.start)
+            place = self._read + len(block) - len(error.object) + error.start
+            raise UserError(f"{self._path}:{line}: not UTF-8 text (byte {place} of the file)") from None
+        self._read += len(block)
 
 
 def _json_fault(error: json.JSONDecodeError, whole: str) -> str:

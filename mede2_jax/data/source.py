@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pydantic
 
 from mede2_jax.config import UserError
-from mede2_jax.data.images import ImageSize, decode_image, image_size, read_image_bytes
+from mede2_jax.data.images import CheckedImage, ImageSize, check_image, decode_image, read_image_bytes
 from mede2_jax.data.processor import EncodedImage, Processor, ProcessorOptions
 from mede2_jax.data.readers import Format, detect_format, read_record
 from mede2_jax.data.reading import located
@@ -114,15 +114,11 @@ class Source:
                 files.append(hashlib.sha256(data).digest())
         return self.encode(number, record, sizes), images, self.digest(number, files)
 
-    def check_image(self, number: int, name: str) -> tuple[bytes, ImageSize]:
-        """(digest of the file, size) of an image, decoded in full if the config asks for it."""
-        limit = self.config.max_image_pixels
+    def check_image(self, number: int, name: str) -> CheckedImage:
+        """Looks at an image of a record; it is decoded in full if the config asks for it."""
         with located(self.file.where(number)):
             data = read_image_bytes(self.image_root, name)
-            if self.config.verify_images:
-                image = decode_image(data, name, limit)
-                return hashlib.sha256(data).digest(), (image.height, image.width)
-            return hashlib.sha256(data).digest(), image_size(data, name, limit)
+            return check_image(data, name, self.config.max_image_pixels, decode=self.config.verify_images)
 
 
 def open_source(config: DataConfig, stage: Stage, processor: Processor, path: Path | None = None) -> Source:

@@ -142,20 +142,25 @@ def recorded_path(text: str, file: Path) -> Path:
         raise UserError(f"a manifest that {file} leads to names {shown(text)!r}, which is no path ({error.strerror})") from None
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], is_free: Callable[[str], bool]) -> dict[str, str]:
+def differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], is_free: Callable[[str], bool], first: str = "then", second: str = "now"
+) -> dict[str, str]:
     """The options that differ between two configs, each with both values in words; those that are free to change left out."""
     before, after = flatten(then, "."), flatten(now, ".")  # what is not set may also be missing: options come with time
     names = sorted(name for name in before.keys() | after.keys() if not is_free(name) and before.get(name) != after.get(name))
-    return {name: f"{shown(name)}: {_shown(before.get(name))} then, {_shown(after.get(name))} now" for name in names}
+    return {name: f"{shown(name)}: {_shown(before.get(name))} {first}, {_shown(after.get(name))} {second}" for name in names}
 
 
 def begun_otherwise(out: Path, differing: Iterable[str], hint: str = "") -> UserError:
     """The error of a run that may not go on with a file."""
+    return UserError(f"{out} was begun otherwise ({several_of(differing)}){hint}; go on with the same, or use another --out")
+
+
+def several_of(differing: Iterable[str]) -> str:
+    """The first `MOST_FAULTS` of them, and how many more there are."""
     several = list(differing)
     more = [f"and {len(several) - MOST_FAULTS} more"] if len(several) > MOST_FAULTS else []
-    return UserError(
-        f"{out} was begun otherwise ({'; '.join(several[:MOST_FAULTS] + more)}){hint}; go on with the same, or use another --out"
-    )
+    return "; ".join(several[:MOST_FAULTS] + more)
 
 
 def by_reason(reasons: Iterable[tuple[str, int]]) -> dict[str, int]:

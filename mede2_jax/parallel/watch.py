@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from mede2_jax.config import UserError
-from mede2_jax.foreign import one_line, parse_json
+from mede2_jax.foreign import parse_json, shown
 
 LOST_STATUS = 1
 FAREWELL_SECONDS = 5.0
@@ -27,6 +27,8 @@ FAREWELL_SECONDS = 5.0
 CONNECT_SECONDS = 60.0
 HELLO_SECONDS = 10.0
 _LONGEST_LINE = 1 << 16
+_LONGEST_REASON = 4000
+"""In characters: escaped, each takes up to 12 bytes of a line."""
 _KEY = "mede2 watch"
 
 
@@ -72,6 +74,7 @@ class Watch:
             if "failed" in welcome:
                 self._end(str(welcome["failed"]), int(welcome["status"]))
             connection.settimeout(None)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._start_listening(0, connection, lines)
         return self
 
@@ -87,7 +90,7 @@ class Watch:
 
     def end_all(self, reason: str, status: int) -> NoReturn:
         """Ends this process and, with the same status, all others; every one says why."""
-        self._end(f"process {self._process} of {self._count}: {one_line(reason)}", status)
+        self._end(f"process {self._process} of {self._count}: {shown(reason, _LONGEST_REASON)}", status)
 
     def _end(self, line: str, status: int) -> NoReturn:
         self._ending.acquire()  # never released: one thread says one line
@@ -115,6 +118,7 @@ class Watch:
                 connection.close()
                 continue
             connection.settimeout(None)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine that lost its power says nothing
             with self._joining:
                 if self._failure is None:
                     self._start_listening(int(hello["process"]), connection, lines)

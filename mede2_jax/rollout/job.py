@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mede2_jax import __version__
 from mede2_jax.config import UserError
-from mede2_jax.data.images import ImageSize
+from mede2_jax.data.images import ImageSize, describe_stacks
 from mede2_jax.data.judged import files_digest
 from mede2_jax.data.processor import Processor
 from mede2_jax.data.questions import QuestionFile, open_questions
@@ -129,12 +129,15 @@ def _check_questions(questions: QuestionFile, numbers: Sequence[int], processor:
                 raise UserError(str(error)) from None
 
     digests: dict[str, str] = {}
+    stacks: set[str] = set()
     with reading_progress(console.is_terminal) as progress:
         task = progress.add_task(f"reading {questions.file.path.name}", total=len(numbers))
         for checked in questions.check(numbers, accept):
             progress.advance(task)
+            stacks.update(checked.stacks)
             if checked.files:
                 digests[checked.id] = files_digest(checked.files)
-    if bare.notice:
-        console.print(bare.notice, soft_wrap=True, markup=False)
+    for notice in (bare.notice, describe_stacks(stacks)):
+        if notice:
+            console.print(notice, soft_wrap=True, markup=False)
     return digests, max(lengths)

@@ -7,6 +7,7 @@ A step has three items: `state` (trained parameters, optimizer state, step, rng)
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mede2_jax.config import UserError
 from mede2_jax.models.lora import Params
+from mede2_jax.outputs.file import write_whole
+from mede2_jax.parallel.distributed import barrier, is_first
 from mede2_jax.train.config import CheckpointConfig
 from mede2_jax.train.state import TrainState
 from mede2_jax.weights.model_directory import share_large_writes_only
@@ -70,6 +74,20 @@ class Checkpoints:
         )
         with self._users_errors("save"):
             self._manager.save(step, args=items, metrics={} if eval_loss is None else {"eval_loss": eval_loss}, force=True)
+
+    def rate(self, step: int, eval_loss: float) -> None:
+        """Gives a step that is there the loss of an evaluation that came after it was saved.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        if is_first():
+            metrics = Path(self._manager.directory) / str(step) / METRIC_ITEM_NAME
+            with self._users_errors("save"):
+                metrics.mkdir(exist_ok=True)
+                write_whole(metrics / METRIC_ITEM_NAME, json.dumps({"eval_loss": eval_loss}))  # the file that Orbax reads
+        barrier("rated")
+        self._manager.reload()
 
     @property
     def latest(self) -> int | None:

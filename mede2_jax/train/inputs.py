@@ -20,11 +20,13 @@ from rich.console import Console
 from mede2_jax import __version__
 from mede2_jax.config import UserError, counted
 from mede2_jax.data.dataset import Dataset, open_splits
+from mede2_jax.data.images import describe_stacks
 from mede2_jax.data.rows import BatchShape
 from mede2_jax.families import Family, check_tokenizer, model_config
 from mede2_jax.models.attention import has_fused
 from mede2_jax.models.lora import is_trainable
 from mede2_jax.outputs.image_root import describe_root
+from mede2_jax.outputs.manifest import differences, several_of
 from mede2_jax.parallel.distributed import agreed, is_first, several
 from mede2_jax.parallel.mesh import describe_excess, make_mesh, processes_along
 from mede2_jax.train.config import TrainConfig
@@ -185,8 +187,9 @@ def check_same(inputs: TrainingInputs) -> None:
         ("digests", "sees another model than"),
         ("data", "sees other data than"),
     ):
-        if (mine := json.loads(json.dumps(ours[name]))) != first[name]:
-            raise UserError(f"this process {what} process 0 ({mine} here, {first[name]} there); give all the same options and files")
+        mine = json.loads(json.dumps(ours[name]))
+        if differing := differences({name: first[name]}, {name: mine}, lambda _: False, "there", "here"):
+            raise UserError(f"this process {what} process 0 ({several_of(differing.values())}); give all the same options and files")
 
 
 def show_inputs(inputs: TrainingInputs, console: Console) -> None:
@@ -215,6 +218,8 @@ def show_inputs(inputs: TrainingInputs, console: Console) -> None:
         console.print(f"{name}: {counted(stats.examples, 'example')} of {source} in {size}, {fill}")
         if config.data.image_root is None and data.source.image_root != data.source.file.path.parent:
             console.print(describe_root(data.source.file.path, data.source.image_root), markup=False)
+        if notice := describe_stacks(name for entry in data.entries for name in entry.stacks):
+            console.print(notice, soft_wrap=True, markup=False)
         for reason, count in stats.skipped.items():
             console.print(f"[yellow]skipped {counted(count, 'example')}: {reason}[/]")
     a_step = config.rows_per_step * config.accumulation

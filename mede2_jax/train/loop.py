@@ -56,10 +56,14 @@ class Loop:
         self._clock = time.perf_counter()
         self._recent: collections.deque[float] = collections.deque(maxlen=20)
         # The first process has the history, and what is best decides what all save.
-        self._evaluated: list[float] = agreed(lambda: [record["eval_loss"] for record in self.tracker.history if "eval_loss" in record])
+        history = agreed(lambda: [(record["step"], record["eval_loss"]) for record in self.tracker.history if "eval_loss" in record])
+        self._evaluated: dict[int, float] = dict(history)
         pending: _Pending | None = None
         batch: Mapping[str, np.ndarray] = {}
         with StopRequest() as stop:
+            if self._owes_evaluation(step) and (eval_loss := self._evaluate(step, stop)) is not None:
+                self._evaluated[step] = eval_loss
+                self.checkpoints.rate(step, eval_loss)
             self.tracker.console.print("compiling the training step; the first one takes longer than the others")
             while step < self.total_steps and not stop.poll():
                 batch = next(self.loader)
@@ -70,8 +74,7 @@ class Loop:
                 if pending:
                     self._report(pending)
                 pending = _Pending(step, metrics, contents, placed["tokens"].size)
-                last = step == self.total_steps
-                evaluate = self.eval_batches is not None and (step % self.config.eval_every == 0 or last)
+                last, evaluate = step == self.total_steps, self._owes_evaluation(step)
                 if evaluate or last or step % self.config.checkpoint.every == 0:
                     self._report(pending)
                     pending = None
@@ -83,14 +86,19 @@ class Loop:
                 self._check_finite(step, batch)
                 self.checkpoints.save(self.state, self.loader.get_state(), self.begun_with, None)
             self.checkpoints.wait()
-        return step >= self.total_steps
+        return step >= self.total_steps and not self._owes_evaluation(step)
+
+    def _owes_evaluation(self, step: int) -> bool:
+        """Whether it is time to evaluate and not done: a run that is stopped meanwhile makes up for it when it is resumed."""
+        due = step > 0 and (step % self.config.eval_every == 0 or step == self.total_steps)
+        return self.eval_batches is not None and due and step not in self._evaluated
 
     def _save(self, step: int, batch: Mapping[str, np.ndarray], eval_loss: float | None, last: bool) -> None:
         """Saves when it is time to, and when an evaluation was among the best that are to be kept."""
         keep_best = self.config.checkpoint.keep_best
-        better = eval_loss is not None and sum(before <= eval_loss for before in self._evaluated) < keep_best
+        better = eval_loss is not None and sum(before <= eval_loss for before in self._evaluated.values()) < keep_best
         if eval_loss is not None:
-            self._evaluated.append(eval_loss)
+            self._evaluated[step] = eval_loss
         if better or last or step % self.config.checkpoint.every == 0:
             self._check_finite(step, batch)
             self.checkpoints.save(self.state, self.loader.get_state(), self.begun_with, eval_loss)

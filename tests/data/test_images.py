@@ -10,7 +10,7 @@ from data_builders import write_image
 from PIL import Image
 
 from mede2_jax.config import UserError
-from mede2_jax.data.images import decode_image, image_size, read_image_bytes, resolve_image
+from mede2_jax.data.images import check_image, decode_image, image_size, read_image_bytes, resolve_image
 
 LIMIT = 1_000_000
 
@@ -192,6 +192,33 @@ def test_enormous_and_extreme_images_are_refused_by_their_header():
     with pytest.raises(UserError, match="longer than 200 times"):
         image_size(encoded(Image.new("L", (2010, 10))), "a", LIMIT)
     image_size(encoded(Image.new("L", (2000, 10))), "a", LIMIT)
+
+
+def test_libtiff_writes_no_lines_of_its_own(tmp_path):
+    data = bytearray(encoded(Image.effect_noise((64, 64), 50), "TIFF", compression="tiff_lzw"))
+    data[20:400] = bytes(byte ^ 0x5A for byte in data[20:400])
+    (tmp_path / "scan.tif").write_bytes(data)
+    program = (
+        f"from mede2_jax.data.images import decode_image as d; d(open({str(tmp_path / 'scan.tif')!r}, 'rb').read(), 'scan.tif', 10**6)"
+    )
+    errors = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr
+    assert "mede2_jax.config.UserError: image 'scan.tif' is truncated or damaged" in errors
+    assert errors.startswith("Traceback"), "and nothing before it"
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_several_frames_are_noticed_and_the_first_is_used(format):
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "blue", "lime")]
+    several = check_image(encoded(frames[0], format, save_all=True, append_images=frames[1:]), "a", LIMIT)
+    one = check_image(encoded(frames[0], format), "a", LIMIT)
+    assert several.is_stack and not one.is_stack and several.size == one.size == (30, 40)
+    image = decode_image(encoded(frames[0], format, save_all=True, append_images=frames[1:]), "a", LIMIT)
+    assert abs(np.asarray(image).astype(int) - [255, 0, 0]).max() < 10
+
+
+def test_the_preview_in_a_cameras_jpeg_is_no_second_frame():
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
+    assert not check_image(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), "a", LIMIT).is_stack
 
 
 def test_our_limit_decides_also_above_pillows(monkeypatch):

@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -50,6 +51,14 @@ def test_a_case_worked_by_hand():
     assert pack([6, 5, 5, 4, 3, 3, 2], [0] * 7, 10, 0) == [[0, 3], [1, 2], [4, 5, 6]]
     assert len(pack([5, 5], [3, 3], 10, 5)) == 2
     assert len(pack([5, 5], [3, 2], 10, 5)) == 1
+
+
+def test_a_row_larger_than_all_there_is_takes_no_memory_for_its_room():
+    tokens, patches = text_mixture(50)
+    tracemalloc.start()
+    assert pack(tokens, patches, 500_000_000, 0) == pack(tokens, patches, int(tokens.sum()), 0) == [list(range(50))]
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
 
 
 def test_a_hundred_thousand_examples_take_seconds():

@@ -2,11 +2,13 @@ import copy
 import json
 import os
 import re
+import tracemalloc
 
 import pytest
 from data_builders import write_jsonl
 
 from mede2_jax.config import UserError
+from mede2_jax.data import record_file
 from mede2_jax.data.readers import detect_format, read_own, read_record
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Demonstration, PreferencePair, Question, Rollout
@@ -301,6 +303,46 @@ def test_record_file_reads_a_json_list(tmp_path):
         file = RecordFile(path)
         assert [file[i] for i in range(3)] == items
         assert file.where(2) == f"{path}:{1 if indent is None else 15} (item 3)"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 1 << 20])
+def test_a_list_is_read_in_blocks_of_any_size(block, bom, indent, tmp_path, monkeypatch):
+    """Characters, numbers, escapes and blanks all are cut somewhere; places and bytes stay right."""
+    monkeypatch.setattr(record_file._Window, "BLOCK", block)
+    items = [{"n": 123456, "t": "größer 肺 🫁"}, {"t": 'a "quoted\\ text', "x": [1.5e3, {}]}, {"肺": ""}, {"n": 4}]
+    path = tmp_path / "a.json"
+    path.write_bytes(bom + b" \n" + json.dumps(items, indent=indent, ensure_ascii=False).encode() + b"\n ")
+    file = RecordFile(path)
+    assert [file[number] for number in range(4)] == items
+    lines = path.read_text("utf-8-sig").splitlines()
+    wanted = [2] * 4 if indent is None else [number for number, line in enumerate(lines, start=1) if line == " {" or line == " {},"]
+    assert [file.where(number) for number in range(4)] == [f"{path}:{line} (item {n})" for n, line in enumerate(wanted, start=1)]
+    whole = path.read_text("utf-8")
+    for cut, said in ((whole[: whole.rindex("4")] + "4 5}", "found '5}'"), (whole[: whole.rindex("]")], "found the end of the file")):
+        path.write_text(cut, "utf-8")
+        with pytest.raises(UserError) as raised:
+            RecordFile(path)
+        with pytest.raises(json.JSONDecodeError) as expected:
+            json.loads(cut.removeprefix("\ufeff"))
+        place = f"{path}:{expected.value.lineno} (item 4): not valid JSON at column {expected.value.colno}: expecting ',' "
+        assert str(raised.value).startswith(place) and str(raised.value).endswith(said)
+    path.write_text(whole, "utf-8")
+    data = path.read_bytes()
+    place = data.index("肺".encode()) + 1
+    path.write_bytes(data[:place] + b"\xff" + data[place:])
+    with pytest.raises(UserError, match=rf"a.json:\d+: not UTF-8 text \(byte {place - 1} of the file\)"):
+        RecordFile(path)
+
+
+def test_a_list_is_never_whole_in_memory(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[" + ", ".join([json.dumps({"t": "肺" * 5000}, ensure_ascii=False)] * 2000) + "]", "utf-8")
+    tracemalloc.start()
+    assert len(RecordFile(path)) == 2000
+    assert tracemalloc.get_traced_memory()[1] < 12 << 20 < 30_000_000 < path.stat().st_size
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Three processes that watch one another, without JAX: however one ends, the others end with a line that says so."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -30,6 +31,8 @@ PROGRAM = textwrap.dedent(
         told = sys.stdin.readline().strip() or time.sleep(300)
         if told == "fail":
             watch.end_all("no\\nsuch file", 2)
+        if told == "fail at length":
+            watch.end_all("\U0001f9ea" * 100_000, 2)
         if told == "close":
             watch.close()
             sys.stdin.readline()
@@ -45,10 +48,11 @@ def processes(tmp_path):
         subprocess.Popen(
             [*command, str(process), str(tmp_path)],
             cwd=ROOT,
-            text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         )
         for process in range(PROCESSES)
     ]
@@ -82,6 +86,15 @@ def test_an_error_is_everyones(processes, failed):
     for process in processes:
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (2, f"error: process {failed} of 3: no such file\n")
+
+
+def test_a_long_error_is_everyones_too(processes):
+    """Longer than a line may be, and in characters that take twelve bytes each when they are sent."""
+    tell(processes[1], "fail at length")
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2 and errors.startswith("error: process 1 of 3: 🧪🧪🧪") and errors.endswith("🧪…\n")
+        assert len(errors) < 5000
 
 
 def test_who_ends_well_ends_nobody(processes):

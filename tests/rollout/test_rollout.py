@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from chat_server import ChatServer, model_tokenise, response_text
+from PIL import Image
 
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
@@ -499,6 +500,17 @@ def test_a_truncated_image_is_found_before_anything_is_asked(base, sample, tmp_p
     flags = [write_questions(tmp_path, sample, {})[0], f"--out={tmp_path / 'r.jsonl'}", "--base_url=http://127.0.0.1:9"]
     with pytest.raises(UserError, match=r"questions.jsonl:1: image 'images/pneumothorax-1a.png' is truncated or damaged"):
         main([*base, *flags])
+
+
+def test_images_of_several_frames_are_told_of(base, tokenise, sample, tmp_path, capsys):
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
+    frames = [Image.new("RGB", (64, 48), color) for color in ("navy", "olive")]
+    frames[0].save(tmp_path / "heart.gif", save_all=True, append_images=frames[1:])
+    (path,) = write_questions(tmp_path, sample, {"images": ["heart.gif"], "prompt": [question]})[:1]
+    with ChatServer(tokenise=tokenise) as server:
+        main([*base, path, f"--out={tmp_path / 'r.jsonl'}", f"--base_url={server.url}"])
+    told = "1 image file with several frames (a stack or an animation), of which the first is used: 'heart.gif'"
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

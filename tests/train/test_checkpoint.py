@@ -46,6 +46,27 @@ def test_a_run_that_is_resumed_remembers_its_best(last, best, kept, tmp_path):
     assert trainable["a"].tolist() == [5.0, 5.0, 5.0]
 
 
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_step_that_was_saved_before_it_was_evaluated_gets_its_loss(last, tmp_path):
+    config = CheckpointConfig(keep_last=last, keep_best=1)
+    checkpoints = Checkpoints(tmp_path, config)
+    checkpoints.save(state(1), {"step": 1}, {}, 0.9)
+    checkpoints.save(state(2), {"step": 2}, {}, None)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, config)
+    checkpoints.rate(2, 0.25)
+    assert checkpoints.best == (2, 0.25)
+    for step in (3, 4, 5):
+        checkpoints.save(state(step), {"step": step}, {}, 0.5 + step)
+        checkpoints.wait()
+    assert checkpoints.best == (2, 0.25)
+    checkpoints.close()
+    kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert kept == {2, 5} if last == 1 else {2, 4, 5}
+    saved, position = Checkpoints(tmp_path, config).restore(2, state(0))
+    assert position == {"step": 2} and int(saved["step"]) == 2
+
+
 def test_without_evaluations_none_is_the_best_and_only_the_last_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep_last=1, keep_best=3))
     for step in range(1, 5):

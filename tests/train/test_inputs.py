@@ -6,12 +6,15 @@ import shutil
 
 import jax
 import pytest
+from PIL import Image
 from rich.console import Console
 from training import make_config, one_device_inputs
 
+from mede2_jax.config import UserError
 from mede2_jax.outputs.manifest import write_manifest
 from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh, take_gpu_memory
-from mede2_jax.train.inputs import manifest, show_inputs
+from mede2_jax.train import inputs as inputs_module
+from mede2_jax.train.inputs import check_same, manifest, show_inputs
 
 
 def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model, tmp_path):
@@ -26,6 +29,40 @@ def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model
         show_inputs(setup, console)
     assert "skipped 1 example: chosen equals rejected" in shown.get()
     assert f"train: 1 example of {path} (mede2) in 1 row of " in shown.get()
+
+
+def test_a_process_that_sees_other_data_says_what_differs(sample, tiny_model, monkeypatch):
+    """And not the whole of both manifests, with the id of each record that was left out."""
+    ours = one_device_inputs(make_config(sample / "preferences.jsonl", sample), tiny_model)
+    theirs = json.loads(json.dumps(manifest(ours)))
+    monkeypatch.setattr(inputs_module, "agreed", lambda _: theirs)
+    check_same(ours)
+    examples = theirs["data"]["train"]["examples"]
+    theirs["data"]["train"] |= {"examples": 7, "skipped": {"longer than row_tokens=2048": [f"case-{n}" for n in range(5000)]}}
+    with pytest.raises(UserError) as raised:
+        check_same(ours)
+    message = str(raised.value)
+    assert f"sees other data than process 0 (data.train.examples: 7 there, {examples} here; data.train.skipped" in message
+    assert len(message) < 1000 and "digest" not in message
+    theirs["data"] = manifest(ours)["data"]
+    theirs["config"]["optimizer"]["learning_rate"] = 0.5
+    with pytest.raises(UserError, match=r"was started with another config than process 0 \(config.optimizer.learning_rate: 0.5 there, "):
+        check_same(ours)
+
+
+def test_images_of_several_frames_are_told_of(sample, tiny_model, tmp_path):
+    frames = [Image.new("RGB", (64, 48), color) for color in ("navy", "olive")]
+    for name, more in (("stack.tif", frames[1:]), ("heart.gif", frames[1:]), ("one.gif", [])):
+        frames[0].save(tmp_path / name, save_all=True, append_images=more)
+    record = {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]}
+    records = [record | {"chosen": "Navy.", "rejected": "Olive.", "images": [name]} for name in ("stack.tif", "one.gif", "heart.gif")]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    console = Console(width=1000)
+    with console.capture() as shown:
+        show_inputs(one_device_inputs(make_config(path, tmp_path), tiny_model), console)
+    told = "2 image files with several frames (a stack or an animation), of which the first is used: 'heart.gif', 'stack.tif'\n"
+    assert told in shown.get()
 
 
 def test_images_that_come_from_a_folder_of_a_manifest_are_told_of(sample, tiny_model, tmp_path):

@@ -1,5 +1,6 @@
 """Killed anywhere and resumed, a run ends in the bits of one that was never touched."""
 
+import os
 import random
 import signal
 import time
@@ -97,6 +98,51 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, tmp_path):
     status, output = train([*arguments, f"--output={run}", "--resume", "--checkpoint.every=1000"])
     assert status == 0 and f"resumed from the checkpoint of step {last}" in output
     assert outcome(run) == outcome(unbroken)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_a_signal_broke_off_is_made_up_for(sample, tiny_model, tmp_path, monkeypatch):
+    """Stopped in each of its evaluations, the last among them, a run logs, keeps and exports what an unbroken one does."""
+    console = Console(quiet=True)
+    options = {
+        "data": {"row_tokens": 640, "eval_fraction": 0.2},
+        "rows_per_step": 8,
+        "max_steps": 4,
+        "eval_every": 2,
+        "export": "best",
+        "checkpoint": {"every": 100, "keep_last": 1, "keep_best": 1},
+        "optimizer": {"learning_rate": 0.003},
+    }
+
+    def go(output, resume=False):
+        config = make_config(sample / "preferences.jsonl", sample, stage="dpo", output=output, resume=resume, **options)
+        run_module.run(config, tiny_model, console)
+
+    go(tmp_path / "unbroken")
+    begun, complete = [], run_module.eval_batches
+
+    def broken_off(*arguments):
+        for number, batch in enumerate(complete(*arguments)):
+            if not number:
+                begun.append(None)
+                if len(begun) % 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(run_module, "eval_batches", broken_off)
+    for attempt in range(3):
+        go(tmp_path / "broken", resume=attempt > 0)
+        assert (tmp_path / "broken" / "model").exists() == (attempt == 2), "a run that owes its last evaluation is not finished"
+    ours, theirs = metrics(tmp_path / "broken"), metrics(tmp_path / "unbroken")
+    assert [(record["step"], record.get("eval_loss")) for record in ours] == [
+        (record["step"], record.get("eval_loss")) for record in theirs
+    ]
+    assert sum("eval_loss" in record for record in ours) == 2
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
+    best = [
+        run_module.Checkpoints(tmp_path / run / "checkpoints", make_config("", sample).checkpoint).best for run in ("broken", "unbroken")
+    ]
+    assert best[0] == best[1] and best[0] is not None
 
 
 @pytest.mark.slow
