@@ -15,8 +15,8 @@ from mede2_jax.rollout.job import SamplingJob
 
 INPUTS = ("model", "processor", "questions")
 """What a run is made of and has a digest of."""
-ENGINE_SECTIONS = {"flax.": ("flax.dtype",), "vllm.": ("vllm.dtype", "vllm.extra", "vllm.adapter")}
-"""How an engine uses its machine is free to change, but for what it computes in and what is served."""
+ENGINE_SECTIONS = {"flax.": ("flax.dtype",), "vllm.": ("vllm.dtype", "vllm.extra")}
+"""How an engine uses its machine is free to change, but for what it computes in. What is served, an adapter with it, has a digest."""
 FREE_TO_CHANGE = (
     "model",
     "family",

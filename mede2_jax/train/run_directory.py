@@ -159,7 +159,7 @@ def _check_same_config(config: TrainConfig) -> None:
     before = _flat(_read_config(saved))
     now, folder = _flat(config.model_dump(mode="json")), _began_in(config.output)
     differing = [
-        f"{shown(name)}: {shown(str(before.get(name)))} then, {shown(str(now.get(name)))} now"
+        f"{shown(name)}: {shown(str(before.get(name)), 200)} then, {shown(str(now.get(name)), 200)} now"
         for name in sorted(before.keys() | now.keys())
         if not _free(name) and not _same(name, before.get(name), now.get(name), folder)
     ]

@@ -24,7 +24,7 @@ from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
 from mede2_jax.rollout.__main__ import main
-from mede2_jax.rollout.job import question_seed
+from mede2_jax.rollout.job import _adapted_digest, question_seed
 from mede2_jax.rollout.output import missing_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,6 +313,21 @@ def test_what_the_flax_sampler_computes_in_is_not_free(base, unbroken, tmp_path,
         main([*base, f"--out={out}", "--engine=flax", "--flax.dtype=float32"])
     main([*base, f"--out={out}", "--engine=flax", "--flax.steps=4", "--flax.slots=2", "--vllm.dtype=float32"])
     assert "has all 384 samples; nothing to do" in capsys.readouterr().out
+
+
+def test_an_adapter_is_known_by_what_it_holds(base, unbroken, tmp_path, capsys):
+    """And not by its path, which may be given from another folder."""
+    for name, weights in (("a", b"1"), ("b", b"1"), ("other", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(weights)
+    out = tmp_path / "r.jsonl"
+    digest = _adapted_digest(manifest(unbroken)["model"]["digest"], tmp_path / "a")
+    rewritten(unbroken, out, model__digest=digest, config__vllm={**manifest(unbroken)["config"]["vllm"], "adapter": str(tmp_path / "a")})
+    main([*base, f"--out={out}", f"--vllm.adapter={tmp_path / 'b'}"])
+    assert "has all 384 samples; nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"was begun otherwise \(model .* then, .* now\)"):
+        main([*base, f"--out={out}", f"--vllm.adapter={tmp_path / 'other'}"])
 
 
 def test_options_that_change_no_sample_may_change(base, unbroken, tmp_path, capsys):

@@ -16,6 +16,8 @@ from mede2_jax.families import model_config
 from mede2_jax.models.logprobs import response_sums, token_scores
 from mede2_jax.models.lora import put_adapters
 from mede2_jax.parallel import rules
+from mede2_jax.rollout.check import check_logprobs
+from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.train.inputs import open_model_spec
 from mede2_jax.train.model_spec import init_params
 from mede2_jax.weights.model_info import read_info
@@ -128,6 +130,26 @@ def test_the_exported_model_is_the_policy_that_was_trained(run, gaps, narrow, tm
                 assert abs(kept - 1) < 3 * info.rounding.noise and abs(info.rounding.lost) < 0.01
             else:
                 assert kept < 0.75 and info.rounding.lost == info.rounding.lost_to_nearest
+
+
+@pytest.mark.slow
+def test_both_engines_sample_what_is_exported(run, narrow, sample, vllm_env, tmp_path, monkeypatch):
+    """As the run left it, and in bfloat16; each token's log-probability is the one that training computes of the same files."""
+    monkeypatch.chdir(tmp_path)
+    output, _ = run
+    converted(f"--from={output}", "--step=last", f"--to={tmp_path / 'narrow'}")
+    assert read_info(tmp_path / "narrow").dtype == "bfloat16"
+    options = {"questions": sample / "questions.jsonl", "limit": 2, "n": 2, "max_tokens": 12, "check_logprobs": True}
+    engines = {
+        "flax": {"slots": 2, "samples": 2, "dtype": "float32"},
+        "vllm": {"env": vllm_env, "cpu_cache_gb": 1, "dtype": "float32"},
+    }
+    for model in (output / "model", tmp_path / "narrow"):
+        for engine, how in engines.items():
+            wanted = RolloutConfig.model_validate({**options, "engine": engine, engine: how})
+            found = check_logprobs(wanted, model, Console(quiet=True))
+            assert found.responses == 4 and len(found.difference) > 12
+            assert found.difference.max() < 1e-4, (model, engine)
 
 
 @pytest.mark.slow
