@@ -132,24 +132,29 @@ def test_the_exported_model_is_the_policy_that_was_trained(run, gaps, narrow, tm
                 assert kept < 0.75 and info.rounding.lost == info.rounding.lost_to_nearest
 
 
-@pytest.mark.slow
-def test_both_engines_sample_what_is_exported(run, narrow, sample, vllm_env, tmp_path, monkeypatch):
-    """As the run left it, and in bfloat16; each token's log-probability is the one that training computes of the same files."""
-    monkeypatch.chdir(tmp_path)
+def assert_sampled_as_trained(run, sample, folder, engine, **how):
+    """Of what the run left, and of the same in bfloat16: each sampled token's log-probability is the one that training computes."""
     output, _ = run
-    converted(f"--from={output}", "--step=last", f"--to={tmp_path / 'narrow'}")
-    assert read_info(tmp_path / "narrow").dtype == "bfloat16"
+    converted(f"--from={output}", "--step=last", f"--to={folder / 'narrow'}")
+    assert read_info(folder / "narrow").dtype == "bfloat16"
     options = {"questions": sample / "questions.jsonl", "limit": 2, "n": 2, "max_tokens": 12, "check_logprobs": True}
-    engines = {
-        "flax": {"slots": 2, "samples": 2, "dtype": "float32"},
-        "vllm": {"env": vllm_env, "cpu_cache_gb": 1, "dtype": "float32"},
-    }
-    for model in (output / "model", tmp_path / "narrow"):
-        for engine, how in engines.items():
-            wanted = RolloutConfig.model_validate({**options, "engine": engine, engine: how})
-            found = check_logprobs(wanted, model, Console(quiet=True))
-            assert found.responses == 4 and len(found.difference) > 12
-            assert found.difference.max() < 1e-4, (model, engine)
+    wanted = RolloutConfig.model_validate({**options, "engine": engine, engine: {"dtype": "float32", **how}})
+    for model in (output / "model", folder / "narrow"):
+        found = check_logprobs(wanted, model, Console(quiet=True))
+        assert found.responses == 4 and len(found.difference) > 12
+        assert found.difference.max() < 1e-4, model
+
+
+@pytest.mark.slow
+def test_the_flax_sampler_samples_what_is_exported(run, sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_sampled_as_trained(run, sample, tmp_path, "flax", slots=2, samples=2)
+
+
+@pytest.mark.slow
+def test_vllm_samples_what_is_exported(run, sample, vllm_env, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_sampled_as_trained(run, sample, tmp_path, "vllm", env=vllm_env, cpu_cache_gb=1)
 
 
 @pytest.mark.slow
