@@ -23,15 +23,32 @@ from mede2_jax.reasoning.choices import LONGEST, Options, in_one_line, is_statem
 from mede2_jax.reasoning.normal_form import normalised
 from mede2_jax.reasoning.plain import plain
 
-__all__ = ["BareLetters", "Options", "Outcome", "final_answer", "grade", "normalised", "read_choice", "true_choice"]
+__all__ = [
+    *("BareLetters", "Given", "Options", "Outcome"),
+    *("final_answer", "given_answer", "grade", "grade_text", "normalised", "read_choice", "true_choice"),
+]
 
 Outcome = Literal["correct", "wrong", "unparsed"]
 
-_OPEN, _CLOSE, _THOUGHT = "<answer>", "</answer>", "</think>"
+_OPEN, _CLOSE, _THINK, _THOUGHT = "<answer>", "</answer>", "<think>", "</think>"
 _TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true", "是": "否", "否": "是"}
 _SHORT = re.compile(r"^(?:(yes|no|true|false)|(是|否)的?)(?: ?[,.;:!、。]| [-–—] |$|(?<=yes) )", re.IGNORECASE)
 """A short answer with words after it. "No effusion" is none: it may be the very finding that was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a response gives as its answer."""
+
+    text: str | None
+    """As it is written; None where nothing says which part that is, or where that part is empty."""
+    place: Literal["tag", "statement", "rest", "nowhere"]
+    """An `<answer>`; the last line, which says that it is the answer; all that follows the thought; nothing of these."""
+    rest: str
+    """What follows the thought: all of the response where there is none."""
+    is_cut: bool = False
+    """Whether it ends inside a thought (and not with an `<answer>` there), or inside the only `<answer>` after the thought."""
 
 
 def grade(response: str, answer: str | None, options: Options | None = None) -> Outcome | None:
@@ -50,11 +67,17 @@ def grade(response: str, answer: str | None, options: Options | None = None) -> 
     """
     if answer is None:
         return None
-    found, is_marked = _final_answer(response)
-    if options:
-        letter = None if found is None else read_choice(found, options)
-        truth = true_choice(answer, options)
-        return "unparsed" if letter is None else "correct" if letter == truth else "wrong"
+    given = given_answer(response)
+    if not options:
+        return grade_text(given, answer)
+    letter = None if given.text is None else read_choice(given.text, options)
+    truth = true_choice(answer, options)
+    return "unparsed" if letter is None else "correct" if letter == truth else "wrong"
+
+
+def grade_text(given: Given, answer: str) -> Outcome:
+    """Compares what a response gives as its answer with the right one, where there are no options."""
+    found, is_marked = given.text, given.place in ("tag", "statement")
     if found is None or len(found) > LONGEST:
         return "unparsed"
     truth, said = normalised(answer), normalised(stripped(plain(found)))
@@ -69,7 +92,27 @@ def grade(response: str, answer: str | None, options: Options | None = None) -> 
 
 def final_answer(response: str) -> str | None:
     """What a response gives as its answer, as it is written; None where nothing says which part that is."""
-    return _final_answer(response)[0]
+    return given_answer(response).text
+
+
+def given_answer(response: str) -> Given:
+    """What a response gives as its answer, where it stands, and what else there is to know."""
+    # The one letter that changes its length in lower case is taken out: places in both texts are the same.
+    lower = response.replace("İ", "i").lower()
+    thought = lower.rfind(_THOUGHT)
+    after = thought + len(_THOUGHT) if thought >= 0 else 0
+    rest = response[after:].strip()
+    thinks_on = lower.find(_THINK, after) >= 0
+    if (marked := _marked(response, lower, after)) is not None:
+        return Given(marked or None, "tag", rest, is_cut=thinks_on and not lower.rstrip().endswith(_CLOSE))
+    if not rest and lower[:thought].rstrip().endswith(_CLOSE):
+        return Given(_marked(response[:thought], lower[:thought], 0) or None, "tag", rest)
+    if not rest or _TAG.search(rest):  # an answer, or a thought, that was cut off
+        return Given(None, "nowhere", rest, is_cut=thinks_on or lower.find(_OPEN, after) >= 0)
+    last = rest[-LONGEST:].splitlines()[-1]
+    if len(last) < LONGEST and is_statement(last := plain(last)):
+        return Given(last, "statement", rest)
+    return Given(rest, "rest", rest)
 
 
 @dataclasses.dataclass
@@ -96,25 +139,6 @@ class BareLetters:
             f"the right answers of {len(self.letters):,} of {len(self.known):,} questions are one letter without 'options': only letters "
             "can be compared with them; with 'options' answers by text are read, too"
         )
-
-
-def _final_answer(response: str) -> tuple[str | None, bool]:
-    """The answer as written, and whether something marks it as one."""
-    # The one letter that changes its length in lower case is taken out: places in both texts are the same.
-    lower = response.replace("İ", "i").lower()
-    thought = lower.rfind(_THOUGHT)
-    after = thought + len(_THOUGHT) if thought >= 0 else 0
-    if (marked := _marked(response, lower, after)) is not None:
-        return marked or None, True
-    rest = response[after:].strip()
-    if not rest and lower[:thought].rstrip().endswith(_CLOSE):
-        return _marked(response[:thought], lower[:thought], 0) or None, True
-    if not rest or _TAG.search(rest):  # an answer, or a thought, that was cut off
-        return None, False
-    last = rest[-LONGEST:].splitlines()[-1]
-    if len(last) < LONGEST and is_statement(last := plain(last)):
-        return last, True
-    return rest, False
 
 
 def _marked(response: str, lower: str, begin: int) -> str | None:

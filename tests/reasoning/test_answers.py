@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mede2_jax.reasoning.answers import BareLetters, final_answer, grade, normalised, read_choice, true_choice
+from mede2_jax.reasoning.answers import BareLetters, final_answer, given_answer, grade, normalised, read_choice, true_choice
 from mede2_jax.reasoning.choices import LONGEST
 
 OPTIONS = {"A": "Pneumothorax", "B": "Pleural effusion", "C": "Vitamin C deficiency", "D": "Effusion"}
@@ -129,6 +129,28 @@ def test_a_truth_that_is_no_option_is_an_error(answer):
 )
 def test_where_the_answer_stands(response, expected):
     assert final_answer(response) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "place", "rest", "is_cut"),
+    [
+        ("<think> x </think> <answer> B </answer>", "tag", "<answer> B </answer>", False),
+        ("<think> So <answer>B</answer> </think>", "tag", "", False),
+        ("<think> a thought without end <answer>B</answer>\n", "tag", "<think> a thought without end <answer>B</answer>", False),
+        ("<think> So <answer>B</answer>, but", "tag", "<think> So <answer>B</answer>, but", True),
+        ("<think> x </think> <answer>B</answer> <THINK> or", "tag", "<answer>B</answer> <THINK> or", True),
+        ("<think> x </think> Well.\nAnswer: B", "statement", "Well.\nAnswer: B", False),
+        ("<think> x </think> Well, B ", "rest", "Well, B", False),
+        ("<think> x", "nowhere", "<think> x", True),
+        ("<think> x </think> <answer> B", "nowhere", "<answer> B", True),
+        ("<think> x </think> B </answer>", "nowhere", "B </answer>", False),
+        ("<think> x </think>", "nowhere", "", False),
+        ("", "nowhere", "", False),
+    ],
+)
+def test_what_is_known_of_a_given_answer(response, place, rest, is_cut):
+    given = given_answer(response)
+    assert (given.place, given.rest, given.is_cut) == (place, rest, is_cut)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""What the benchmarks' owners' own functions gave for replies, made up and real, is what our rules read."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from mede2_jax.scoring import diagnosisarena, medxpertqa, mmmu, mmmu_pro
+from mede2_jax.scoring.reading import outcome_of
+
+FOLDER = Path(__file__).parents[2].parent / "shared" / "benchmarks"
+ALL_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"the owners' readings are not at {FOLDER}")
+
+
+def lines(name):
+    path = FOLDER / name
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def lettered(options):
+    return {letter: option if isinstance(option, str) else str(option) for letter, option in zip(ALL_LETTERS, options, strict=False)}
+
+
+def shown(reading):
+    """An open reading as the files have the owner's: sorted strings."""
+    return sorted([*reading.texts, *map(str, reading.numbers)])
+
+
+@pytest.mark.parametrize("line", lines("vectors/medxpertqa_owner.jsonl"), ids=lambda line: line["reply"])
+def test_medxpertqa(line):
+    letters = ALL_LETTERS[: line["choices"]]
+    reading = medxpertqa.read(line["reply"], letters, medxpertqa.two_turn_trigger(letters))
+    assert reading.answer == line["extracted"]
+    assert (outcome_of(reading, line["label"]) == "correct") == line["correct"]
+
+
+@pytest.mark.parametrize("line", lines("vectors/medqa_by_medxpertqa.jsonl"), ids=lambda line: line["reply"])
+def test_medqa(line):
+    reading = medxpertqa.read(line["reply"], "ABCD", medxpertqa.two_turn_trigger("ABCD"))
+    assert reading.answer == line["extracted"]
+    assert (outcome_of(reading, line["label"]) == "correct") == line["correct"]
+
+
+@pytest.mark.parametrize("line", lines("vectors/medxpertqa_owner_oneturn.jsonl"), ids=lambda line: line["reply"])
+@pytest.mark.parametrize(("key", "read"), [("qvq", medxpertqa.read_reasoning), ("boxed", medxpertqa.read_first_box)])
+def test_medxpertqa_in_one_turn(line, key, read):
+    reading = read(line["reply"], "ABCDE")
+    extracted, correct = line[key]
+    assert reading.answer == (None if extracted == line["reply"] else extracted)  # he keeps the reply where he reads nothing
+    assert (outcome_of(reading, line["label"]) == "correct") == correct
+
+
+@pytest.mark.parametrize("line", lines("vectors/mmmu_owner_choice.jsonl"), ids=lambda line: line["reply"])
+def test_mmmu_choices(line):
+    assert mmmu.read_choice(line["reply"], lettered(line["options"])).answer == line["extracted"]
+
+
+@pytest.mark.parametrize("line", lines("vectors/mmmu_owner_open.jsonl"), ids=lambda line: line["reply"])
+def test_mmmu_open(line):
+    reading = mmmu.read_open(line["reply"])
+    assert shown(reading) == sorted(line["extracted"])
+    assert mmmu.is_right(reading, line["answer"]) == line["correct"]
+
+
+@pytest.mark.parametrize("line", lines("vectors/mmmu_pro_owner.jsonl"), ids=lambda line: line["reply"])
+def test_mmmu_pro(line):
+    assert mmmu_pro.read(line["reply"], lettered(line["options"])).answer == line["extracted"]
+
+
+@pytest.mark.parametrize("line", lines("vectors/diagnosisarena_mcq.jsonl"), ids=lambda line: line["reply"])
+def test_diagnosisarena(line):
+    reading = diagnosisarena.read_choice(line["reply"], "ABCD")
+    assert (reading.answer or "").lower() == (line["extracted"] or "")
+    assert (outcome_of(reading, line["label"]) == "correct") == line["intended"]
+
+
+@pytest.mark.parametrize("line", lines("vectors/diagnosisarena_judge.jsonl"), ids=lambda line: line["judge_reply"])
+def test_diagnosisarenas_judge(line):
+    scores = diagnosisarena.read_judge(line["judge_reply"])
+    if "owner" in line:
+        assert line["owner"].startswith("stops the run") and scores is None
+    else:
+        assert ([*scores.scores], scores.top1, scores.top5) == (line["scores"], line["top1"], line["top5"])
+
+
+def test_real_replies_to_mmmu():
+    items = json.loads((FOLDER / "mmmu_val.responses.sample.json").read_text(encoding="utf-8"))
+    for item in items:
+        if item["question_type"] == "multiple-choice":
+            reading = mmmu.read_choice(item["response"], item["index2ans"])
+            assert list(item["index2ans"]) == item["all_choices"]
+            assert reading.answer == item["owner_extracted"], item["id"]
+            assert (reading.answer is None) == item["owner_random"], item["id"]
+            correct = outcome_of(reading, item["answer"]) == "correct"
+        else:
+            reading = mmmu.read_open(item["response"])
+            assert shown(reading) == sorted(item["owner_extracted"]), item["id"]
+            correct = mmmu.is_right(reading, item["answer"])
+        assert correct == item["owner_correct"], item["id"]
+    assert len(items) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("mmmu_pro_standard10_cot.responses.sample.jsonl", 6), ("mmmu_pro.responses.more.sample.jsonl", 8)]
+)
+def test_real_replies_to_mmmu_pro(name, count):
+    items = lines(name)
+    for item in items:
+        reading = mmmu_pro.read(item["response"], lettered(ast.literal_eval(item["options"])))
+        is_guess = item.get("owner_random", False)
+        assert reading.answer == (None if is_guess else item["pred_indexs"]), item["id"]
+        assert reading.answer == item.get("owner_extracted", reading.answer), item["id"]
+        assert (outcome_of(reading, item["answer"]) == "correct") == item.get("owner_correct", item["if_right"]), item["id"]
+    assert len(items) == count
+
+
+def test_every_file_of_readings_is_tried():
+    tried = {
+        "medxpertqa_owner",
+        "medqa_by_medxpertqa",
+        "medxpertqa_owner_oneturn",
+        "mmmu_owner_choice",
+        "mmmu_owner_open",
+        "mmmu_pro_owner",
+    }
+    tried |= {"diagnosisarena_mcq", "diagnosisarena_judge"}
+    peers = {"medevalkit", "vlmevalkit"}  # other harnesses' rules
+    assert {path.stem for path in (FOLDER / "vectors").glob("*.jsonl")} == tried | peers
