@@ -50,7 +50,7 @@ def pairs(sample, tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     records = [json.loads(line) for line in (sample / "preferences.jsonl").read_text().splitlines()[:6]]
     for record in records:
-        record["chosen"], record["rejected"] = (" ".join(record[side].split()[:60]) for side in ("chosen", "rejected"))
+        record["chosen"], record["rejected"] = (" ".join(record[side].split()[:40]) for side in ("chosen", "rejected"))
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
@@ -58,7 +58,7 @@ def pairs(sample, tmp_path_factory):
 def flags(pairs, sample, model, output, *more):
     return [
         "--stage=dpo", f"--model={model}", f"--data.path={pairs}", f"--data.image_root={sample}", f"--output={output}",
-        "--data.row_tokens=2048", "--rows_per_step=1", "--log_every=100", *more,
+        "--data.row_tokens=1024", "--rows_per_step=1", "--log_every=100", *more,
     ]  # fmt: skip
 
 
@@ -206,12 +206,14 @@ def test_parameters_trained_in_full_keep_their_update_too(narrow, pairs, sample,
 
 @pytest.mark.slow
 def test_the_best_step_is_exported(narrow, pairs, sample, tmp_path):
-    """At a rate that overshoots, the best step is not the last."""
-    output = tmp_path / "run"
+    """Evaluated on pairs whose sides are exchanged, a run gets worse and worse: the best step is not the last."""
+    output, exchanged = tmp_path / "run", tmp_path / "exchanged.jsonl"
+    records = [json.loads(line) for line in pairs.read_text().splitlines()]
+    exchanged.write_text("".join(json.dumps(one | {"chosen": one["rejected"], "rejected": one["chosen"]}) + "\n" for one in records))
     more = [
         "--max_steps=12",
         "--eval_every=2",
-        f"--data.eval_path={pairs}",
+        f"--data.eval_path={exchanged}",
         "--optimizer.learning_rate=0.3",
         "--optimizer.schedule=constant",
     ]
