@@ -19,6 +19,7 @@ COMMANDS = {
     "rollout": "sample responses of a model to questions",
     "judge": "judge the reasoning of responses by MMRP's criteria",
     "pair": "set good responses against flawed ones",
+    "score": "how many responses to a benchmark are right, by which rule, and how sure that is",
     "trace": "show where a pair comes from",
 }
 """In the order in which one comes to need them."""

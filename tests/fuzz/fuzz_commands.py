@@ -22,7 +22,7 @@ def judged(place: Path) -> None:
     """Judges the rollouts in a folder."""
     from mede2_jax.judge.__main__ import main
 
-    _quietly(main, [f"--rollouts={place / 'rollouts.jsonl'}", "--judge=offline", f"--out={place / 'judgments.jsonl'}"])
+    quietly(main, [f"--rollouts={place / 'rollouts.jsonl'}", "--judge=offline", f"--out={place / 'judgments.jsonl'}"])
 
 
 def paired(place: Path) -> None:
@@ -30,7 +30,7 @@ def paired(place: Path) -> None:
     from mede2_jax.pair.__main__ import main
 
     files = [f"--rollouts={place / 'rollouts.jsonl'}", f"--judgments={place / 'judgments.jsonl'}", f"--out={place / 'pairs.jsonl'}"]
-    _quietly(main, [*files, "--eval_fraction=0"])
+    quietly(main, [*files, "--eval_fraction=0"])
 
 
 def traced(place: Path) -> None:
@@ -38,7 +38,7 @@ def traced(place: Path) -> None:
     from mede2_jax.trace import main
 
     known = json.loads((chain() / "pairs.jsonl").read_text(encoding="utf-8").splitlines()[0])["id"]
-    _quietly(main, [known, f"--pairs={place / 'pairs.jsonl'}", "--limit=0"])
+    quietly(main, [known, f"--pairs={place / 'pairs.jsonl'}", "--limit=0"])
 
 
 @functools.cache
@@ -71,7 +71,7 @@ def _command(run: Callable[[Path], None], name: str, mutate: Mutator, outputs: S
     return [(place / name).read_bytes()], mutate, go
 
 
-def _quietly(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+def quietly(main: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Runs a command; whatever it prints is something that a terminal may have."""
     from mede2_jax.foreign import visible
 

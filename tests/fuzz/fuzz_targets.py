@@ -2,7 +2,8 @@
 
 import fuzz_commands
 import fuzz_models
+import fuzz_scores
 import fuzz_texts
 from fuzz_target import TARGETS
 
-__all__ = ["TARGETS", "fuzz_commands", "fuzz_models", "fuzz_texts"]
+__all__ = ["TARGETS", "fuzz_commands", "fuzz_models", "fuzz_scores", "fuzz_texts"]

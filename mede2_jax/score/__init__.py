@@ -1,0 +1,1 @@
+"""Scores of responses to a benchmark: which are right, by which rule, and how sure one can be."""

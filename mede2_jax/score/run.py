@@ -1,0 +1,174 @@
+"""From responses to score.json, verdicts.jsonl and a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from mede2_jax import __version__
+from mede2_jax.config import UserError, counted
+from mede2_jax.foreign import shown, visible
+from mede2_jax.outputs.file import write_whole
+from mede2_jax.outputs.manifest import file_digest
+from mede2_jax.score.against import SCORE, VERDICTS, compare
+from mede2_jax.score.config import ScoreConfig
+from mede2_jax.score.responses import Responses, read_responses
+from mede2_jax.score.summary import ENDS, Json, summarise, table
+from mede2_jax.score.verdicts import Sample, carried_items, judged, pair, steps_of
+from mede2_jax.tasks.catalogue import Items, find_task, open_items
+from mede2_jax.tasks.item import Task
+
+RULES = 1
+"""Version of the rules that read replies: a score names it, and another one may give another score of the same file."""
+LISTED = 20
+"""Ids of unparsed samples that the table names; score.json has all."""
+
+
+def run(config: ScoreConfig, console: Console) -> Json:
+    """Scores a file of responses; writes only when all is known.
+
+    Raises:
+        UserError: What was given cannot be used, or does not belong together.
+    """
+    assert config.task is not None and config.responses is not None
+    task = find_task(config.task)
+    prompt = _prompt(task, config.prompt)
+    if config.out is not None and config.out.exists() and not config.out.is_dir():
+        raise UserError(f"--out={config.out} is a file; give a folder")
+    responses = read_responses(config.responses, config.columns)
+    items = open_items(task, config.data, images=False) if config.data is not None else carried_items(task, responses)
+    some = pair(items, responses, partial=config.partial)
+    samples = judged(items, some, config.mode, prompt)
+    all_items = table(task, items.by_id, samples)
+    result: Json = {
+        "task": task.name,
+        "title": task.title,
+        "mode": config.mode,
+        "prompt": prompt,
+        "rules": RULES,
+        "version": __version__,
+        **_inputs(config, items, responses, len(some)),
+        **summarise(all_items, config),
+        "steps": steps_of(samples),
+        "unparsed": [f"{sample.id}#{sample.sample}" for sample in samples if sample.outcome == "unparsed"],
+    }
+    if task.difference and config.mode == "official":
+        result["difference_from_owner"] = task.difference
+    if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
+        result["owners_figure"] = figure
+    if config.against is not None:
+        result["against"] = compare(all_items, config.against, config)
+    if config.out is not None:
+        _write(config, result, samples)
+    _show(result, console)
+    return result
+
+
+def _prompt(task: Task, given: str | None) -> str:
+    if given is not None and given not in task.prompts:
+        raise UserError(f"--prompt={shown(given)} is none of {task.name}'s: {', '.join(task.prompts)}")
+    return given or task.prompts[0]
+
+
+def _inputs(config: ScoreConfig, items: Items, responses: Responses, answered: int) -> Json:
+    assert config.responses is not None
+    return {
+        "data": {"files": [str(file) for file in items.files], "digest": items.digest, "deviations": items.deviations},
+        "responses": {
+            "path": str(config.responses),
+            "digest": file_digest(config.responses),
+            "columns": dict(responses.columns),
+            "models": list(responses.models),
+        },
+        "partial": {"items": answered, "of": len(items.items)} if config.partial else None,
+        "data_is_carried": config.data is None,
+    }
+
+
+def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None:
+    assert config.out is not None
+    config.out.mkdir(parents=True, exist_ok=True)
+    lines = (
+        {
+            "id": sample.id,
+            "sample": sample.sample,
+            "read": sample.reading.answer,
+            "step": sample.reading.step,
+            "correct": sample.outcome == "correct",
+            "outcome": sample.outcome,
+            "finish": sample.finish,
+        }
+        for sample in samples
+    )
+    write_whole(config.out / VERDICTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_whole(config.out / SCORE, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+
+
+def _show(result: Json, console: Console) -> None:
+    overall = result["overall"]
+    title = f"{result['title']} · {result['mode']} · asked as {result['prompt']}"
+    shown_table = RichTable(title=title, title_style="bold", title_justify="left")
+    shown_table.add_column("")
+    ends = [end for end in ("unparsed", *ENDS) if overall[end]]
+    for name in ("items", "correct", "%", "95% interval", *ends):
+        shown_table.add_column(name, justify="right", no_wrap=True)
+    _row(shown_table, "all", overall, ends)
+    for values in result["by"].values():
+        shown_table.add_section()
+        for value, one in values.items():
+            _row(shown_table, visible(value), one, ends)
+    console.print(shown_table)
+    if result["at"]:
+        console.print(_curves(result["at"]))
+    steps = ", ".join(f"{step} {count:,}" for step, count in result["steps"].items())
+    console.print(f"read by: {steps}", markup=False)
+    for line in _notices(result):
+        console.print(line, markup=False, style="yellow")
+
+
+def _row(shown_table: RichTable, name: str, one: Json, ends: Sequence[str]) -> None:
+    interval = "" if one["interval"] is None else f"{100 * one['interval'][0]:.2f}–{100 * one['interval'][1]:.2f}"
+    correct = f"{one['correct']:,} of {one['samples']:,}"
+    shown_table.add_row(
+        escape(name), f"{one['items']:,}", correct, f"{100 * one['accuracy']:.2f}", interval, *(f"{one[end]:,}" for end in ends)
+    )
+
+
+def _curves(at: Mapping[str, Any]) -> RichTable:
+    curves = RichTable(title="of k samples", title_justify="left")
+    curves.add_column("k", justify="right")
+    names = {"pass": "pass@k", "majority": "MV@k", "chance": "pass@k by chance"}
+    for name in at:
+        curves.add_column(names[name], justify="right")
+    for k in at["pass"]:
+        values = (values[k] if isinstance(values[k], float) else values[k]["value"] for values in at.values())
+        curves.add_row(k, *(f"{100 * value:.2f}" for value in values))
+    return curves
+
+
+def _notices(result: Json) -> list[str]:
+    notices = []
+    if deviations := result["data"]["deviations"]:
+        notices.append(f"not the owner's whole test set, or another revision ({'; '.join(deviations)}): say so beside this score")
+    if partial := result["partial"]:
+        notices.append(f"partial: {partial['items']:,} of {partial['of']:,} items")
+    if unparsed := result["unparsed"]:
+        some = ", ".join(map(shown, unparsed[:LISTED])) + (", …" if len(unparsed) > LISTED else "")
+        notices.append(f"{counted(len(unparsed), 'response')} in which no answer could be read, counted as not correct: {some}")
+    if said := result.get("difference_from_owner"):
+        notices.append(said)
+    if figure := result.get("owners_figure"):
+        notices.append(f"the owner guesses where nothing can be read; his figure for these replies is {100 * figure:.2f}")
+    if against := result.get("against"):
+        interval = against["interval"] and f" ({100 * against['interval'][0]:+.2f} to {100 * against['interval'][1]:+.2f})"
+        p = against.get("p_mcnemar", against["p_bootstrap"])
+        notices.append(
+            f"against {against['other']}: {100 * against['difference']:+.2f} points{interval or ''}, p = "
+            f"{'unknown' if p is None else format(p, '.4f')}" + (" (McNemar, exact)" if "p_mcnemar" in against else " (paired bootstrap)")
+        )
+    return notices

@@ -1,0 +1,106 @@
+"""Each response read and judged: the items that belong to the responses, and one verdict for every sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mede2_jax.config import MOST_FAULTS, UserError, counted
+from mede2_jax.foreign import shown
+from mede2_jax.reasoning.answers import Outcome
+from mede2_jax.score.config import Mode
+from mede2_jax.score.responses import Finish, Response, Responses
+from mede2_jax.scoring.modes import judge
+from mede2_jax.scoring.reading import NOTHING, Reading
+from mede2_jax.tasks.catalogue import Items, check_unique, digest_of
+from mede2_jax.tasks.item import Item, Task
+from mede2_jax.tasks.tables import rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What became of one response."""
+
+    id: str
+    sample: int
+    reading: Reading
+    outcome: Outcome
+    finish: Finish
+
+
+def carried_items(task: Task, responses: Responses) -> Items:
+    """The items that a file of responses carries, as the owners' output files do.
+
+    Raises:
+        UserError: Rows do not have what an item of the task has; or two rows of one id have other items.
+    """
+    items: dict[str, Item] = {}
+    for where, row in rows(responses.path):
+        item = task.read(row, where)
+        if item.id and items.setdefault(item.id, item) != item:
+            raise UserError(f"{where}: the item {shown(item.id)!r} is another here than in a row before")
+        if not item.id:
+            raise UserError(f"{where}: the row has no id; give the benchmark's files with --data")
+    held = tuple(item for item in items.values() if task.holds(item))
+    return Items(task, (responses.path,), digest_of([responses.path]), held)
+
+
+def pair(items: Items, responses: Responses, *, partial: bool) -> dict[str, list[Response]]:
+    """The responses of each item that has some, in the items' order, by sample.
+
+    Raises:
+        UserError: An id that is no item's, or one sample twice; without `partial`, items or samples that are missing.
+    """
+    known = items.by_id
+    if unknown := sorted({response.id for response in responses.responses} - known.keys()):
+        raise UserError(
+            f"{responses.path}: {_ids(unknown)} {'is' if len(unknown) == 1 else 'are'} no item of {items.task.name} in {items.files[0]}; "
+            "are these responses to that benchmark, and is its file the same revision?"
+        )
+    check_unique(((one.id, f" (sample {one.sample})" if one.sample else "") for one in responses.responses), str(responses.path))
+    by_id: dict[str, list[Response]] = defaultdict(list)
+    for response in responses.responses:
+        by_id[response.id].append(response)
+    if not partial:
+        _check_complete(items, responses.path, {name: len(some) for name, some in by_id.items()})
+    return {name: sorted(by_id[name], key=lambda response: response.sample) for name in known if name in by_id}
+
+
+def judged(items: Items, responses: Mapping[str, Sequence[Response]], mode: Mode, prompt: str) -> list[Sample]:
+    """The verdict of every response."""
+    known = items.by_id
+    samples = []
+    for name, some in responses.items():
+        item = known[name]
+        rule = items.task.rule(item, prompt)
+        for response in some:
+            if response.finish == "failed":
+                samples.append(Sample(name, response.sample, Reading(None, NOTHING), "unparsed", "failed"))
+                continue
+            verdict = judge(mode, response.text, item.answer, rule, item.options or None)
+            samples.append(Sample(name, response.sample, verdict.reading, verdict.outcome, response.finish))
+    return samples
+
+
+def _check_complete(items: Items, path: Path, counts: Mapping[str, int]) -> None:
+    missing = [item.id for item in items.items if item.id not in counts]
+    most = max(counts.values())
+    fewer = [name for name, count in counts.items() if count < most]
+    told = []
+    if missing:
+        told.append(f"{counted(len(missing), 'item')} of {len(items.items):,} without a response ({_ids(missing)})")
+    if fewer:
+        told.append(f"{counted(len(fewer), 'item')} with fewer than {most} samples ({_ids(fewer)})")
+    if told:
+        raise UserError(f"{path}: {' and '.join(told)}; give all, or score what is there with --partial")
+
+
+def _ids(names: Sequence[str]) -> str:
+    return ", ".join(shown(name) for name in names[:MOST_FAULTS]) + (", …" if len(names) > MOST_FAULTS else "")
+
+
+def steps_of(samples: Sequence[Sample]) -> dict[str, int]:
+    """How often each step of the rule decided, the most frequent first."""
+    return dict(Counter(sample.reading.step for sample in samples).most_common())

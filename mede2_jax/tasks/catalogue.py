@@ -1,0 +1,139 @@
+"""All tasks by name, and their items read from a folder: complete, each once, known by the digest of their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mede2_jax.config import MOST_FAULTS, UserError
+from mede2_jax.fields import hint, nearest
+from mede2_jax.foreign import shown
+from mede2_jax.tasks import diagnosisarena, medbullets, medqa, medxpertqa, mmmu, mmmu_pro, mmxu
+from mede2_jax.tasks.item import Item, Task
+from mede2_jax.tasks.tables import SUFFIXES, rows
+
+TASKS: dict[str, Task] = {
+    task.name: task for module in (medxpertqa, mmmu, mmmu_pro, medqa, medbullets, mmxu, diagnosisarena) for task in module.TASKS
+}
+"""In the order of `--help`."""
+HOW_TO_GET = "data/README.md says where it comes from"
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: There is none; the nearest name is suggested.
+    """
+    if name not in TASKS:
+        raise UserError(f"unknown task {shown(name)!r}{hint(nearest(name, TASKS))}; the tasks are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """The items of a task, from files whose digest says which revision they are of."""
+
+    task: Task
+    files: tuple[Path, ...]
+    digest: str
+    """SHA-256 of all files, in the order of their names."""
+    items: tuple[Item, ...]
+
+    @property
+    def by_id(self) -> dict[str, Item]:
+        """Each item by its id."""
+        return {item.id: item for item in self.items}
+
+    @property
+    def deviations(self) -> list[str]:
+        """Where the files hold other numbers of items than the owner's: another revision, or a part. Empty: as they should be."""
+        found = Counter("" for _ in self.items)
+        for item in self.items:
+            found.update(f"{name}={value}" for name, value in item.groups.items())
+        return [
+            f"{part or 'items'}: {found[part]:,} instead of {expected:,}"
+            for part, expected in self.task.counts.items()
+            if found[part] != expected
+        ]
+
+
+def open_items(task: Task, data: Path, *, images: bool = True) -> Items:
+    """Reads a task's files.
+
+    Args:
+        task: Whose.
+        data: A file, or the folder that the owner's files lie in.
+        images: Whether the items are to have their images; scores need none, and parquet files are mostly these.
+
+    Raises:
+        UserError: No file is found, one is of another benchmark, a row is not as it should be, or an id is given twice.
+    """
+    files = _files(task, data)
+    items = [item for file in files for item in _read(task, file, images)]
+    items = [item for item in items if task.holds(item)]
+    if not items:
+        raise UserError(f"{data}: none of its items is one of {task.name}; {HOW_TO_GET}")
+    check_unique(((item.id, "") for item in items), str(data))
+    return Items(task, files, digest_of(files), tuple(items))
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Of what several files hold."""
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            whole.update(hashlib.file_digest(handle, "sha256").digest())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def check_unique(pairs: Iterable[tuple[str, str]], where: str) -> None:
+    """Refuses an id that is given twice; each comes with what else makes it one, as ` (sample 3)`.
+
+    Raises:
+        UserError: Names the first ones.
+    """
+    counts = Counter(pairs)
+    if double := [shown(name) + more for (name, more), count in counts.items() if count > 1]:
+        others = f" and {len(double) - MOST_FAULTS} more" if len(double) > MOST_FAULTS else ""
+        raise UserError(f"{where}: ids given twice: {', '.join(double[:MOST_FAULTS])}{others}; each must be there once")
+
+
+def _files(task: Task, data: Path) -> tuple[Path, ...]:
+    if data.is_file():
+        return (data,)
+    if not data.is_dir():
+        raise UserError(f"no data of {task.name} at {str(data)!r}: there is no such file or folder; {HOW_TO_GET}")
+    for patterns in task.files:
+        together = (patterns,) if isinstance(patterns, str) else patterns
+        found = sorted({path for pattern in together for path in data.glob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file()})
+        if len(found) > 1 and not _are_parts(found):
+            raise UserError(f"several files in {data} may be {task.name}: {', '.join(path.name for path in found)}; give --data=FILE")
+        if found:
+            return tuple(found)
+    wanted = ", ".join(patterns if isinstance(patterns, str) else patterns[0] for patterns in task.files)
+    raise UserError(f"no file of {task.name} in {str(data)!r} (looked for {wanted}); give --data=FILE, or fetch it: {HOW_TO_GET}")
+
+
+def _are_parts(files: Sequence[Path]) -> bool:
+    """Whether the files are the numbered parts of one table, or of several folders one each."""
+    parts = [re.fullmatch(r".*-(\d{5})-of-(\d{5})", path.stem) for path in files]
+    return all(parts) or len({path.parent for path in files}) == len(files)
+
+
+def _read(task: Task, file: Path, images: bool) -> Iterable[Item]:
+    number, columns = 0, (*task.columns, *(task.image_columns if images else ()))
+    for number, (where, row) in enumerate(rows(file, columns), start=1):
+        try:
+            item = task.read(row, where)
+        except UserError as error:
+            if number == 1:  # most likely all rows are like that
+                raise UserError(f"{error}; is {file.name} a file of {task.name}?") from None
+            raise
+        yield item if item.id else dataclasses.replace(item, id=f"{task.name}-{number - 1}")
+    if not number:
+        raise UserError(f"{file}: no rows in the file")

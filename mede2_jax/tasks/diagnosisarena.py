@@ -1,0 +1,61 @@
+"""DiagnosisArena (SPIRAL-MED/DiagnosisArena): 915 cases, with four options. Its open form wants a judge."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mede2_jax.foreign import JSONFault, parse_json
+from mede2_jax.scoring.diagnosisarena import read_choice
+from mede2_jax.scoring.reading import Rule
+from mede2_jax.tasks.item import Item, Task, letter, options_of, text
+
+SECTIONS = ("Case Information", "Physical Examination", "Diagnostic Tests")
+_LINES = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
+
+
+class DiagnosisArena(Task):
+    """By choice."""
+
+    name, title = "diagnosisarena", "DiagnosisArena (choice)"
+    files = ("data/test-*.parquet", "test-*.parquet", "diagnosisarena*")
+    columns = ("id", *SECTIONS, "Final Diagnosis", "Options", "Right Option")
+    counts: Mapping[str, int] = {"": 915}
+    difference = (
+        "the owner's script compares a method with the letter instead of its result, so that every reply scores 0; what is printed here is "
+        "the rule as it is meant"
+    )
+
+    def read(self, row: Mapping[str, Any], where: str) -> Item:
+        """See `Task.read`. Options are a mapping, a list, JSON of these, or lines that begin with their letters."""
+        options = options_of(_parsed(row.get("Options")), "Options", where)
+        return Item(
+            id=text(row, "id", where),
+            question="\n".join(f"{name}:\n{text(row, name, where, empty=True)}" for name in SECTIONS),
+            answer=letter(text(row, "Right Option", where), options, "Right Option", where),
+            options=options,
+            fields={name: text(row, name, where, empty=True) for name in SECTIONS} | {"Options": _as_written(row.get("Options"))},
+        )
+
+    def rule(self, item: Item, prompt: str) -> Rule:
+        """See `Task.rule`."""
+        return Rule(functools.partial(read_choice, letters=tuple(item.options)))
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_json(value)
+    except JSONFault:
+        return dict(_LINES.findall(value)) or value
+
+
+def _as_written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+TASKS = (DiagnosisArena(),)

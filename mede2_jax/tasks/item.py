@@ -1,0 +1,160 @@
+"""An item of a benchmark, and what a task is: its files, its items, and its owner's way to read a reply."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from mede2_jax.config import UserError
+from mede2_jax.foreign import shown
+from mede2_jax.scoring.reading import Reading, Rule, Truth
+
+LETTERS = string.ascii_uppercase
+Kind = Literal["choice", "open"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemImage:
+    """An image of an item: a file of the benchmark, or the bytes that its table holds."""
+
+    name: str
+    data: bytes | None = None
+    """None: it is the file of that name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One question of a benchmark with its right answer."""
+
+    id: str
+    question: str
+    """Without its options; marks of images stand as the owner wrote them."""
+    answer: Truth
+    """A letter of `options`, or the right text, or several."""
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Letter to text; empty for an open question."""
+    images: tuple[ItemImage, ...] = ()
+    """In the order of their marks."""
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Value of each column that scores are broken down by."""
+    cluster: str = ""
+    """What items that hang together share: a patient, a case, one question asked twice."""
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What else a prompt wants."""
+
+    @property
+    def kind(self) -> Kind:
+        """Whether one of several options is right, or a text."""
+        return "choice" if self.options else "open"
+
+
+class Task(abc.ABC):
+    """A benchmark as its owner has it. One instance for each setting that has scores of its own."""
+
+    name: str
+    title: str
+    """As tables call it."""
+    files: tuple[str | tuple[str, ...], ...]
+    """Where the owner's files lie in the folder that the user gives, as patterns, the likeliest first; a tuple is read together."""
+    columns: ClassVar[tuple[str, ...]]
+    """What is read of the files."""
+    image_columns: ClassVar[tuple[str, ...]] = ()
+    """What is read besides where images are wanted."""
+    breakdowns: ClassVar[tuple[str, ...]] = ()
+    """Names of `Item.groups`, in the order of tables."""
+    prompts: ClassVar[tuple[str, ...]] = ("official",)
+    """The owner's ways to ask; a reply is read by the one it was asked in. The first is the default."""
+    counts: Mapping[str, int]
+    """Items that the owner's files hold: "" of all, `column=value` of a part."""
+    clustered: ClassVar[bool] = False
+    """Whether items hang together, so that intervals are to be drawn over clusters."""
+    difference: ClassVar[str] = ""
+    """Where the owner's own figure is another than that of his rule as it is meant, and why."""
+
+    @abc.abstractmethod
+    def read(self, row: Mapping[str, Any], where: str) -> Item:
+        """A row of the owner's file as an item.
+
+        Raises:
+            UserError: Names place, column and value.
+        """
+
+    @abc.abstractmethod
+    def rule(self, item: Item, prompt: str) -> Rule:
+        """The owner's rule for replies to an item; his random guesses left out.
+
+        Args:
+            item: What was asked.
+            prompt: How, one of `prompts`.
+        """
+
+    def owners_figure(self, readings: Mapping[str, Reading], items: Sequence[Item]) -> float | None:
+        """The accuracy that the owner prints for these replies, where his random guesses can be known and change it; else None.
+
+        Args:
+            readings: By his rule, of one reply an item.
+            items: All of the task, in the order of its files.
+        """
+        return None
+
+    def holds(self, item: Item) -> bool:
+        """Whether an item of the files is one of this task: some tasks are parts of others."""
+        return True
+
+
+def text(row: Mapping[str, Any], name: str, where: str, *, empty: bool = False) -> str:
+    """A column that holds text; a whole number counts as its digits.
+
+    Raises:
+        UserError: It is not there, no text, or empty.
+    """
+    value = row.get(name)
+    if name not in row:
+        raise UserError(f"{where}: column {name!r} is missing; the columns are {shown(', '.join(map(str, row)), 200)}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not (empty or value.strip()):
+        raise UserError(f"{where}: column {name!r} must be text, found {shown(value)}")
+    return value
+
+
+def lettered(texts: Sequence[str]) -> dict[str, str]:
+    """Options by letter, in their order."""
+    return dict(zip(LETTERS, texts, strict=False))
+
+
+def letter(value: str, options: Mapping[str, str], name: str, where: str) -> str:
+    """A column that holds the letter of an option.
+
+    Raises:
+        UserError: It is none.
+    """
+    if value.strip() not in options:
+        raise UserError(f"{where}: column {name!r} must be one of {', '.join(options)}, found {shown(value)}")
+    return value.strip()
+
+
+def options_of(value: Any, name: str, where: str) -> dict[str, str]:
+    """Options in any of the owners' forms: letter to text, a list of texts, or a list of {letter, content}.
+
+    Raises:
+        UserError: It is none of these, or a letter is given twice.
+    """
+    pairs: list[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        pairs = [(key, option) for key, option in value.items() if option is not None]  # parquet gives each item every letter
+    elif isinstance(value, (list, tuple)) and all(isinstance(one, Mapping) for one in value):
+        pairs = [(one.get("letter"), one.get("content")) for one in value]
+    elif isinstance(value, (list, tuple)):
+        pairs = list(zip(LETTERS, value, strict=False))
+    else:
+        pairs = []
+    options = {
+        key: option for key, option in pairs if isinstance(key, str) and len(key) == 1 and key in LETTERS and isinstance(option, str)
+    }
+    if len(options) < len(pairs) or not options or (isinstance(value, (list, tuple)) and len(value) > len(LETTERS)):
+        raise UserError(f"{where}: column {name!r} must hold the options by letter, found {shown(value)}")
+    return options

@@ -1,0 +1,62 @@
+"""Rows of every form that benchmarks are published in."""
+
+import json
+
+import pytest
+from task_files import write_csv, write_jsonl, write_parquet
+
+from mede2_jax.config import UserError
+from mede2_jax.tasks.tables import rows
+
+RECORDS = [{"id": "1", "text": 'a, "b"\nc 肺'}, {"id": "2", "text": "<think> = 1"}]
+
+
+def found(path, columns=None):
+    return [dict(row) for _, row in rows(path, columns)]
+
+
+def test_one_table_in_every_form(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", RECORDS)
+    write_csv(tmp_path / "a.csv", RECORDS)
+    write_parquet(tmp_path / "a.parquet", RECORDS)
+    (tmp_path / "list.json").write_text(json.dumps(RECORDS, indent=1))
+    columns = {name: {str(n): record[name] for n, record in enumerate(RECORDS)} for name in RECORDS[0]}
+    (tmp_path / "columns.json").write_text(json.dumps(columns))
+    for name in ("a.jsonl", "a.csv", "a.parquet", "list.json", "columns.json"):
+        assert found(tmp_path / name) == RECORDS, name
+
+
+def test_an_object_by_id_is_rows(tmp_path):
+    (tmp_path / "output.json").write_text(json.dumps({"q1": "B", "q2": ["A", "C"]}))
+    assert found(tmp_path / "output.json") == [{"id": "q1", "value": "B"}, {"id": "q2", "value": ["A", "C"]}]
+    (tmp_path / "output.json").write_text(json.dumps({"q1": {"response": "B"}, "q2": {"response": "C"}}))
+    assert found(tmp_path / "output.json") == [{"id": "q1", "response": "B"}, {"id": "q2", "response": "C"}]
+
+
+def test_columns_that_nobody_wants_are_not_read_from_parquet(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [{"id": "1", "image": {"bytes": b"x" * 1000, "path": None}}] * 200)
+    assert found(path, ("id", "other")) == [{"id": "1"}] * 200
+    assert found(path)[0]["image"] == {"bytes": b"x" * 1000, "path": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.xlsx", b"PK", "the name ends in none of .jsonl, .json, .csv, .parquet"),
+        ("a.parquet", b"PAR1 and no more", "cannot be read as parquet: "),
+        ("a.csv", b'id,text\n1,"a', "not a CSV file"),
+        ("a.csv", b"id,text\n1,2,3\n", "a.csv:2: the row has other columns than the first line"),
+        ("a.csv", b"id,text\n1\n", "a.csv:2: the row has other columns than the first line"),
+        ("a.csv", "id,text\n1,\xe4\n".encode("latin-1"), "not UTF-8 text"),
+        ("a.json", b'{"a": 1', "not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n[2]\n', "a.jsonl:2: a record must be a JSON object"),
+        ("a.json", b"[]", "no records"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        found(tmp_path / name)
+    assert expected in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="none"):
+        found(tmp_path / f"none{name[1:]}")
