@@ -24,8 +24,9 @@ _BEFORE_ARTICLE = frozenset(["of", "with", "by", "from", "in", "on", "to", "for"
 def normalised(text: str) -> str:
     """`text` without what does not matter: markup, case, accents, punctuation, articles, white space, forms of one character.
 
-    Kept are signs that change a meaning: decimal points (`.5` is `0.5`), ratios (`1:10`), exponents (`10^6`), `%`, `/`, signs that compare and calculate,
-    `+` or `-` that begins or ends a word, the star of `T2*`. An empty form says nothing, and whoever compares takes it for equal to none.
+    Kept are signs that change a meaning: decimal points (`.5` is `0.5`), ratios (`1:10`), exponents (`10^6`), `%`, `/`, signs that compare
+    and calculate, `+` or `-` that begins or ends a word, the star of `T2*`. An empty form says nothing, and whoever
+    compares takes it for equal to none.
     """
     text = _ACCENTS.sub("", unicodedata.normalize("NFD", plain(text)))
     text = unicodedata.normalize("NFKC", text).casefold().translate(_ONE_FORM)
