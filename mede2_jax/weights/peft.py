@@ -232,7 +232,10 @@ def _read_matrix(infos: Mapping[str, TensorInfo], name: str, shape: tuple[int, i
         raise UserError(f"{file}: {name!r} is missing; the adapter is incomplete")
     if infos[name].shape != shape:
         raise UserError(f"{file}: {name!r} is {list(infos[name].shape)}, the model and rank r need {list(shape)}")
-    return read_tensor(infos[name]).T
+    matrix = read_tensor(infos[name])
+    if not all(np.isfinite(rows.astype(np.float32)).all() for _, rows in row_blocks(matrix)):
+        raise UserError(f"{file}: {name!r} holds infinity or what is no number; the adapter is damaged")
+    return matrix.T
 
 
 def _read_config(directory: Path) -> _PeftConfig:
