@@ -18,13 +18,13 @@ FIRST_LINES = 5
 _ADJECTIVES = r"(?:(?:most likely|final|correct|best|right|single) )*"
 _STATEMENT = re.compile(
     rf"^(?:(?:so|thus|therefore|hence)\b,? )?(?:(?:the|my) )?{_ADJECTIVES}(?:answer|ans|diagnosis|choice|option)"
-    r"(?: is\b|(?<=ans)\.| ?[:=]| ?[–-](?! ?[.,]?\d)| [–-] | (?=[–-][.,]?\d)) ?:? ?",
+    r"(?: is\b|\.(?= )|(?<=ans)\.| ?[:=]| ?[–-](?! ?[.,]?\d)| [–-] | (?=[–-][.,]?\d)) ?:? ?",
     re.IGNORECASE,
 )
 """What may stand before the answer itself, but for the sign of a number (`Answer -5`); and the same in Chinese."""
 _CHINESE_STATEMENT = re.compile(
-    "^(?:(?:所以|因此|因而|故|综上所述|綜上所述)[,、]? ?)?(?:(?:我的|最终|最終|正确|正確|最佳|最可能|标准|標準|参考|參考)的? ?)*"
-    "(?:答案?|诊断|診斷|选项|選項|选择|選擇)(?: ?(?:应该|應該|应|應)?(?:是|为|為) ?:?| ?:) ?"
+    "^(?:(?:所以|因此|因而|故|综上所述|綜上所述|综上|綜上)[,、]? ?)?(?:(?:我的|最终|最終|正确|正確|最佳|最可能|标准|標準|参考|參考)的? ?)*"
+    "(?:答案?|诊断|診斷|选项|選項|选择|選擇)(?: ?(?:应该|應該|应|應)?(?:是|为|為) ?:?| ?:|\\.(?= )) ?"
 )
 _LETTER_FOLLOWS = r"(?=[(\[【]?[A-Za-z](?![A-Za-z]))"
 _LABEL = re.compile(rf"^(?:option|choice|answer) {_LETTER_FOLLOWS}", re.IGNORECASE)
@@ -33,7 +33,7 @@ _LIST_MARK = re.compile(r"^(?:[-+*•‣] (?!\d)|#{1,6} )+")
 _BRACKETED = re.compile(r"^[(\[【〔]{1,2} ?([A-Za-z]) ?[)\]】〕]{1,2} ?(?:[:;、。)]|[.,-](?!\d))? ?")
 _POINTED = re.compile(r"^([A-Za-z]) ?[.:;)、。](?:[:;)、。]|\.(?!\d))* ?")
 _DASHED = re.compile(r"^([A-Z])(?: ?, ?| [-–—] )")
-_BARE = re.compile(r"^([A-Z])(?: ?[-–—/] ?(?!\d)|[-–—/] ?| |(?=[^\x00-\x7f]))")
+_BARE = re.compile(r"^([A-Z])(?: ?[-–—/=] ?(?!\d)|[-–—/] ?| ?= ?| |(?=[^\x00-\x7f]))")
 """The signs and points before a number are the number's, in this and those above."""
 _STATED = re.compile(
     r"^([A-Z])(?: is (?:the )?(?:most likely )?(?:correct|right|best)(?: (?:one|answer|option|choice|diagnosis))?"
@@ -45,7 +45,7 @@ _OTHER_LETTER = re.compile(r"(?<![A-Za-z0-9'’-])([A-Z])(?![A-Za-z0-9'’-])")
 _WORD = re.compile(r"[^\W\d_]{3}")
 _DENIED = re.compile(
     r"(?:(?:is|was|seems|appears) )?(?:(?:very |most |highly )?unlikely|excluded|ruled out|wrong|incorrect|false|not\b)"
-    "|(?:no|否)$|(?:是|為|为)?(?:不是|不为|不對|不对|不正确|不正確|并非|並非|错误|錯誤|错$|錯$|已?排除|可能性(?:小|低))"
+    "|[❌❎✗✘🚫]|(?:no|否)$|(?:是|為|为)?(?:不是|不为|不對|不对|不正确|不正確|并非|並非|错误|錯誤|错$|錯$|已?排除|可能性(?:小|低))"
 )
 _NONE_OF = re.compile(
     r"(?:(?:no|non|without|absence of|lack of) (?:(?:evidence|signs?) (?:of|for) )?|没有|沒有|并无|並無|未见|未見|无|無|非)"
@@ -53,7 +53,7 @@ _NONE_OF = re.compile(
 """Before the text of an option, which is then not there."""
 _DENIED_AFTER_TEXT = re.compile(
     r"(?:(?:is|was|seems|appears) )?(?:(?:very |most |highly )?unlikely|excluded|absent|ruled out|wrong|incorrect|false"
-    r"|不(?:可能|正确|正確|对|對|成立|存在)|(?:可以|可|已|被)?排除|可能性(?:小|低)|错误|錯誤|错$|錯$"
+    r"|[❌❎✗✘🚫]|不(?:可能|正确|正確|对|對|成立|存在)|(?:可以|可|已|被)?排除|可能性(?:小|低)|错误|錯誤|错$|錯$"
     r"|not (?:correct|right|likely|present|seen|answer)\b|not$)|(?:is|was) not\b"
 )
 _JOINER = re.compile(r"(?:(?:and|or|with|plus|versus|vs) |[&+/] ?|(?:合并|合併|伴有|伴|和|及|与|與|或) ?)+")
