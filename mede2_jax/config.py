@@ -26,9 +26,9 @@ class UserError(ValueError):
 
 
 class Config(pydantic.BaseModel):
-    """Base of all configs: frozen, and no unknown keys."""
+    """Base of all configs: frozen, no unknown keys, and numbers are finite."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {}
     """What other programs call an option, and its dotted name here. They are suggested, never accepted."""

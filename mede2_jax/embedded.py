@@ -17,8 +17,8 @@ SAMPLE_QUESTIONS, SAMPLE_ROLLOUTS = SAMPLE / "questions.jsonl", SAMPLE / "rollou
 
 @dataclass(frozen=True)
 class Embedded:
-    """The embedded default of a command. It counts only where the user names neither data nor who answers: nothing of the user's is
-    taken for the sample's, and no paid or own model for the tiny one."""
+    """The embedded default of a command. It counts only where the user gives nothing of `decided_by`: nobody's own questions or
+    responses are taken for the sample's, and no paid or own model for the tiny one. Training alone takes own data for it, and says so."""
 
     values: Mapping[str, Any]
     """Options, by dotted name, with the values they have then."""

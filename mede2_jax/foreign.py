@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import re
@@ -89,8 +90,8 @@ def describe_json_error(error: json.JSONDecodeError, end: str = "the end", *, li
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise JSONFault(f"{shown(next(name for name in names if names.count(name) > 1))!r} is given twice")
+        names = collections.Counter(name for name, _ in pairs)
+        raise JSONFault(f"{shown(next(name for name, times in names.items() if times > 1))!r} is given twice")
     return value
 
 

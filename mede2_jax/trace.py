@@ -284,7 +284,8 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         for name in ("family", "digest"):
             if source.manifest.get(name):
                 yield name, str(source.manifest[name])
-        for digest in source.manifest.get("parents", ()):
+        parents = source.manifest.get("parents")
+        for digest in parents if isinstance(parents, list) else ():
             yield "made from", str(digest)
 
 

@@ -1,17 +1,28 @@
 """The command line: defaults < base < YAML < flags, and one line for every mistake."""
 
+import math
 import subprocess
 import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import pydantic
 import pytest
 import tyro
 from pydantic import Field, model_validator
 
+from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.config import Config, UserError, counted, read_yaml, to_yaml
+from mede2_jax.convert import ConvertConfig
 from mede2_jax.flags import parse
+from mede2_jax.judge.config import JudgeConfig
+from mede2_jax.pair.config import PairConfig
+from mede2_jax.plan.config import PlanConfig
+from mede2_jax.rollout.config import RolloutConfig
+from mede2_jax.train.config import TrainConfig
+from mede2_jax.tree import unflatten
 
 
 class Adapter(Config):
@@ -260,3 +271,24 @@ def test_yaml_round_trip(tmp_path):
 
 def test_counted():
     assert [counted(count, "step") for count in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+
+
+def float_options(config, prefix=()):
+    """The options of a config that are numbers, with those of its sections, each as the values that set it."""
+    for name, field in config.model_fields.items():
+        for kind in typing.get_args(field.annotation) or (field.annotation,):
+            if kind is float:
+                yield (*prefix, field.alias or name)
+            elif isinstance(kind, type) and issubclass(kind, Config):
+                yield from float_options(kind, (*prefix, field.alias or name))
+
+
+@pytest.mark.parametrize("config", [TrainConfig, RolloutConfig, JudgeConfig, PairConfig, BenchmarkConfig, PlanConfig, ConvertConfig])
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_no_option_is_infinite_or_no_number(config, number):
+    options = list(float_options(config))
+    assert options
+    for option in options:
+        with pytest.raises(pydantic.ValidationError) as fault:
+            config.model_validate(unflatten({".".join(option): number}, "."))
+        assert option in [error["loc"] for error in fault.value.errors()]

@@ -1,5 +1,7 @@
 """Text and JSON that others wrote."""
 
+import time
+
 import pytest
 
 from mede2_jax.foreign import MAX_DEPTH, JSONFault, one_line, parse_json, shown, visible
@@ -48,3 +50,12 @@ def test_json_is_read():
     deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert parse_json(deep) is not None
     assert len(parse_json("[" + ",".join(["[]"] * 1000) + "]")) == 1000
+
+
+@pytest.mark.parametrize("many", [100, 200_000])
+def test_a_name_given_twice_is_found_at_once_among_many(many):
+    text = "{" + ", ".join(f'"{place}": 0' for place in (*range(many), many - 1)) + "}"
+    begun = time.process_time()
+    with pytest.raises(JSONFault, match=f"'{many - 1}' is given twice"):
+        parse_json(text)
+    assert time.process_time() - begun < 10

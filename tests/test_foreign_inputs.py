@@ -191,6 +191,12 @@ def test_what_a_record_says_is_shown_and_not_obeyed(record, tiny_model, tmp_path
         ("qwen2_5_vl", {"num_key_value_heads": 3}, "does not divide into num_key_value_heads=3"),
         ("qwen2_5_vl", {"vision_config__patch_size": []}, "vision patch_size: Input should be a valid integer (got [])"),
         ("qwen2_5_vl", {"vision_config__window_size": 1}, "window_size=1 is less than"),
+        *(("qwen2_5_vl", {"rms_norm_eps": eps}, "rms_norm_eps: Input should be") for eps in (0, -1e-6, 1e-300, 1e-31, 1, True)),
+        *(("qwen2_5_vl", {"rope_theta": theta}, "rope_theta: Input should be") for theta in (0, 1e-300, 0.5, 1e300, 10**400, True)),
+        *(
+            ("qwen2_5_vl", {"vision_config__fullatt_block_indexes": layers}, "fullatt_block_indexes")
+            for layers in ([1, 1], [99], [10**400], [-1], [True], [1.0])
+        ),
         ("qwen2_5_vl", {"vision_config__in_chans": 4}, "in_channels=4 is not supported"),
         ("qwen2_5_vl", {"vision_config": None}, "'vision_config' is missing"),
         ("qwen2_5_vl", {"vision_config": [1]}, "vision_config must be an object (got [1])"),
@@ -204,6 +210,11 @@ def test_what_a_record_says_is_shown_and_not_obeyed(record, tiny_model, tmp_path
         ("internvl3", {"text_config": None}, "'text_config' is missing"),
         ("internvl3", {"vision_config__image_size": [[448], [448]]}, "image_size"),
         ("internvl3", {"vision_config__layer_norm_eps": "1e-6"}, "vision layer_norm_eps: Input should be a valid number"),
+        *(
+            ("internvl3", {"vision_config__layer_norm_eps": eps}, "vision layer_norm_eps: Input should be")
+            for eps in (0, -0.0, 1e-300, 10**400, True)
+        ),
+        *(("internvl3", {"text_config__rope_theta": theta}, "rope_theta: Input should be") for theta in (-1, 1e-9, 1e39, 10**30)),
         ("internvl3", {"downsample_ratio": "0.5"}, "downsample_ratio: Input should be a valid number"),
         ("internvl3", {"downsample_ratio": 5e-324}, "does not divide a tile"),
     ],
@@ -251,7 +262,7 @@ def test_nulls_are_read_as_transformers_reads_them(checkpoints, linked):
         ("qwen2_5_vl", {"temporal_patch_size": 4}, "temporal_patch_size is 2 in config.json but 4"),
         ("qwen2_5_vl", {"do_resize": False}, "do_resize"),
         ("qwen2_5_vl", {"resample": 99}, "resample"),
-        ("qwen2_5_vl", {"rescale_factor": None}, "rescale_factor"),
+        *(("qwen2_5_vl", {"rescale_factor": factor}, "rescale_factor") for factor in (None, 0, -0.0, -1, 1e-300, 1e300, 10**400, True)),
         ("internvl3", {"image_std": [0.5, 0.5, 0.0]}, "image_std.2: Input should be greater than"),
         ("internvl3", {"min_patches": "1"}, "min_patches"),
         ("internvl3", {"max_patches": 10**9}, "max_patches: Input should be less than or equal to 256"),
@@ -351,6 +362,7 @@ def test_indexes(content, says, tmp_path):
         ({"lora_alpha": float("nan")}, "NaN is no JSON number"),
         ({"lora_alpha": float("inf")}, "Infinity is no JSON number"),
         ({"lora_alpha": True}, "lora_alpha: Input should be a valid number (got True)"),
+        *(({"lora_alpha": alpha}, "lora_alpha: Input should be") for alpha in (1e300, -1e39, 10**30, 10**400, 2e6)),
         ({"lora_alpha": "16"}, "lora_alpha: Input should be a valid number (got '16')"),
         ({"lora_dropout": "a lot"}, "lora_dropout: Input should be a valid number (got 'a lot')"),
         ({"lora_dropout": {}}, "lora_dropout: Input should be a valid number (got {})"),

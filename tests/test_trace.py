@@ -9,7 +9,7 @@ from mede2_jax import trace as command
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.judge.__main__ import main as judge
-from mede2_jax.outputs.manifest import write_manifest
+from mede2_jax.outputs.manifest import manifest_path, write_manifest
 from mede2_jax.pair.__main__ import main as pair
 from mede2_jax.trace import TraceConfig, main, trace
 
@@ -181,3 +181,27 @@ def test_wrong_input_is_one_line(history, sample, capsys, arguments, expected):
     assert stop.value.code == 2 and error.count("\n") == 1
     with pytest.raises(UserError, match=expected):
         raise UserError(error)
+
+
+ODD = [5, True, None, "abc", [5], [[]], {"a": 1}, {"path": 5}, {"path": "\x1b[2J[/x]"}, {"path": "x" * 5000}]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: ascii(value)[:16])
+def test_a_manifest_may_say_anything_and_nothing_of_it_is_obeyed(history, capsys, value):
+    record = pairs(history)[0]
+    files = [history / f"{name}.jsonl" for name in ("pairs", "judgments", "rollouts")]
+    for manifest in (manifest_path(file) for file in files):
+        text = manifest.read_text()
+        said = json.loads(text)
+        model = said["model"] if isinstance(said.get("model"), dict) else {}
+        changes = [{name: value} for name in said] + [{"model": model | {name: value}} for name in ("path", "family", "digest", "parents")]
+        changes += [{"config": said["config"] | {"seed": value, "criteria": value}}, {"versions": {"jax": value}}]
+        gone = {"model": {**model, "path": str(history / "none"), "parents": value}}
+        for change in [*changes, gone]:
+            manifest.write_text(json.dumps(said | change))
+            try:
+                main([record["id"], f"--pairs={files[0]}"])
+            except UserError as error:
+                assert "\n" not in str(error)
+            assert "\x1b" not in capsys.readouterr().out
+        manifest.write_text(text)

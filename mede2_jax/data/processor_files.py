@@ -169,7 +169,7 @@ class _Normalisation(Foreign):
     do_resize: bool
     do_rescale: bool
     do_normalize: bool
-    rescale_factor: _Pixel
+    rescale_factor: Annotated[float, pydantic.Field(gt=1e-9, lt=1e6)]
     image_mean: Annotated[list[_Pixel], pydantic.Field(min_length=3, max_length=3)]
     image_std: Annotated[list[_Deviation], pydantic.Field(min_length=3, max_length=3)]
     resample: Annotated[int, pydantic.Field(ge=0, le=5)]

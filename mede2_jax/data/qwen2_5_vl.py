@@ -35,6 +35,8 @@ from mede2_jax.data.processor_files import (
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import Count, Foreign, load_checked
 
+MOST_PIXELS = 2**40
+"""Of an image: what is more could not be counted with, and says that there is no limit."""
 IMAGE_TOKEN = "<|image_pad|>"
 RESERVED_TOKENS = (
     IMAGE_TOKEN,
@@ -112,10 +114,12 @@ class Qwen2_5VLProcessor:
         low = options.min_pixels if options.min_pixels is not None else _edge(directory, images, "shortest_edge")
         high = options.max_pixels if options.max_pixels is not None else _edge(directory, images, "longest_edge")
         unit = (images.patch_size * images.merge_size) ** 2
-        if not 0 < low <= high or high < unit:
+        if not 0 < low <= high or high < unit or low > MOST_PIXELS:
             raise UserError(
-                f"min_pixels={low} and max_pixels={high} do not fit: need 0 < min_pixels <= max_pixels and max_pixels >= {unit}"
+                f"min_pixels={shown(low)} and max_pixels={shown(high)} do not fit: need 0 < min_pixels <= max_pixels, "
+                f"min_pixels <= {MOST_PIXELS} and max_pixels >= {unit}"
             )
+        high = min(high, MOST_PIXELS)  # no image comes near
         images.size = type(images.size)(**{"shortest_edge": low, "longest_edge": high})
         for name, ours in (
             ("patch_size", images.patch_size),

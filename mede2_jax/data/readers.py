@@ -165,6 +165,6 @@ def _identity(raw: Json) -> Json:
     given = raw.get("id")
     if given is None:
         return {}
-    if not isinstance(given, (str, int, float)):
+    if isinstance(given, bool) or not isinstance(given, (str, int, float)):
         raise ValueError(f"field 'id' must be text or a number, found {json_kind(given)}")
     return {"id": str(given)}

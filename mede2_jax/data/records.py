@@ -68,6 +68,9 @@ class Message(Config):
 class Record(Config):
     """What every record has: its identity, its images and where it comes from."""
 
+    # What a broken model gives is a record all the same.
+    model_config = pydantic.ConfigDict(allow_inf_nan=True)
+
     id: str = ""
     images: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()

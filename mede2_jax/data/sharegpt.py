@@ -10,7 +10,7 @@ from typing import Any
 from mede2_jax.data.raw import PLACEHOLDER, Json, images_of, messages_of, text_of
 from mede2_jax.data.record_file import json_kind
 from mede2_jax.data.records import Demonstration, Record
-from mede2_jax.data.turns import Place, other_columns, read_flags, taken_out
+from mede2_jax.data.turns import Place, is_empty, other_columns, read_flags, taken_out
 from mede2_jax.foreign import shown
 
 _ROLES = {
@@ -33,7 +33,7 @@ def from_sharegpt(raw: Json, kind: type[Record]) -> Json:
     place: Place = "demonstration" if kind is Demonstration else "prompt"
     turns = [_turn(turn, f"{name}.{i}", place) for i, turn in enumerate(messages_of(raw, name))]
     images, known = images_of(raw), _NAMES - ({"messages"} if name == "conversations" else set())
-    if raw.get("system"):
+    if not is_empty(raw.get("system")):
         system = text_of(raw["system"], "system")
         if turns and turns[0]["role"] == "system":
             known = known - {"system"}

@@ -12,7 +12,7 @@ from mede2_jax.config import counted
 from mede2_jax.data.raw import PLACEHOLDER, Json, images_of, messages_of, refuse_video, text_of
 from mede2_jax.data.record_file import json_kind
 from mede2_jax.data.records import PreferencePair, Record
-from mede2_jax.data.turns import UNSCORED, Place, check_part, other_columns, read_flags, taken_out
+from mede2_jax.data.turns import UNSCORED, Place, check_part, is_empty, other_columns, read_flags, taken_out
 from mede2_jax.foreign import shown
 
 FILE_KEYS = frozenset({"image", "path", "url", "base64"})
@@ -27,7 +27,7 @@ def from_trl(raw: Json, kind: type[Record]) -> Json:
     Raises:
         ValueError: Names the field and what is wrong with it.
     """
-    if raw.get("system"):
+    if not is_empty(raw.get("system")):
         raise ValueError("field 'system' is not read in TRL's format; make it the conversation's first turn, or set data.format=sharegpt")
     if kind is PreferencePair:
         messages, chosen, rejected = _pair(raw)

@@ -15,6 +15,10 @@ SectionT = TypeVar("SectionT", bound=Foreign)
 
 Size = Annotated[int, pydantic.Field(gt=0, le=2**24)]
 """Of an axis."""
+Epsilon = Annotated[float, pydantic.Field(ge=1e-30, lt=1)]
+"""Of a norm; float32 has no smaller number that every device keeps from being 0."""
+Theta = Annotated[float, pydantic.Field(ge=1, le=1e15)]
+"""Base of rotary frequencies; powers of it are float32."""
 Layers = Annotated[int, pydantic.Field(gt=0, le=1000)]
 
 

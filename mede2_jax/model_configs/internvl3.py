@@ -10,7 +10,7 @@ import pydantic
 
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import Foreign
-from mede2_jax.model_configs.fields import Layers, Size, missing, only, part, read_section
+from mede2_jax.model_configs.fields import Epsilon, Layers, Size, missing, only, part, read_section
 from mede2_jax.model_configs.qwen2 import UNSUPPORTED, DecoderSection, Qwen2Config, decoder_config
 
 Norm = Literal["layer_norm", "rms_norm"]
@@ -30,7 +30,7 @@ class VisionSection(Foreign):
     patch_size: Size | list[Size]
     image_size: Size | list[Size]
     norm_type: str | None = None
-    layer_norm_eps: Annotated[float, pydantic.Field(gt=0, lt=1)] = 1e-6
+    layer_norm_eps: Epsilon = 1e-6
     attention_bias: bool | None = None
     use_qk_norm: bool | None = None
     qkv_bias: bool | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Self
 import pydantic
 
 from mede2_jax.json_file import Foreign
-from mede2_jax.model_configs.fields import Layers, Size, missing
+from mede2_jax.model_configs.fields import Epsilon, Layers, Size, Theta, missing
 
 UNSUPPORTED = {"hidden_act": "silu", "use_sliding_window": False}
 
@@ -18,7 +18,7 @@ class RopeSection(Foreign):
 
     type: str | None = None
     rope_type: str | None = None
-    rope_theta: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = None
+    rope_theta: Theta | None = None
     mrope_section: list[Size] | None = None
 
     @property
@@ -41,8 +41,8 @@ class DecoderSection(Foreign):
     head_dim: Annotated[int, pydantic.Field(ge=0, le=2**16)] = 0
     """0: the width divided by the heads."""
     vocab_size: Size
-    rms_norm_eps: Annotated[float, pydantic.Field(gt=0, lt=1)]
-    rope_theta: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = None
+    rms_norm_eps: Epsilon
+    rope_theta: Theta | None = None
     rope_parameters: RopeSection = RopeSection()
     rope_scaling: RopeSection = RopeSection()
     max_position_embeddings: Size | None = None

@@ -38,6 +38,11 @@ class VisionSection(Foreign):
             raise ValueError(f"hidden_size={self.hidden_size} does not divide into num_heads={self.num_heads} of a multiple of 4")
         if self.window_size < (unit := self.patch_size * self.spatial_merge_size):
             raise ValueError(f"window_size={self.window_size} is less than the {unit} pixels of a merged patch")
+        if (
+            len(set(self.fullatt_block_indexes)) < len(self.fullatt_block_indexes)
+            or max(self.fullatt_block_indexes, default=0) >= self.depth
+        ):
+            raise ValueError(f"fullatt_block_indexes={shown(self.fullatt_block_indexes)} must be different layers of depth={self.depth}")
         if (channels := self.channels) != 3:
             raise ValueError(f"in_channels={channels} is not supported, only 3")
         return self

@@ -65,8 +65,17 @@ def _is_near(root: Path, file: Path) -> bool:
     folder = file.parent.resolve()
     around = folder.parent
     # Around a file in a home lie all homes, and around one in /data all there is.
-    too_wide = around in (Path.home(), *Path.home().parents) or around == Path(around.anchor)
+    too_wide = around in _homes() or around == Path(around.anchor)
     return root.resolve().is_relative_to(folder if too_wide else around)
+
+
+def _homes() -> tuple[Path, ...]:
+    """The user's home and the folders around it; none where the user has none, as in some containers."""
+    try:
+        home = Path.home().resolve()
+    except RuntimeError:
+        return ()
+    return (home, *home.parents)
 
 
 def _folder(value: object) -> Path | None:

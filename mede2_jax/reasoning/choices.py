@@ -17,40 +17,56 @@ FIRST_LINES = 5
 
 _ADJECTIVES = r"(?:(?:most likely|final|correct|best|right|single) )*"
 _STATEMENT = re.compile(
-    rf"^(?:(?:so|thus|therefore|hence)\b,? )?(?:(?:the|my) )?{_ADJECTIVES}(?:answer|diagnosis|choice|option)(?: is\b| ?[:–-]) ?:? ?",
+    rf"^(?:(?:so|thus|therefore|hence)\b,? )?(?:(?:the|my) )?{_ADJECTIVES}(?:answer|ans|diagnosis|choice|option)"
+    r"(?: is\b|\.(?= )|(?<=ans)\.| ?[:=]| ?[–-](?! ?[.,]?\d)| [–-] | (?=[–-][.,]?\d)) ?:? ?",
     re.IGNORECASE,
 )
-"""What may stand before the answer itself; and the same in Chinese."""
+"""What may stand before the answer itself, but for the sign of a number (`Answer -5`); and the same in Chinese."""
 _CHINESE_STATEMENT = re.compile(
-    "^(?:(?:所以|因此|因而|故|综上所述|綜上所述)[,、]? ?)?(?:(?:我的|最终|最終|正确|正確|最佳|最可能|标准|標準|参考|參考)的? ?)*"
-    "(?:答案|诊断|診斷|选项|選項|选择|選擇)(?: ?(?:应该|應該|应|應)?(?:是|为|為) ?:?| ?:) ?"
+    "^(?:(?:所以|因此|因而|故|综上所述|綜上所述|综上|綜上)[,、]? ?)?(?:(?:我的|最终|最終|正确|正確|最佳|最可能|标准|標準|参考|參考)的? ?)*"
+    "(?:答案?|诊断|診斷|选项|選項|选择|選擇)(?: ?(?:应该|應該|应|應)?(?:是|为|為) ?:?| ?:|\\.(?= )) ?"
 )
 _LETTER_FOLLOWS = r"(?=[(\[【]?[A-Za-z](?![A-Za-z]))"
 _LABEL = re.compile(rf"^(?:option|choice|answer) {_LETTER_FOLLOWS}", re.IGNORECASE)
-_CHINESE_LABEL = re.compile(rf"^(?:故|所以|因此|应|應)?(?:选择|選擇|选项|選項|选|選) ?{_LETTER_FOLLOWS}")
+_CHINESE_LABEL = re.compile(rf"^(?:故|所以|因此|应|應)?(?:选择|選擇|选项|選項|选|選|答案) ?{_LETTER_FOLLOWS}")
 _LIST_MARK = re.compile(r"^(?:[-+*•‣] (?!\d)|#{1,6} )+")
-_BRACKETED = re.compile(r"^[(\[【〔]{1,2} ?([A-Za-z]) ?[)\]】〕]{1,2} ?[.:,;、。)-]? ?")
-_POINTED = re.compile(r"^([A-Za-z]) ?[.:;)、。]+ ?")
+_BRACKETED = re.compile(r"^[(\[【〔]{1,2} ?([A-Za-z]) ?[)\]】〕]{1,2} ?(?:[:;、。)]|[.,-](?!\d))? ?")
+_POINTED = re.compile(r"^([A-Za-z]) ?[.:;)、。](?:[:;)、。]|\.(?!\d))* ?")
 _DASHED = re.compile(r"^([A-Z])(?: ?, ?| [-–—] )")
-_BARE = re.compile(r"^([A-Z])(?: ?[-–—/] ?| |(?=[^\x00-\x7f]))")
-_STATED = re.compile(r"^([A-Z]) is (?:the )?(?:most likely )?(?:correct|right|best)(?: (?:one|answer|option|choice|diagnosis))?[.!]?$")
+_BARE = re.compile(r"^([A-Z])(?: ?[-–—/=] ?(?!\d)|[-–—/] ?| ?= ?| |(?=[^\x00-\x7f]))")
+"""The signs and points before a number are the number's, in this and those above."""
+_STATED = re.compile(
+    r"^([A-Z])(?: is (?:the )?(?:most likely )?(?:correct|right|best)(?: (?:one|answer|option|choice|diagnosis))?"
+    r"| ?是(?:最佳|最可能|唯一)?(?:正确|正確|对|對)?的?(?:答案|选项|選項|诊断|診斷)?(?<!是))[.!。]?$"
+)
 _AFTER_TEXT = re.compile(r"^(.+?) ?[(\[【]([A-Z])[)\]】]$")
 _ALONE = re.compile(r"^([A-Za-z])$")
 _OTHER_LETTER = re.compile(r"(?<![A-Za-z0-9'’-])([A-Z])(?![A-Za-z0-9'’-])")
 _WORD = re.compile(r"[^\W\d_]{3}")
-_DENIED = re.compile(r"(?:(?:is|was|seems|appears) )?(?:(?:very |most |highly )?unlikely|excluded|ruled out|wrong|incorrect|false|not\b)")
+_DENIED = re.compile(
+    r"(?:(?:is|was|seems|appears) )?(?:(?:very |most |highly )?unlikely|excluded|ruled out|wrong|incorrect|false|not\b)"
+    "|[❌❎✗✘🚫]|(?:no|否)$|(?:是|為|为)?(?:不是|不为|不對|不对|不正确|不正確|并非|並非|错误|錯誤|错$|錯$|已?排除|可能性(?:小|低))"
+)
+_NONE_OF = re.compile(
+    r"(?:(?:no|non|without|absence of|lack of) (?:(?:evidence|signs?) (?:of|for) )?|没有|沒有|并无|並無|未见|未見|无|無|非)"
+)
+"""Before the text of an option, which is then not there."""
 _DENIED_AFTER_TEXT = re.compile(
-    r"(?:(?:is|was|seems|appears) )?(?:(?:very |most |highly )?unlikely|excluded|ruled out|wrong|incorrect|false"
+    r"(?:(?:is|was|seems|appears) )?(?:(?:very |most |highly )?unlikely|excluded|absent|ruled out|wrong|incorrect|false"
+    r"|[❌❎✗✘🚫]|不(?:可能|正确|正確|对|對|成立|存在)|(?:可以|可|已|被)?排除|可能性(?:小|低)|错误|錯誤|错$|錯$"
     r"|not (?:correct|right|likely|present|seen|answer)\b|not$)|(?:is|was) not\b"
 )
 _JOINER = re.compile(r"(?:(?:and|or|with|plus|versus|vs) |[&+/] ?|(?:合并|合併|伴有|伴|和|及|与|與|或) ?)+")
 _SPECIES = re.compile(
-    r"(?:abortus|aeruginosa|agalactiae|albicans|anthracis|avium|baumannii|botulinum|burgdorferi|burnetii|catarrhalis|cepacia"
-    r"|cereus|coli|cruzi|difficile|diphtheriae|donovani|enterocolitica|epidermidis|faecalis|faecium|falciparum|flexneri"
-    r"|fragilis|fumigatus|gondii|gonorrhoeae|granulosus|haemolyticus|henselae|histolytica|immitis|influenzae|jejuni|jirovecii"
-    r"|lamblia|leprae|lumbricoides|malariae|mansoni|marcescens|melitensis|meningitidis|mirabilis|monocytogenes|neoformans"
-    r"|ovale|pallidum|parvum|perfringens|pertussis|pneumoniae|pneumophila|psittaci|pylori|pyogenes|saginata|saprophyticus"
-    r"|solium|sonnei|stercoralis|tetani|trachomatis|tuberculosis|typhi|vaginalis|vivax|vulnificus)\b"
+    r"(?:abortus|acnes|aerogenes|aeruginosa|agalactiae|albicans|anthracis|aureus|auris|avium|baumannii|botulinum|bronchiseptica"
+    r"|burgdorferi|burnetii|canis|catarrhalis|cepacia|cereus|chaffeensis|cloacae|coli|cruzi|dermatitidis|difficile"
+    r"|diphtheriae|donovani|duodenale|elegans|enterocolitica|epidermidis|faecalis|faecium|falciparum|flavus|flexneri"
+    r"|fragilis|freundii|fumigatus|glabrata|gondii|gonorrhoeae|granulosus|haemolyticus|henselae|histolytica|hydrophila"
+    r"|immitis|influenzae|israelii|jejuni|jirovecii|koseri|krusei|lamblia|latum|leprae|lumbricoides|malariae|malayi|mansoni"
+    r"|marcescens|melitensis|meningitidis|microti|mirabilis|monocytogenes|multilocularis|neoformans|niger|ovale|pallidum"
+    r"|parapertussis|parapsilosis|parvum|perfringens|pertussis|phagocytophilum|pneumoniae|pneumophila|psittaci|pylori"
+    r"|pyogenes|quintana|recurrentis|saginata|saprophyticus|septicum|sinensis|solium|sonnei|stercoralis|subtilis|tetani"
+    r"|trachomatis|tropicalis|tuberculosis|typhi|vaginalis|vermicularis|vivax|vulnificus|welchii)\b"
 )
 """After the first letter of a genus, as in `E. coli`: that letter names no option."""
 
@@ -107,7 +123,7 @@ def stripped(text: str) -> str:
     """The answer itself, of a plain text: without "the answer is" before it, quotes around it or a full stop after it."""
     before = None
     while before != text:
-        before, text = text, _unquoted(text.strip().rstrip(" .。"))
+        before, text = text, _unquoted(text.strip().rstrip(" .。!"))
         for pattern in (_LIST_MARK, _STATEMENT, _CHINESE_STATEMENT, _LABEL, _CHINESE_LABEL):
             text = pattern.sub("", text)
     return text
@@ -152,7 +168,8 @@ def _with_rest(letter: str, rest: str, forms: Options) -> set[str]:
     if first is not None and first != letter:
         return {letter, first}
     if first is None:
-        if _DENIED.match(words):
+        absent = _NONE_OF.match(words)
+        if _DENIED.match(words) or (absent and _first(words[absent.end() :], forms) == letter):
             return set()
         return {letter} | _named(words, forms) | {other for other in _OTHER_LETTER.findall(rest) if other in forms}
     after = words[len(forms[letter]) :].strip()
@@ -205,7 +222,7 @@ def _ends_at(words: str, place: int) -> bool:
 
 def _unquoted(text: str) -> str:
     """Without quotes around it, however many."""
-    for first, last in (('"', '"'), ("'", "'"), ("“", "”"), ("「", "」")):
+    for first, last in (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("「", "」")):
         while len(text) > 1 and text[0] == first and text[-1] == last:
             signs = min(len(text) - len(text.lstrip(first)), len(text) - len(text.rstrip(last)), len(text) // 2)
             text = text[signs : len(text) - signs].strip()

@@ -30,6 +30,8 @@ _LONGEST_RUN = 4
 """Signs that may open or close emphasis together; longer runs are rules and ornaments."""
 _RUN = re.compile(r"(?<![\\*_])(?:\*+|_+)")
 _LEFT_OVER = re.compile(r"(?<!\\)(?:\*\*+|__+)|`+")
+_POWER = re.compile(r"(?<=\d)(?:\*\*| \*\* )(?=[-+]?\d)")
+"""As programs write it; emphasis neither begins nor ends between two figures."""
 _CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9d]")
 
 _FORMAT = re.compile(
@@ -66,7 +68,7 @@ def plain(text: str) -> str:
     if "<" in text:
         text = _ENDED.sub("}", _LOWERED.sub("_{", _RAISED.sub("^{", text)))
         text = _BLOCK.sub(" ", _INLINE.sub("", text))
-    text = _LEFT_OVER.sub("", without_emphasis(text))
+    text = _LEFT_OVER.sub("", without_emphasis(_POWER.sub("^", text)))
     text = _without_latex(text)
     text = _APART.sub(" ", _SUPERSCRIPTS.sub("^", text))
     text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").replace("\u2212", "-")

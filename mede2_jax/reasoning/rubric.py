@@ -36,7 +36,7 @@ NAMES: dict[Aspect, str] = {
 """Of the aspects in the judge's JSON, in the paper's order."""
 ASPECTS: tuple[Aspect, ...] = tuple(NAMES)
 
-_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+_FENCE, _FENCE_END = re.compile(r"```(?:json)?\s*(?=\{)"), re.compile(r"(?<=\})\s*```")
 _OBJECT = re.compile(r'\{\s*"')
 _THOUGHT_END = re.compile(r"</(?:think|thinking|thoughts?|reasoning)>", re.IGNORECASE)
 _TRIES = 1000
@@ -149,9 +149,16 @@ def _read_verdict(value: Mapping[str, Any], name: str, reasons: bool) -> Verdict
     return Verdict(met=word == "yes", reason=reason)
 
 
+def _fenced(text: str) -> str:
+    """What stands between the first code fence before an object and the last one after one; nothing where there are not both."""
+    if (begin := _FENCE.search(text)) is None:
+        return ""
+    end = max((match.start() for match in _FENCE_END.finditer(text, begin.end())), default=0)
+    return text[begin.end() : end]
+
+
 def _read_object(text: str) -> dict[str, Any]:
-    fenced = _FENCED.search(text)
-    body = fenced[1] if fenced else text[max(text.find("{"), 0) : text.rfind("}") + 1]
+    body = _fenced(text) or text[max(text.find("{"), 0) : text.rfind("}") + 1]
     if not body:
         raise Unreadable("it holds no JSON object" if text.strip() else "it is empty")
     try:

@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
     with joined(config.distributed):
         console = Console(soft_wrap=True, quiet=not is_first())
         config = config.model_copy(update={"distributed": DistributedConfig()})  # which process this is, is no part of the run
+        if embedded and config.data.path not in EMBEDDED[stage].files.values():
+            console.print(f"no --model: a tiny random one is trained on {config.data.path}", style="yellow", markup=False)
         run(config, config.model or _tiny_model(config.family or DEFAULT_FAMILY), console)
 
 

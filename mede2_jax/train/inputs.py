@@ -23,6 +23,7 @@ from mede2_jax.data.dataset import Dataset, open_splits
 from mede2_jax.data.images import describe_stacks
 from mede2_jax.data.rows import BatchShape
 from mede2_jax.families import Family, check_tokenizer, model_config
+from mede2_jax.foreign import visible
 from mede2_jax.models.attention import has_fused
 from mede2_jax.models.lora import is_trainable
 from mede2_jax.outputs.image_root import describe_root
@@ -212,10 +213,10 @@ def show_inputs(inputs: TrainingInputs, console: Console) -> None:
             continue
         stats = data.statistics()
         fill = f"{stats.token_fill:.1%} full" + (f", patches {stats.patch_fill:.1%}" if inputs.shape.patches else "")
-        source = f"{data.source.file.path} ({data.source.format})"
+        source = f"{visible(str(data.source.file.path))} ({data.source.format})"
         fullest = f" (the fullest; data.row_tokens={config.data.row_tokens})" if inputs.shape.tokens < config.data.row_tokens else ""
         size = f"{counted(stats.rows, 'row')} of {inputs.shape.tokens} tokens{fullest}"
-        console.print(f"{name}: {counted(stats.examples, 'example')} of {source} in {size}, {fill}")
+        console.print(f"{name}: {counted(stats.examples, 'example')} of {source} in {size}, {fill}", markup=False)
         if config.data.image_root is None and data.source.image_root != data.source.file.path.parent:
             console.print(describe_root(data.source.file.path, data.source.image_root), markup=False)
         if notice := describe_stacks(name for entry in data.entries for name in entry.stacks):

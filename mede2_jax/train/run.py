@@ -53,7 +53,7 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
         UserError: Something the user gave cannot be used; a run directory that existed is as it was.
     """
     if distributed.agreed(lambda: is_finished(config)):
-        console.print(f"{config.output} is finished; nothing to do")
+        console.print(f"{config.output} is finished; nothing to do", markup=False)
         _show_results(config.output, console)
         return
     inputs = open_inputs(config, model_dir)
@@ -167,7 +167,7 @@ def _loop(inputs: TrainingInputs, steps: Steps, state: TrainState, references: d
         loader.set_state(position)
         console.print(f"resumed from the checkpoint of step {latest}")
     elif config.resume:
-        console.print(f"no checkpoint in {config.output} yet: this begins at the first step")
+        console.print(f"no checkpoint in {config.output} yet: this begins at the first step", markup=False)
     tracker = Tracker(
         config.output,
         config.tracking,
@@ -210,4 +210,4 @@ def _show_results(output: Path, console: Console) -> None:
     rows = [("model (merged)", MODEL), ("PEFT adapter", "adapter"), ("curves", "curves.png"), ("metrics", "metrics.jsonl")]
     for name, file in rows:
         if (output / file).exists():
-            console.print(f"{name + ':':16} {output / file}", soft_wrap=True)
+            console.print(f"{name + ':':16} {output / file}", soft_wrap=True, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +27,9 @@ class RoundingInfo(Config):
 
     @classmethod
     def of(cls, how: Rounding, account: Account) -> RoundingInfo | None:
-        """None where nothing was updated."""
-        if not account.square:
-            return None
-        return cls(how=how, lost=account.lost, lost_to_nearest=account.lost_to_nearest, noise=account.noise)
+        """None where nothing was updated, or weights are not finite."""
+        shares = {"lost": account.lost, "lost_to_nearest": account.lost_to_nearest, "noise": account.noise}
+        return cls(how=how, **shares) if account.square and all(map(math.isfinite, shares.values())) else None
 
 
 class ModelInfo(Config):

@@ -19,7 +19,7 @@ import pydantic
 
 from mede2_jax.config import UserError, counted
 from mede2_jax.foreign import shown
-from mede2_jax.json_file import Finite, Foreign, check, load_json
+from mede2_jax.json_file import Foreign, check, load_json
 from mede2_jax.rounding import Rounder
 from mede2_jax.weights.hf import CheckpointWriter, TensorInfo, read_header, read_tensor, row_blocks
 from mede2_jax.weights.model_info import INFO
@@ -57,7 +57,7 @@ class _PeftConfig(Foreign):
     """`adapter_config.json`, as far as it is read."""
 
     r: Annotated[int, pydantic.Field(le=2**16)]
-    lora_alpha: Finite
+    lora_alpha: Annotated[float, pydantic.Field(ge=-1e6, le=1e6)]
     lora_dropout: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
     use_rslora: bool = False
     base_model_name_or_path: str = ""
@@ -232,7 +232,10 @@ def _read_matrix(infos: Mapping[str, TensorInfo], name: str, shape: tuple[int, i
         raise UserError(f"{file}: {name!r} is missing; the adapter is incomplete")
     if infos[name].shape != shape:
         raise UserError(f"{file}: {name!r} is {list(infos[name].shape)}, the model and rank r need {list(shape)}")
-    return read_tensor(infos[name]).T
+    matrix = read_tensor(infos[name])
+    if not all(np.isfinite(rows.astype(np.float32)).all() for _, rows in row_blocks(matrix)):
+        raise UserError(f"{file}: {name!r} holds infinity or what is no number; the adapter is damaged")
+    return matrix.T
 
 
 def _read_config(directory: Path) -> _PeftConfig:

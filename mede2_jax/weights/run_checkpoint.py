@@ -12,7 +12,7 @@ import pydantic
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
-from mede2_jax.json_file import Finite, Foreign, load_checked
+from mede2_jax.json_file import Count, Finite, Foreign, load_checked
 from mede2_jax.weights.model_info import read_info
 from mede2_jax.weights.params import ParamReader
 from mede2_jax.weights.peft import Adapter
@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 
 
 class _LoRA(Foreign):
-    rank: int
+    rank: Count
     alpha: Finite
     rslora: bool
     dropout: float

@@ -143,6 +143,11 @@ def test_wrong_directories_are_user_errors(model_directory, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot load the tokenizer"):
         Qwen2_5VLProcessor.load(tmp_path)
+    for low in (2**40 + 1, 10**30, 10**400):  # more than can be counted with
+        with pytest.raises(UserError, match=f"max_pixels={str(low)[:20]}.* min_pixels <= 1099511627776"):
+            Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(min_pixels=low, max_pixels=low))
+    for high in (2**40 + 1, 10**30, 10**400):
+        assert Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(max_pixels=high)).max_pixels == 2**40
     with pytest.raises(UserError, match="min_pixels=9999999 and max_pixels=100352"):
         Qwen2_5VLProcessor.load(model_directory, ProcessorOptions(min_pixels=9999999))
     with pytest.raises(

@@ -262,6 +262,22 @@ def test_conversations_that_the_assistant_opens_are_refused(raw, expected):
     assert expected in refused(raw)
 
 
+@pytest.mark.parametrize("system", [0, False, 0.0, -0.0, 1, True, ["be brief"], {"content": "be brief"}])
+def test_a_system_column_that_is_no_text_is_refused(system):
+    for raw in (
+        {"conversations": conversations("a", "b")},
+        {"messages": messages("<image>a", "b"), "images": ["a.png"]},
+        {"prompt": messages("a"), "completion": "b"},
+        {"messages": messages("a", "b")},
+    ):
+        assert "'system'" in refused(raw | {"system": system})
+
+
+@pytest.mark.parametrize("given", [True, False, [], {}, ["a"]])
+def test_an_id_is_a_text_or_a_number(given):
+    assert "field 'id' must be text or a number" in refused({"id": given, "messages": messages("a", "b")})
+
+
 @pytest.mark.parametrize("system", ["TURN", "", "<think>", "two\nlines", " "])
 def test_a_system_column_counts_where_the_conversation_has_no_system_turn(system):
     turns, column = conversations("a", "b"), {"system": "COLUMN"}

@@ -189,6 +189,37 @@ def test_what_replies_mean(reply, text, finish, reason, is_final):
     assert outcome.reason.startswith(reason) and bool(outcome.reason) == (text is None)
 
 
+@pytest.mark.parametrize("count", [-5, True, "5", 10**400, [5], {"total": 5}, 1e300, None], ids=lambda count: ascii(count)[:9])
+def test_a_count_that_is_none_is_not_known(count):
+    usage = {"promptTokenCount": count, "candidatesTokenCount": count, "thoughtsTokenCount": 3}
+    outcome = read_reply(json.dumps(candidate("STOP") | {"usageMetadata": usage}))
+    assert (outcome.text, outcome.prompt_tokens, outcome.response_tokens) == ("a", None, None)
+
+
+LOOSE = {
+    "nulls": {"safetyRatings": None, "finishMessage": None, "content": {"parts": [{"text": "a", "thought": None}], "role": None}},
+    "ratings with nulls": {"safetyRatings": [{"category": None, "probability": None, "blocked": None}]},
+    "a message that is none": {"finishMessage": 3},
+}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+@pytest.mark.parametrize("around", [{}, {"modelVersion": None}, {"modelVersion": 3}, {"promptFeedback": None}, {"usageMetadata": []}])
+def test_a_loose_envelope_is_read(name, around):
+    reply = candidate("STOP") | around
+    reply["candidates"][0] |= LOOSE[name]
+    assert read_reply(json.dumps(reply)).text == "a"
+
+
+@pytest.mark.parametrize("count", [-(10**9), 10**400, True, "many", []], ids=lambda count: ascii(count)[:9])
+def test_an_odd_count_costs_nothing_back_and_ends_nothing(count):
+    usage = {"usageMetadata": {"promptTokenCount": count, "candidatesTokenCount": count}}
+    with GeminiServer(faults=once(given(candidate("STOP") | usage))) as server, engine(server, concurrency=1) as chat:
+        replies = list(chat.answer([request(1), request(2)]))
+    assert [type(reply) for reply in replies] == [ChatReply, ChatReply] and len(server.bodies) == 2
+    assert all(reply.usage.cost >= 0 for reply in replies) and chat.usage.uncounted == 1 and chat.usage.at_most > 0
+
+
 @pytest.mark.parametrize(
     "raw", ["", "{", "[]", "{}", "null", '"text"', '{"candidates": 3}', '{"candidates": [{"content": "x"}]}', '{"error": {}}']
 )

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from chat_server import ChatServer, Drop, byte_prompt, response_text
+from loopback import Handler
 from PIL import Image
 
 from mede2_jax.config import UserError
@@ -422,6 +423,38 @@ def test_a_server_is_looked_at_before_it_is_used():
         ask([], url)
     with ChatServer() as server, pytest.raises(UserError, match="no server answers at"):
         ask([], server, url)
+
+
+class Says(Handler):
+    """Answers with the bytes that its server has."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.says)))
+        self.end_headers()
+        self.wfile.write(self.server.says)
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        (b"[" * 100_000, "does not speak the OpenAI protocol"),
+        (b'{"data": ' + b"[" * 5000 + b"]" * 5000 + b"}", "does not speak the OpenAI protocol"),
+        (b'{"data": [{"id": "m", "max_model_len": ' + b"9" * 5000 + b"}]}", "does not speak the OpenAI protocol"),
+        (b'{"data": [{"id": "m"}], "data": []}', "does not speak the OpenAI protocol"),
+        (b'{"data": [{"id": "a\\u001b]0;x\\u0007"}, {"id": "b"}]}', r"serves 2 models \(a\\x1b\]0;x\\x07, b\)"),
+        (b'{"data": [{"id": 5}, {"id": [6]}]}', r"serves 2 models \(5, \[6\]\)"),
+        (b'{"data": []}', r"serves 0 models \(none\)"),
+    ],
+    ids=range(7),
+)
+def test_what_a_server_says_of_its_models_is_read_as_any_foreign_text(models, expected):
+    with ChatServer() as server:
+        server.http.RequestHandlerClass = Says
+        server.http.says = models
+        with pytest.raises(UserError, match=expected) as fault:
+            ask([], server)
+    assert "\n" not in str(fault.value)
 
 
 @pytest.mark.parametrize(

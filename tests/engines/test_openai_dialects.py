@@ -216,7 +216,20 @@ ENVELOPES = {
     "usage is null": lambda reply: change()(reply) | {"usage": None},
     "no prompt tokens": lambda reply: change()(reply) | {"usage": {"completion_tokens": 5}},
     "counts that are none": lambda reply: change()(reply) | {"usage": {"prompt_tokens": "many", "completion_tokens": -3}},
+    **{
+        f"usage is {usage!r}": lambda reply, usage=usage: change()(reply) | {"usage": usage}
+        for usage in ([], "7", 7, True, [{"prompt_tokens": 1}])
+    },
+    **{
+        f"counts of {ascii(count)[:9]}": lambda reply, count=count: (
+            change()(reply) | {"usage": {"prompt_tokens": count, "completion_tokens": count}}
+        )
+        for count in (True, 10**400, [1], {"total": 1}, 1e300)
+    },
     "no index": less("index"),
+    "an index of null": change(index=None),
+    "a model that is no text": lambda reply: change()(reply) | {"model": {"id": "m"}},
+    "a refusal that is no text": change(message={"role": "assistant", "content": "a whole answer", "refusal": False}),
     "an index from 1": change(index=1),
     "no model, no id": less("model", "id", "object", "created"),
     "eos_token": change(finish_reason="eos_token"),

@@ -1,6 +1,7 @@
 """Which folder images are taken from: a manifest that travels with a file opens none that is far from it."""
 
 import json
+import pwd
 import shutil
 from pathlib import Path
 
@@ -78,6 +79,30 @@ def test_around_a_file_in_a_home_lies_nothing(tmp_path, monkeypatch):
         else:
             with pytest.raises(UserError, match="give --image_root=FOLDER"):
                 image_root(folder / "a.jsonl", None)
+
+
+def test_who_has_no_home_reads_images_all_the_same(file, monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    said(file, str(file.parent.parent))
+    assert image_root(file, None) == file.parent.parent
+
+
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+def test_a_home_that_is_a_link_is_a_home(below, tmp_path, monkeypatch):
+    real, link = tmp_path / "disk" / "me", tmp_path / "me"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    monkeypatch.setenv("HOME", str(link))
+    file = link / "downloads" / "a.jsonl"
+    file.parent.mkdir()
+    file.write_text("{}\n")
+    (real / below).mkdir(parents=True, exist_ok=True)
+    said(file, str(real / below))
+    with pytest.raises(UserError, match="far from the file"):
+        image_root(file, None)
 
 
 def test_a_file_that_was_made_here_may_have_its_images_anywhere_and_a_copy_of_it_may_not(file, tmp_path):

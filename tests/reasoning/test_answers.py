@@ -174,6 +174,14 @@ def test_what_is_known_of_a_given_answer(response, place, rest, is_cut):
         ("Hyperkalaemia.", "Hyperkalaemia", None, "correct"),
         ("The T waves are tall.\nFinal answer: hyperkalaemia", "Hyperkalaemia", None, "correct"),
         ("The T waves are tall.\nFinal answer: ischaemia", "Hyperkalaemia", None, "wrong"),
+        *(
+            (f"<answer> {said} </answer>", "7", None, "wrong")
+            for said in ("Answer -7", "The answer –7", "answer - 17", "Diagnosis: -7", "-7")
+        ),
+        *(
+            (f"<answer> {said} </answer>", "-7", None, "correct")
+            for said in ("Answer -7", "Answer: −7", "The answer is -7", "-7.", "Answer –7")
+        ),
         ("<answer> Epidural haematoma on the right </answer>", "Epidural haematoma on the left", None, "wrong"),
     ],
 )

@@ -31,6 +31,7 @@ READ = {
         "答案是B",
         "正确答案为：B。",
         "因此，最终答案是（B）",
+        "综上，答案是B",
         "选B",
         "故选B。",
         "选项B",
@@ -38,9 +39,21 @@ READ = {
         "B）肾脓肿",
         "B.肾脓肿",
         "B。肾脓肿",
+        *("答：B", "答案 B", "答案B", "B是正确的", "B 是正确答案。", "B!"),
     ],
-    "no blank": ["B.Renal abscess", "B)Renal abscess", "B:Renal abscess", "(B)Renal abscess", "B-Renal abscess", "B.Because it is warm"],
-    "quotes": ['"B".', "“B”。", "'B.'", '""B""', "「B」"],
+    "no blank": [
+        "B.Renal abscess",
+        "B)Renal abscess",
+        "B:Renal abscess",
+        "(B)Renal abscess",
+        "B-Renal abscess",
+        "B=Renal abscess",
+        "B = Renal abscess",
+        "B.Because it is warm",
+    ],
+    "short words before it": ["Answer = B", "Ans: B", "ans. B", "Ans. **B**", "Answer – B", "The ans is B"],
+    "under a heading": ["### Answer\n\nB", "## Final Answer\nB. Renal abscess", "**Answer**\n\nB", "Diagnosis\nRenal abscess", "# 答案\nB"],
+    "quotes": ["‘B’", '"B".', "“B”。", "'B.'", '""B""', "「B」"],
     "said to be right": ["B is correct", "B is the correct answer.", "B is the best choice", "The answer is: **B** is correct"],
     "on a line of its own": [
         *("B\n\nBecause it is warm.", "**B**\nIt is warm", "Answer:\nB\nExplanation: it is warm", "B\nRenal abscess", "B.\nRenal\nabscess"),
@@ -74,6 +87,9 @@ NONE = {
         *("not B", "B, not A", "B is wrong", "B: incorrect", "(B) is incorrect", "B is not correct", "B. Not an abscess", "答案不是B"),
         *("~~B~~", "<s>B</s>", "\\cancel{B}", "\\not B", "¬B", "<del>B</del> D"),
         *("B. Renal abscess is unlikely", "B. Renal abscess is excluded"),
+        *("B. No renal abscess", "B: no evidence of a renal abscess", "(B) without renal abscess", "B. Renal abscess is absent", "B: no"),
+        *("B. Renal abscess ❌", "B: ✗", "(B) renal abscess ✘", "B. ❌", "❌ B", "B. Renal abscess 🚫"),
+        *("B、错误", "B：不正确", "B。不是", "（B）错", "B. Non-renal abscess"),
     ],
     "no letter": [
         *("E. coli", "E.coli", "E. Coli sepsis", "A. fumigatus", "B. cereus", "e.g. abscess", "D.O.A.", "a.m.", "B*", "B?"),
@@ -98,6 +114,22 @@ def test_a_letter_agrees_with_its_own_text_though_it_holds_another():
         assert read_choice(text, OPTIONS) == "C"
 
 
+SIGNED = {"A": "0.3 mg", "B": "3 mg", "C": "-3 mg", "D": ".03 mg", "E": "10^3"}
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        *(("(A) .3 mg", "A"), ("A: .3 mg", "A"), ("(C) -3 mg", "C"), ("C −3 mg", "C"), ("(D).03 mg", "D"), ("(B) 3 mg", "B")),
+        *(("B - 3 mg", "B"), ("B-3 mg", "B"), ("B.3 mg", "B"), ("Answer - 3 mg", "B"), ("Answer -3 mg", "C"), ("Answer: -3 mg", "C")),
+        *(("(B) .3 mg", None), ("(B).3 mg", None), ("B).3 mg", None), ("B) .3 mg", None), ("(B) -3 mg", None), ("B -3 mg", None)),
+        *(("(B)-3 mg", None), ("B –3 mg", None), ("B: .03 mg", None), ("(C) 3 mg", None), ("E. 10**3", "E"), ("10**3", "E"), ("103", None)),
+    ],
+)
+def test_a_sign_after_a_letter_is_the_numbers(text, letter):
+    assert read_choice(text, SIGNED) == letter
+
+
 def test_an_abbreviated_genus_is_a_text_and_no_letter():
     options = {"A": "E. coli", "B": "C. difficile", "C": "S. aureus", "D": "H. pylori", "E": "B. cereus"}
     named = {text: read_choice(text, options) for text in options.values()}
@@ -111,6 +143,8 @@ def test_texts_without_blanks_between_words():
     options = {"A": "气胸", "B": "胸腔积液", "C": "胸腔积液伴气胸"}
     read = ["胸腔积液", "B、胸腔积液", "B胸腔积液", "B 胸腔积液", "答案：B、胸腔积液，因为有液体", "B、右侧胸腔积液"]
     assert [read_choice(text, options) for text in read] == ["B"] * 6
+    denied = ["B、不是胸腔积液", "B、没有胸腔积液", "B：未见胸腔积液", "B、无胸腔积液", "B、胸腔积液可以排除", "B、胸腔积液不正确"]
+    assert [read_choice(text, options) for text in denied] == [None] * 6
     none = ["B、胸腔积液伴气胸", "C、胸腔积液", "B、胸腔积液和气胸", "气胸或胸腔积液", "B、不是气胸", "A、胸腔积液"]
     assert [read_choice(text, options) for text in none] == [None] * 6
 
@@ -142,7 +176,8 @@ def test_texts_without_blanks_between_words():
             ("A small mass", None),
             ("B cell", None),
             ("B. cereus", None),
-            ("B: wrong", None),
+            *((text, None) for text in ("S. aureus", "C. elegans", "B. subtilis", "A. niger", "E. cloacae", "C. auris")),
+            *((text, None) for text in ("B: wrong", "B: no", "B：不正确", "B、错误", "B、不是")),
             ("E-cadherin", None),
             ("", None),
             ("B/C", None),

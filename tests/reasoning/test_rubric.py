@@ -123,7 +123,27 @@ def test_reasons_come_from_the_last_of_equal_judgments():
     assert {verdict.reason for verdict in read_reply(text, reasons=True).values()} == {"again"}
 
 
-@pytest.mark.parametrize("piece", ["{", '{"', '{"a":', '{"a":{},', '{"a', '{ "b": [', "</think>", '{"a":1}', "\n{", '"{'])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "{",
+        '{"',
+        '{"a":',
+        '{"a":{},',
+        '{"a',
+        '{ "b": [',
+        "</think>",
+        '{"a":1}',
+        "\n{",
+        '"{',
+        "```{",
+        "```json {",
+        "```{}",
+        "}```",
+        "} ",
+        "```",
+    ],
+)
 def test_a_runaway_reply_is_read_at_once(piece):
     start = time.process_time()
     with pytest.raises(Unreadable):

@@ -13,6 +13,7 @@ from PIL import Image
 from trainer_process import start, train
 
 from mede2_jax.command import run_command
+from mede2_jax.train import __main__ as command
 from mede2_jax.train.__main__ import main
 
 
@@ -101,6 +102,19 @@ def test_unknown_flag_and_yaml_key_suggest_the_nearest(arguments, tmp_path, caps
     config.write_text("optimizer:\n  learning_rte: 1.0e-4\n")
     message = refused(capsys, [*arguments, f"--config={config}"])
     assert "optimizer.learning_rte" in message and "learning_rate" in message and "config.yaml" in message
+
+
+@pytest.mark.parametrize("data", [["--data.path=mine.jsonl"], ["--data.path", "mine.jsonl"], ["--stage=sft", "--data.path=mine.jsonl"]])
+def test_who_forgets_the_model_is_told_what_is_trained(data, tmp_path, tiny_model, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_tiny_model", lambda family: tiny_model)
+    with pytest.raises(SystemExit):
+        run_command(main, [*data, "--output=run"])
+    captured = capsys.readouterr()
+    assert captured.out == "no --model: a tiny random one is trained on mine.jsonl\n" and captured.err.startswith("error: ")
+    with pytest.raises(SystemExit):
+        run_command(main, [*data, "--output=run", f"--model={tiny_model}"])
+    assert "tiny random" not in capsys.readouterr().out
 
 
 def test_a_model_directory_without_a_weight_is_refused(arguments, tmp_path, tiny_model, capsys):

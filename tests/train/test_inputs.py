@@ -15,6 +15,7 @@ from mede2_jax.outputs.manifest import write_manifest
 from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh, take_gpu_memory
 from mede2_jax.train import inputs as inputs_module
 from mede2_jax.train.inputs import check_same, manifest, show_inputs
+from mede2_jax.train.run import _show_results
 
 
 def test_what_is_left_out_is_shown_and_listed_with_its_reason(sample, tiny_model, tmp_path):
@@ -76,6 +77,19 @@ def test_images_that_come_from_a_folder_of_a_manifest_are_told_of(sample, tiny_m
         for root in (None, tmp_path):
             show_inputs(one_device_inputs(make_config(path, root), tiny_model), console)
     assert shown.get().count(f"images of {path}: paths start from {tmp_path}, as its manifest says") == 1, "what was given needs no line"
+
+
+@pytest.mark.parametrize("folder", ["[red]", "[old] [", "x[/]", "[/nothing]", "a[bold]b[/bold]"])
+def test_a_path_is_no_markup(folder, sample, tiny_model, tmp_path):
+    path = tmp_path / folder / "pairs.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text((sample / "preferences.jsonl").read_text().splitlines(keepends=True)[0])
+    (path.parent / "curves.png").touch()
+    console = Console(width=1000)
+    with console.capture() as shown:
+        show_inputs(one_device_inputs(make_config(path, sample), tiny_model), console)
+        _show_results(path.parent, console)
+    assert f"1 example of {path} (mede2)" in shown.get() and f"{path.parent / 'curves.png'}\n" in shown.get()
 
 
 def test_a_mesh_that_leaves_parameters_whole_is_told_so(sample, tiny_model):

@@ -141,6 +141,19 @@ def test_there_and_back(tmp_path):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("matrix", ["lora_A", "lora_B"])
+def test_an_adapter_of_what_is_no_number_is_refused(tmp_path, number, matrix):
+    export_adapter(tmp_path / "adapter", random_adapter(LANGUAGE), TABLE, ABSTRACT)
+    file = tmp_path / "adapter" / TENSORS
+    stored = load_file(file)
+    name = next(name for name in stored if matrix in name)
+    stored[name][-1, -1] = number
+    save_file(stored, file)
+    with pytest.raises(UserError, match=f"{matrix}.weight' holds infinity or what is no number; the adapter is damaged"):
+        import_adapter(tmp_path / "adapter", TABLE, ABSTRACT)
+
+
 @pytest.mark.parametrize("layout", ["hub", "new"])
 def test_both_name_layouts_are_read(tmp_path, layout):
     adapter = random_adapter(EVERYWHERE)

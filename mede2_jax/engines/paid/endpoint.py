@@ -28,7 +28,7 @@ class EndpointConfig(Config):
     """Requests under way at a time."""
     patience: float = pydantic.Field(default=600.0, ge=0.0)
     """Seconds to go on when the API answers nothing at all, or asks to be left alone."""
-    timeout: float = pydantic.Field(default=300.0, gt=0.0)
+    timeout: float = pydantic.Field(default=300.0, gt=0.0, le=86_400.0)
     """Seconds that one attempt may take."""
     first_rest: float = pydantic.Field(default=1.0, gt=0.0)
     """Longest rest before a request that failed is sent again, in seconds; doubled from failure to failure."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 from pydantic.alias_generators import to_camel
@@ -11,15 +11,18 @@ from mede2_jax.config import UserError
 from mede2_jax.engines.paid.outcome import Outcome, no_answer
 from mede2_jax.engines.wire.attempts import MalformedReply
 from mede2_jax.engines.wire.http import quoted
+from mede2_jax.engines.wire.lenient import AnObject, Text, Tokens
 from mede2_jax.foreign import JSONFault, parse_json
-from mede2_jax.json_file import check
+from mede2_jax.json_file import Foreign, check
 
 BLOCKED = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION")
 """Ends of a response that say: not this one, and not the next time either."""
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(alias_generator=to_camel)
+class _Model(Foreign):
+    """Null is the same as left out, and what is nearly of a type is of it: the reply is paid for."""
+
+    model_config = pydantic.ConfigDict(alias_generator=to_camel, strict=False)
 
 
 class _Part(_Model):
@@ -28,7 +31,7 @@ class _Part(_Model):
 
 
 class _Content(_Model):
-    parts: list[_Part] = []
+    parts: list[_Part] = pydantic.Field(default_factory=list)
 
 
 class _Rating(_Model):
@@ -40,26 +43,26 @@ class _Rating(_Model):
 class _Candidate(_Model):
     content: _Content | None = None
     finish_reason: str | None = None
-    finish_message: str | None = None
-    safety_ratings: list[_Rating] = []
+    finish_message: Text = None
+    safety_ratings: list[_Rating] = pydantic.Field(default_factory=list)
 
 
 class _Feedback(_Model):
     block_reason: str | None = None
-    safety_ratings: list[_Rating] = []
+    safety_ratings: list[_Rating] = pydantic.Field(default_factory=list)
 
 
 class _Usage(_Model):
-    prompt_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
+    prompt_token_count: Tokens = None
+    candidates_token_count: Tokens = None
+    thoughts_token_count: Tokens = None
 
 
 class _Reply(_Model):
-    candidates: list[_Candidate] = []
+    candidates: list[_Candidate] = pydantic.Field(default_factory=list)
     prompt_feedback: _Feedback | None = None
-    usage_metadata: _Usage | None = None
-    model_version: str = ""
+    usage_metadata: Annotated[_Usage | None, AnObject] = None
+    model_version: Text = None
 
 
 def read_reply(raw: str) -> Outcome:
@@ -105,11 +108,13 @@ def _read(candidate: _Candidate, counts: dict[str, Any]) -> Outcome:
 
 def _counts(reply: _Reply) -> dict[str, Any]:
     usage = reply.usage_metadata
-    if usage is None or usage.prompt_token_count is None:
-        return {"model": reply.model_version}
+    if usage is None:
+        return {"model": reply.model_version or ""}
     # Thoughts are not among the candidates' tokens, but they are on the bill as output.
-    response = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
-    return {"prompt_tokens": usage.prompt_token_count, "response_tokens": response, "model": reply.model_version}
+    response: int | None = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
+    if usage.candidates_token_count is None and any(candidate.content and candidate.content.parts for candidate in reply.candidates):
+        response = None  # there is a response, and it does not say how long it is
+    return {"prompt_tokens": usage.prompt_token_count, "response_tokens": response, "model": reply.model_version or ""}
 
 
 def _categories(ratings: list[_Rating]) -> str:

@@ -23,7 +23,7 @@ from mede2_jax.engines.wire.http import CONNECT_SECONDS, api_key, base_urls, err
 from mede2_jax.engines.wire.openai_client import open_client, send
 from mede2_jax.engines.wire.openai_reply import completions, parse_reply
 from mede2_jax.engines.wire.openai_request import request_body
-from mede2_jax.foreign import one_line, shown
+from mede2_jax.foreign import one_line, parse_json, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +202,7 @@ class OpenAIChat:
         """Asks a server for its models."""
         try:
             response = await self._clients[server.url].models.with_raw_response.list(timeout=CONNECT_SECONDS)
-            models = {entry["id"]: entry for entry in response.http_response.json()["data"]}
+            models = {str(entry["id"]): entry for entry in parse_json(response.http_response.content)["data"]}
         except openai.APIStatusError as error:
             reason = f"answers {error.status_code} {error_text(error.response)}"
             raise UserError(f"the server at {server.url} {reason}; is --base_url right, and OPENAI_API_KEY?") from None
@@ -211,14 +211,14 @@ class OpenAIChat:
             raise UserError(f"no server answers at {server.url} ({reason}); start it, or correct --base_url") from None
         except (ValueError, KeyError, TypeError):
             raise UserError(f"what answers at {server.url} does not speak the OpenAI protocol; correct --base_url") from None
-        wanted, names = self.config.served_model, ", ".join(models) or "none"
+        wanted, names = self.config.served_model, shown(", ".join(models), 200) or "none"
         if wanted is None and len(models) != 1:
             raise UserError(f"{server.url} serves {len(models)} models ({names}); choose one with --served_model=NAME")
         server.model = wanted or next(iter(models))
         if server.model not in models:
             raise UserError(f"{server.url} serves no model {server.model!r} (it has: {names}); correct --served_model")
         longest = models[server.model].get("max_model_len")
-        server.max_tokens = longest if isinstance(longest, int) else None
+        server.max_tokens = longest if type(longest) is int else None
         if server.max_tokens is not None and server.max_tokens <= self.sampling.max_tokens:
             raise UserError(
                 f"max_tokens={self.sampling.max_tokens} leaves no room for a prompt in the {longest} tokens of {server.url}; "

@@ -28,7 +28,7 @@ class ServerConfig(Config):
     """Sequences (samples, not requests) that one server works on at a time."""
     patience: float = pydantic.Field(default=600.0, ge=0.0)
     """Seconds to wait for a server to come back when none answers; it may be restarted meanwhile."""
-    timeout: float = pydantic.Field(default=3600.0, gt=0.0)
+    timeout: float = pydantic.Field(default=3600.0, gt=0.0, le=1e6)
     """Seconds that one request may take."""
     served_model: str | None = None
     """The servers' name for the model; none: the only one they have."""

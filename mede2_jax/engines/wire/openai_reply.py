@@ -10,6 +10,7 @@ from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatRequest, Completion
 from mede2_jax.engines.wire.attempts import MalformedReply
 from mede2_jax.engines.wire.http import quoted
+from mede2_jax.engines.wire.lenient import AnObject, Place, Text, Tokens
 from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.json_file import check
 
@@ -19,19 +20,11 @@ NO_TEXT = ("role", "id", "object", "type", "name", "status", "annotations", "aud
 """Fields of a message that are not what was said."""
 
 
-def _count(value: Any) -> int | None:
-    """A number of tokens; None where it is none."""
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
-
-
-Tokens = Annotated[int | None, pydantic.BeforeValidator(_count)]
-
-
 class _Message(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow")
 
     content: str | list[Any] | None = None
-    refusal: str | None = None
+    refusal: Text = None
 
     @property
     def text(self) -> str:
@@ -70,7 +63,7 @@ class _Logprobs(pydantic.BaseModel):
 
 
 class _Choice(pydantic.BaseModel):
-    index: int = 0
+    index: Place = 0
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
@@ -85,9 +78,9 @@ class _Usage(pydantic.BaseModel):
 class Reply(pydantic.BaseModel):
     """A chat completion; `prompt_token_ids` and a choice's `token_ids` are vLLM's."""
 
-    model: str | None = None
+    model: Text = None
     choices: list[_Choice]
-    usage: _Usage | None = None
+    usage: Annotated[_Usage | None, AnObject] = None
     prompt_token_ids: list[int] | None = None
 
     @property
