@@ -190,3 +190,37 @@ def test_killed_anywhere_and_run_again(tmp_path, seed):
     # Only what was under way when a run was killed, whose reply nobody has seen, is asked for a second time.
     assert set(asked) == set(range(COUNT)) and len(asked) - COUNT <= kills * OPTIONS["concurrency"]
     assert sum(server.delivered.values()) - COUNT <= kills * OPTIONS["concurrency"]
+
+
+SHARED = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from mede2_jax.engines.chat import ChatReply
+from test_api_faults import COUNT, engine, request
+with engine(sys.argv[1], Path(sys.argv[2])) as chat:
+    for reply in chat.answer(map(request, range(COUNT))):
+        text = reply.completions[0].text if isinstance(reply, ChatReply) else None
+        print(json.dumps([int(reply.request.id[1:]), text]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_thousand_requests_under_every_fault(tmp_path):
+    """On one cache: each accounts for all of them, both have the same answers, and none is paid for twice."""
+    faults, tests = Faults(), os.path.dirname(__file__)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(tests), *sys.path])}
+    with GeminiServer(faults=faults) as server:
+        command = [sys.executable, "-c", SHARED, server.url, str(tmp_path / "c"), tests]
+        processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [dict(map(json.loads, process.communicate()[0].splitlines())) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0]
+        delivered = {case(body): server.delivered[digest(body)] for body in server.bodies}
+    assert all(faults.met[kind] >= 3 for kind in KINDS), faults.met
+    assert [sorted(one) for one in said] == [list(range(COUNT))] * 2, "every one is accounted for, in both"
+    answered = [{number: text for number, text in one.items() if text is not None} for one in said]
+    both = answered[0].keys() & answered[1].keys()
+    assert all(answered[0][number] == answered[1][number] for number in both) and len(both) > 0.95 * COUNT
+    assert not (answered[0].keys() | answered[1].keys()) & (BLOCKED | EMPTY)
+    paid = {number for number, count in delivered.items() if count > 1}
+    assert paid <= SLOW and all(delivered[number] == 2 for number in paid), "but for what comes after it was given up"
