@@ -61,6 +61,7 @@ def test_origins_are_said():
         "judge-paper/1": "paper",
         "judge-reasons/1": "ours",
         "judge-again/1": "ours",
+        "vision/1": "ours",
     }
 
 
