@@ -102,7 +102,8 @@ def of_prompt(responses: Responses, task: Task, prompt: str | None) -> tuple[Res
         raise UserError(f"--prompt={shown(prompt)} is none of {task.name}'s: {', '.join((*task.prompts, OURS))}")
     if not responses.is_evaluation:
         return responses, prompt or task.prompts[0]
-    parts = [(*one.id.split("/", 2), one) for one in responses.responses if not one.is_first]
+    scored = [one for one in responses.responses if not one.is_first]
+    parts = [(whose, name, item, one) for one in scored for whose, name, item in [one.id.split("/", 2)]]
     there = sorted({name for whose, name, _, _ in parts if whose == task.name})
     chosen = prompt or (there[0] if len(there) == 1 else None)
     if chosen is None and there:
