@@ -133,7 +133,7 @@ def _failed(path: Path, there: Set[tuple[str, int]]) -> Iterator[Response]:
     for failed in said.failed if said is not None else ():
         question, samples = failed.get("question"), failed.get("samples")
         if isinstance(question, str) and isinstance(samples, list):
-            numbers = [number for number in samples if isinstance(number, int) and (question, number) not in there]
+            numbers = [number for number in samples if isinstance(number, int) and number >= 0 and (question, number) not in there]
             yield from (Response(question, number, "", "failed", where) for number in numbers)
 
 

@@ -1,18 +1,13 @@
 """From benchmarks' files to scores, against a server on loopback whose prompts are made by transformers' own classes."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-from benchmark_files import ITEMS, MAKERS, png, put, write_all
-from chat_server import ChatServer, model_tokenise, picture
+from benchmark_files import ITEMS, MAKERS, png, put
+from chat_server import ChatServer, picture
+from evaluating import flags, lines, result
 from task_files import write_jsonl
 
 from mede2_jax.command import run_command
@@ -20,38 +15,6 @@ from mede2_jax.config import UserError
 from mede2_jax.evaluate.__main__ import main
 from mede2_jax.score.__main__ import main as score
 from mede2_jax.tasks.catalogue import find_task, open_items
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tokenise(tiny_model):
-    return model_tokenise(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("benchmarks"))
-
-
-@pytest.fixture
-def server(tokenise):
-    with ChatServer(tokenise=tokenise) as server:
-        yield server
-
-
-def flags(tasks, data, model, out, server, *more):
-    folders = ",".join(str(data[name]) for name in tasks)
-    at = [f"--base_url={server.url}"] if server is not None else []
-    return [f"--task={','.join(tasks)}", f"--data={folders}", f"--model={model}", f"--out={out}", "--max_tokens=64", *at, *more]
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def result(out, task, prompt):
-    return json.loads((out / task / prompt / "score.json").read_text("utf-8"))
 
 
 def test_all_benchmarks_in_all_their_owners_words_and_ours(data, tiny_model, server, tmp_path, capsys):
@@ -364,61 +327,3 @@ def test_bad_input_is_one_line_and_asks_nothing(data, tiny_model, server, tmp_pa
 def test_what_is_missing_is_said(capsys):
     with pytest.raises(UserError, match="missing --task and --data and --model and --out: give "):
         main([])
-
-
-@pytest.mark.slow
-def test_killed_and_run_again_it_asks_only_what_is_missing(data, tiny_model, tokenise, tmp_path):
-    out, tasks = tmp_path / "out", ["medqa", "mmxu", "medbullets_op5"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    with ChatServer(tokenise=tokenise, seconds=0.4) as server:
-        run = flags(tasks, data, tiny_model, out, server, "--prompt=cot", "--n=2", "--temperature=1", "--concurrency=2")
-        for file in ("rollouts.jsonl", "second_turns.jsonl"):
-            command = [sys.executable, "-m", "mede2_jax.evaluate", *run]
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            until = time.monotonic() + 180
-            while not ((out / file).exists() and (out / file).stat().st_size) and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-        kept = [len(lines(out / file)) for file in ("rollouts.jsonl", "second_turns.jsonl")]
-        assert kept[0] == 18 and 0 < kept[1] < 18
-        server.seconds = 0.0
-        server.requests.clear()
-        main(run)
-        assert sum(body["n"] for body in server.requests) == 18 - kept[1]
-        main(run)
-        assert sum(body["n"] for body in server.requests) == 18 - kept[1], "the second time nothing"
-        main(flags(tasks, data, tiny_model, tmp_path / "whole", server, "--prompt=cot", "--n=2", "--temperature=1"))
-    for name in ("rollouts.jsonl", "second_turns.jsonl"):
-        assert sorted((out / name).read_text().splitlines()) == sorted((tmp_path / "whole" / name).read_text().splitlines())
-    for task in tasks:
-        assert (out / task / "cot" / "verdicts.jsonl").read_text() == (tmp_path / "whole" / task / "cot" / "verdicts.jsonl").read_text()
-
-
-def sampled(data, model, out, engine, *more):
-    """An evaluation with a real sampler: three benchmarks with images, one and two turns."""
-    tasks = ["medxpertqa_mm", "mmmu_health", "mmxu"]
-    main([*flags(tasks, data, model, out, None, "--prompt=mede2,official", "--limit=2", f"--engine={engine}", *more), "--max_tokens=16"])
-    return {
-        row["id"]: row["response"]
-        for name in ("rollouts.jsonl", "second_turns.jsonl")
-        for row in lines(out / name)
-        if "then" not in row["metadata"]
-    }
-
-
-@pytest.mark.slow
-def test_with_the_sampler_in_this_process(data, tiny_model, tmp_path):
-    replies = sampled(data, tiny_model, tmp_path / "out", "flax", "--flax.dtype=float32")
-    assert len(replies) == 2 * (5 + 2 + 5)
-    assert result(tmp_path / "out", "mmxu", "cot")["sampled"]["engine"] == "flax"
-    assert sampled(data, tiny_model, tmp_path / "again", "flax", "--flax.dtype=float32") == replies
-
-
-@pytest.mark.slow
-def test_real_vllm_gives_the_scores_of_the_sampler_in_this_process(data, tiny_model, vllm_env, tmp_path):
-    ours = sampled(data, tiny_model, tmp_path / "flax", "flax", "--flax.dtype=float32")
-    how = [f"--vllm.env={vllm_env}", "--vllm.dtype=float32", "--vllm.cpu_cache_gb=1"]
-    assert sampled(data, tiny_model, tmp_path / "vllm", "vllm", *how) == ours
-    for path in (tmp_path / "flax").rglob("verdicts.jsonl"):
-        assert path.read_text() == (tmp_path / "vllm" / path.relative_to(tmp_path / "flax")).read_text()
