@@ -123,14 +123,14 @@ def _closing_table(scores: Sequence[Json]) -> Table:
     ends = [end for end in ("unparsed", *ENDS) if any(one["overall"][end] for one in scores)]
     table = Table(title=f"{len(scores)} scores · {scores[0]['mode']}", title_justify="left", title_style="bold")
     for name in ("task", "prompt"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("items", "correct", "%", "95% interval", *ends):
         table.add_column(name, justify="right", no_wrap=True)
     for one in scores:
         overall = one["overall"]
         interval = overall["interval"]
         table.add_row(
-            escape(one["title"]),
+            escape(one["task"]),
             escape(one["prompt"]),
             f"{overall['items']:,}" + (f" of {one['partial']['of']:,}" if one["partial"] else ""),
             f"{overall['correct']:,} of {overall['samples']:,}",

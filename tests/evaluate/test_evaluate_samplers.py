@@ -64,10 +64,12 @@ def test_with_the_sampler_in_this_process(data, tiny_model, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_vllm_gives_the_scores_of_the_sampler_in_this_process(data, tiny_model, vllm_env, tmp_path):
-    ours = sampled(data, tiny_model, tmp_path / "flax", "flax", "--flax.dtype=float32")
+@pytest.mark.parametrize("family", ["tiny_model", "tiny_internvl"])
+def test_real_vllm_gives_the_scores_of_the_sampler_in_this_process(data, request, family, vllm_env, tmp_path):
+    model = request.getfixturevalue(family)
+    ours = sampled(data, model, tmp_path / "flax", "flax", "--flax.dtype=float32")
     how = [f"--vllm.env={vllm_env}", "--vllm.dtype=float32", "--vllm.cpu_cache_gb=1"]
-    theirs = sampled(data, tiny_model, tmp_path / "vllm", "vllm", *how)
+    theirs = sampled(data, model, tmp_path / "vllm", "vllm", *how)
     assert ours.keys() == theirs.keys()
     ties = set()
     for name, one in ours.items():
