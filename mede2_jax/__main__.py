@@ -19,6 +19,7 @@ COMMANDS = {
     "rollout": "sample responses of a model to questions",
     "judge": "judge the reasoning of responses by MMRP's criteria",
     "pair": "set good responses against flawed ones",
+    "evaluate": "ask a model the items of benchmarks, and score its replies",
     "score": "how many responses to a benchmark are right, by which rule, and how sure that is",
     "trace": "show where a pair comes from",
 }

@@ -6,6 +6,7 @@
 | `JUDGE_PAPER` | the paper, Appendix A, word for word; the judge answers Yes or No |
 | `JUDGE_REASONS` | ours: the paper's, and each Yes or No comes after a short reason |
 | `JUDGE_AGAIN` | ours: what a judge hears whose reply could not be read |
+| `VISION` | ours: the user's words where question and choices are in the picture |
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ JUDGE_AGAIN = Prompt(
     origin="ours",
     text="This reply could not be read: {FAULT}. Return the evaluation again, as one JSON object in the format given and nothing else.",
 )
+
+VISION = Prompt(name="vision", version=1, origin="ours", text="Answer the multiple-choice question in the image.")
 
 UNKNOWN_TRUTH = "(not known)"
 """Stands for the ground truth of a question without one."""

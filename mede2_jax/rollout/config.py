@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,9 @@ EMBEDDED = Embedded({"max_tokens": 64, "out": "runs/rollouts.jsonl"}, {"question
 """A tiny random model on the sample questions, on a CPU, in minutes."""
 
 
+ADAPTER_NEEDS = "vllm.adapter is for a vLLM server that this run starts, without check_logprobs; merge it (convert --adapter)"
+
+
 class QuestionOptions(ProcessorOptions):
     """How questions are prepared; all that shapes the prompt must be as in training."""
 
@@ -31,32 +34,11 @@ class QuestionOptions(ProcessorOptions):
     """An image file with more pixels is an error."""
 
 
-class RolloutConfig(Sampling, ServerConfig):
-    """A sampling run."""
-
-    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
-        "max_new_tokens": "max_tokens",
-        "max_completion_tokens": "max_tokens",
-        "num_generations": "n",
-        "num_return_sequences": "n",
-        "num_samples": "n",
-        "output": "out",
-        "data": "questions",
-        "path": "questions",
-        "max_samples": "limit",
-        "image_max_pixels": "data.max_pixels",
-        "image_min_pixels": "data.min_pixels",
-        "media_dir": "data.image_root",
-    }
+class SamplingRun(Sampling, ServerConfig):
+    """What every run that samples a model is given, whatever it asks."""
 
     model: Path | None = None
     """Model directory to sample, such as runs/sft/model."""
-    family: FamilyName | None = None
-    """Of the tiny random model that is made when no model is given; none: qwen2_5_vl."""
-    questions: Path | None = None
-    """Questions: JSONL, or JSON with one list (`data/README.md` has the format)."""
-    out: Path | None = None
-    """File that the responses go to, one line each. What it already holds is kept, and what is missing is added."""
     n: int = Field(default=8, ge=1)
     """Responses to each question; may grow from one run to the next."""
     shard: str | None = None
@@ -71,13 +53,8 @@ class RolloutConfig(Sampling, ServerConfig):
     """vllm: servers; flax: in this process; auto: vllm where there is base_url or vLLM's environment, else flax."""
     base_url: tuple[str, ...] = ()
     """Servers to use, http://HOST:PORT/v1, several with commas between; none: vllm starts one of its own."""
-    check_logprobs: bool = False
-    """Instead of writing rollouts: sample a few questions (8, or `limit`) and compare the engine's log-probabilities with training's."""
-    max_difference: float | None = Field(default=None, gt=0)
-    """With check_logprobs: fail when a token's log-probabilities differ by more than this, in nats."""
     vllm: VLLMConfig = VLLMConfig()
     flax: FlaxConfig = FlaxConfig()
-    data: QuestionOptions = QuestionOptions()
 
     @field_validator("shard")
     @classmethod
@@ -94,17 +71,13 @@ class RolloutConfig(Sampling, ServerConfig):
         return tuple(base_urls(value))
 
     @model_validator(mode="after")
-    def _consistent(self) -> RolloutConfig:
-        if self.family is not None and self.model is not None:
-            raise ValueError(f"family={self.family} is of the tiny model made when no model is given; leave it out, the model has its own")
+    def _can_sample(self) -> Self:
         if self.temperature == 0 and self.n > 1:
             raise ValueError(f"temperature=0 makes all {self.n} responses to a question the same; use n=1, or another temperature")
-        if self.max_difference is not None and not self.check_logprobs:
-            raise ValueError("max_difference is for check_logprobs; add --check_logprobs, or leave it out")
         if self.engine == "flax" and self.base_url:
             raise ValueError("engine=flax samples in this process and has no use for base_url; drop one of them")
-        if self.vllm.adapter is not None and (self.engine == "flax" or self.base_url or self.check_logprobs):
-            raise ValueError("vllm.adapter is for a vLLM server that this run starts, without check_logprobs; merge it (convert --adapter)")
+        if self.vllm.adapter is not None and (self.engine == "flax" or self.base_url):
+            raise ValueError(ADAPTER_NEEDS)
         return self
 
     @property
@@ -122,6 +95,47 @@ class RolloutConfig(Sampling, ServerConfig):
     def servers(self) -> ServerConfig:
         """How servers are used."""
         return ServerConfig(**{name: getattr(self, name) for name in ServerConfig.model_fields})
+
+
+class RolloutConfig(SamplingRun):
+    """A sampling run."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
+        "max_new_tokens": "max_tokens",
+        "max_completion_tokens": "max_tokens",
+        "num_generations": "n",
+        "num_return_sequences": "n",
+        "num_samples": "n",
+        "output": "out",
+        "data": "questions",
+        "path": "questions",
+        "max_samples": "limit",
+        "image_max_pixels": "data.max_pixels",
+        "image_min_pixels": "data.min_pixels",
+        "media_dir": "data.image_root",
+    }
+
+    family: FamilyName | None = None
+    """Of the tiny random model that is made when no model is given; none: qwen2_5_vl."""
+    questions: Path | None = None
+    """Questions: JSONL, or JSON with one list (`data/README.md` has the format)."""
+    out: Path | None = None
+    """File that the responses go to, one line each. What it already holds is kept, and what is missing is added."""
+    check_logprobs: bool = False
+    """Instead of writing rollouts: sample a few questions (8, or `limit`) and compare the engine's log-probabilities with training's."""
+    max_difference: float | None = Field(default=None, gt=0)
+    """With check_logprobs: fail when a token's log-probabilities differ by more than this, in nats."""
+    data: QuestionOptions = QuestionOptions()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.family is not None and self.model is not None:
+            raise ValueError(f"family={self.family} is of the tiny model made when no model is given; leave it out, the model has its own")
+        if self.max_difference is not None and not self.check_logprobs:
+            raise ValueError("max_difference is for check_logprobs; add --check_logprobs, or leave it out")
+        if self.vllm.adapter is not None and self.check_logprobs:
+            raise ValueError(ADAPTER_NEEDS)
+        return self
 
 
 def embedded_defaults(family: FamilyName = DEFAULT_FAMILY) -> dict[str, Any]:

@@ -65,8 +65,14 @@ class SamplingJob:
         return prompt_tokens(request.messages, self.processor, grids).tolist()
 
 
-def open_job(config: RolloutConfig, model_dir: Path, console: Console) -> SamplingJob:
+def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: Sequence[int] | None = None) -> SamplingJob:
     """Opens and checks model and questions; writes nothing.
+
+    Args:
+        config: The run.
+        model_dir: The model directory to sample.
+        console: Where to show progress.
+        numbers: Record numbers of the questions to sample; None: those of the config's shard and limit.
 
     Raises:
         UserError: Something the user gave cannot be used.
@@ -77,7 +83,7 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console) -> Sampli
     info = read_info(model_dir)
     family, sizes = model_config(model_dir)
     processor = family.load_processor(model_dir, config.data)
-    numbers = _numbers(config, len(all_ids))
+    numbers = _numbers(config, len(all_ids)) if numbers is None else tuple(numbers)
     images, longest = _check_questions(questions, numbers, processor, console)
     digest = file_digest(questions.file.path)
     sampled = info.digest if config.vllm.adapter is None else _adapted_digest(info.digest, config.vllm.adapter)

@@ -104,9 +104,13 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
     @contextlib.contextmanager
     def answers(self) -> Iterator[Iterator[Outcome[Rollout, FailedSamples]]]:
         """The engine's replies."""
-        requests = (request(self.job, number, samples) for number, samples in self.missing)
+        requests = (self.request(number, samples) for number, samples in self.missing)
         with open_engine(self.job, self.say) as engine:
             yield map(self._outcome, engine.answer(requests))
+
+    def request(self, number: int, samples: range) -> ChatRequest:
+        """The request for these samples of the question with that number."""
+        return request(self.job, number, samples)
 
     def inputs(self) -> Mapping[str, Any]:
         """Model, processor, questions, images, versions, engine."""
@@ -165,7 +169,7 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             parents=(question.id,),
             source=question.source,
             metadata=question.metadata,
-            prompt=question.prompt,
+            prompt=reply.request.messages,
             answer=question.answer,
             options=question.options,
             sample=sample,

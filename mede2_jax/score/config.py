@@ -47,7 +47,8 @@ class ScoreConfig(Config):
     mode: Mode = "mede2"
     """official: the owner's rule alone. mede2: the `<answer>`, else a plain answer, else the owner's rule on what follows `</think>`."""
     prompt: str | None = None
-    """In which of the owner's ways the questions were asked, by which he reads the replies; none: his first."""
+    """How the questions were asked, which decides how the owner reads the replies: one of his ways, or mede2. None: the only one in
+    a file that python -m mede2_jax.evaluate wrote, else his first."""
     partial: bool = False
     """Score a file that lacks items or samples; the result says so."""
     against: Path | None = None

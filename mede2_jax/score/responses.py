@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
+from mede2_jax.outputs.manifest import Said, manifest_path, read_said
 from mede2_jax.score.config import ColumnsConfig
+from mede2_jax.tasks.asking import OURS
+from mede2_jax.tasks.item import Task
 from mede2_jax.tasks.tables import Row, rows
 
 Finish = Literal["stop", "cut", "refused", "failed"]
+PARENTS = "parents"
+"""The column of a rollout of ours that names its question."""
 IDS = ("id", "question_id", "item_id", "qid", "link", "index")
 RESPONSES = ("response", "responses", "prediction", "predictions", "output", "reply", "model_output", "model_response", "value")
 _FINISHES: Mapping[str, Finish] = {
@@ -36,6 +41,8 @@ class Response:
     text: str
     finish: Finish
     where: str
+    is_first: bool = False
+    """Whether it is the first of two turns, and the reply to the second one is scored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Responses:
     """By which columns they were found."""
     models: tuple[str, ...]
     """What the rows call the model, each once."""
+    is_evaluation: bool = False
+    """Whether python -m mede2_jax.evaluate sampled them: ids are `task/prompt/item`, of several tasks and prompts."""
 
 
 def read_responses(path: Path, columns: ColumnsConfig) -> Responses:
@@ -63,21 +72,75 @@ def read_responses(path: Path, columns: ColumnsConfig) -> Responses:
     found: dict[str, str] = {}
     responses: list[Response] = []
     models: dict[str, None] = {}
+    is_evaluation = True
     for where, row in rows(path):
         if not found:
             found = _find_columns(row, columns, where)
         responses.extend(_of_row(row, found, columns, where))
         if isinstance(model := row.get("model"), str):
             models[model] = None
+        is_evaluation = is_evaluation and found["id"] == PARENTS and responses[-1].id == _asked_id(row)
     if not responses:
         raise UserError(f"{path}: no responses in the file")
-    return Responses(path, tuple(responses), found, tuple(models))
+    if found["id"] == PARENTS:
+        responses.extend(_failed(path, {(one.id, one.sample) for one in responses}))
+    return Responses(path, tuple(responses), found, tuple(models), is_evaluation)
+
+
+def of_prompt(responses: Responses, task: Task, prompt: str | None) -> tuple[Responses, str]:
+    """What a file has of one task and prompt, by the items' own ids, and the prompt: a file of `evaluate` holds several.
+
+    Args:
+        responses: All of the file.
+        task: Which task.
+        prompt: Which prompt; None: the only one that the file has of it, or else the owner's first.
+
+    Raises:
+        UserError: The task has no such prompt, the file has nothing of it, or has several and none is given.
+    """
+    if prompt is not None and prompt not in (OURS, *task.prompts):
+        raise UserError(f"--prompt={shown(prompt)} is none of {task.name}'s: {', '.join((*task.prompts, OURS))}")
+    if not responses.is_evaluation:
+        return responses, prompt or task.prompts[0]
+    scored = [one for one in responses.responses if not one.is_first]
+    parts = [(whose, name, item, one) for one in scored for whose, name, item in [one.id.split("/", 2)]]
+    there = sorted({name for whose, name, _, _ in parts if whose == task.name})
+    chosen = prompt or (there[0] if len(there) == 1 else None)
+    if chosen is None and there:
+        raise UserError(
+            f"{responses.path} has replies to several prompts of {task.name}; say which with --prompt=NAME ({', '.join(there)})"
+        )
+    kept = tuple(dataclasses.replace(one, id=item) for whose, name, item, one in parts if (whose, name) == (task.name, chosen))
+    if not kept:
+        others = sorted({f"{whose}/{name}" for whose, name, _, _ in parts})
+        said = f"has replies of {', '.join(map(shown, others))}" if others else "has first turns only, and the second ones are scored"
+        raise UserError(f"{responses.path} has none of {task.name}{f'/{prompt}' if prompt else ''}: it {said}")
+    return dataclasses.replace(responses, responses=kept), str(chosen)
+
+
+def _asked_id(row: Row) -> str | None:
+    """The id that `evaluate` gives to a question, by what it says of it."""
+    metadata = row.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return None
+    return f"{row.get('source')}/{metadata.get('prompt')}/{metadata.get('item')}"
+
+
+def _failed(path: Path, there: Set[tuple[str, int]]) -> Iterator[Response]:
+    """Samples of a rollout of ours that did not come, by the manifest beside it: they stay in the denominator."""
+    said = read_said(path, Said)
+    where = str(manifest_path(path))
+    for failed in said.failed if said is not None else ():
+        question, samples = failed.get("question"), failed.get("samples")
+        if isinstance(question, str) and isinstance(samples, list):
+            numbers = [number for number in samples if isinstance(number, int) and number >= 0 and (question, number) not in there]
+            yield from (Response(question, number, "", "failed", where) for number in numbers)
 
 
 def _find_columns(row: Row, columns: ColumnsConfig, where: str) -> dict[str, str]:
     """The names of the id's and the response's column, by the first row."""
     if "parents" in row and "response" in row and columns.id is None and columns.response is None:
-        return {"id": "parents", "response": "response"}  # a rollout of ours
+        return {"id": PARENTS, "response": "response"}  # a rollout of ours
     return {
         "id": _find("id", columns.id, IDS, row, where),
         "response": _find("response", columns.response, RESPONSES, row, where),
@@ -100,7 +163,7 @@ def _find(what: str, given: str | None, usual: Sequence[str], row: Row, where: s
 
 def _of_row(row: Row, found: Mapping[str, str], columns: ColumnsConfig, where: str) -> Iterator[Response]:
     identity = row.get(found["id"])
-    if found["id"] == "parents" and isinstance(identity, list) and identity:
+    if found["id"] == PARENTS and isinstance(identity, list) and identity:
         identity = identity[0]
     if isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
         raise UserError(f"{where}: column {found['id']!r} must be an item's id, found {shown(identity)}")
@@ -108,11 +171,12 @@ def _of_row(row: Row, found: Mapping[str, str], columns: ColumnsConfig, where: s
         raise UserError(f"{where}: column {found['response']!r} is missing; give every row one, empty where the model said nothing")
     said, first = row[found["response"]], _sample(row.get(columns.sample, 0), columns.sample, where)
     several = isinstance(said, list)
+    is_first = found["id"] == PARENTS and isinstance(row.get("metadata"), Mapping) and "then" in row["metadata"]
     finish = row.get(columns.finish)
     for number, one in enumerate(said if several else [said]):
         text, ended = _text(one, found["response"], where)
         of_this = finish[number] if several and isinstance(finish, list) and len(finish) == len(said) else finish
-        yield Response(str(identity), first + number, text, ended or _FINISHES.get(str(of_this), "stop"), where)
+        yield Response(str(identity), first + number, text, ended or _FINISHES.get(str(of_this), "stop"), where, is_first)
 
 
 def _sample(value: Any, name: str, where: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,17 +15,20 @@ from mede2_jax import __version__
 from mede2_jax.config import UserError, counted
 from mede2_jax.foreign import shown, visible
 from mede2_jax.outputs.file import write_whole
-from mede2_jax.outputs.manifest import file_digest
+from mede2_jax.outputs.manifest import file_digest, read_manifest
 from mede2_jax.score.against import SCORE, VERDICTS, compare
 from mede2_jax.score.config import ScoreConfig
-from mede2_jax.score.responses import Responses, read_responses
+from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses
 from mede2_jax.score.summary import ENDS, Json, summarise, table
 from mede2_jax.score.verdicts import Sample, carried_items, judged, pair, steps_of
 from mede2_jax.tasks.catalogue import Items, find_task, open_items
-from mede2_jax.tasks.item import Task
 
 RULES = 1
 """Version of the rules that read replies: a score names it, and another one may give another score of the same file."""
+SAMPLED = ("command", "model", "processor", "engine", "versions", "finished")
+"""What a score keeps of the manifest of rollouts,"""
+SAMPLED_BY = ("temperature", "top_p", "max_tokens", "stop", "seed", "n", "limit", "shard", "data")
+"""and of the config in it."""
 LISTED = 20
 """Ids of unparsed samples that the table names; score.json has all."""
 
@@ -37,11 +41,28 @@ def run(config: ScoreConfig, console: Console) -> Json:
     """
     assert config.task is not None and config.responses is not None
     task = find_task(config.task)
-    prompt = _prompt(task, config.prompt)
     if config.out is not None and config.out.exists() and not config.out.is_dir():
         raise UserError(f"--out={config.out} is a file; give a folder")
-    responses = read_responses(config.responses, config.columns)
+    responses, prompt = of_prompt(read_responses(config.responses, config.columns), task, config.prompt)
     items = open_items(task, config.data, images=False) if config.data is not None else carried_items(task, responses)
+    return score(config, items, responses, prompt, console)
+
+
+def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, console: Console, more: Json | None = None) -> Json:
+    """Scores responses that were read; writes and shows the score, and returns it.
+
+    Args:
+        config: How.
+        items: Of the task.
+        responses: To one of its prompts.
+        prompt: Which one.
+        console: Where the table goes.
+        more: What else score.json is to say of where they come from.
+
+    Raises:
+        UserError: They do not belong together.
+    """
+    task = items.task
     some = pair(items, responses, partial=config.partial)
     samples = judged(items, some, config.mode, prompt)
     all_items = table(task, items.by_id, samples)
@@ -53,6 +74,7 @@ def run(config: ScoreConfig, console: Console) -> Json:
         "rules": RULES,
         "version": __version__,
         **_inputs(config, items, responses, len(some)),
+        **(more or {}),
         **summarise(all_items, config),
         "steps": steps_of(samples),
         "unparsed": [f"{sample.id}#{sample.sample}" for sample in samples if sample.outcome == "unparsed"],
@@ -69,25 +91,29 @@ def run(config: ScoreConfig, console: Console) -> Json:
     return result
 
 
-def _prompt(task: Task, given: str | None) -> str:
-    if given is not None and given not in task.prompts:
-        raise UserError(f"--prompt={shown(given)} is none of {task.name}'s: {', '.join(task.prompts)}")
-    return given or task.prompts[0]
-
-
 def _inputs(config: ScoreConfig, items: Items, responses: Responses, answered: int) -> Json:
-    assert config.responses is not None
     return {
         "data": {"files": [str(file) for file in items.files], "digest": items.digest, "deviations": items.deviations},
         "responses": {
-            "path": str(config.responses),
-            "digest": file_digest(config.responses),
+            "path": str(responses.path),
+            "digest": file_digest(responses.path),
             "columns": dict(responses.columns),
             "models": list(responses.models),
         },
         "partial": {"items": answered, "of": len(items.items)} if config.partial else None,
         "data_is_carried": config.data is None,
+        **({"sampled": said} if responses.columns["id"] == PARENTS and (said := sampled(responses.path)) else {}),
     }
+
+
+def sampled(path: Path) -> Json | None:
+    """How a file of rollouts was sampled, by the manifest beside it: model, engine and options; None where there is none."""
+    manifest = read_manifest(path)
+    if manifest is None or not isinstance(manifest.get("config"), dict):
+        return None
+    config = manifest["config"]
+    options = {name: config[name] for name in SAMPLED_BY if name in config}
+    return {name: manifest[name] for name in SAMPLED if name in manifest} | {"sampling": options}
 
 
 def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mede2_jax.config import MOST_FAULTS, UserError
@@ -74,12 +74,21 @@ def open_items(task: Task, data: Path, *, images: bool = True) -> Items:
         UserError: No file is found, one is of another benchmark, a row is not as it should be, or an id is given twice.
     """
     files = _files(task, data)
-    items = [item for file in files for item in _read(task, file, images)]
-    items = [item for item in items if task.holds(item)]
+    items = list(read_items(task, files, images=images))
     if not items:
         raise UserError(f"{data}: none of its items is one of {task.name}; {HOW_TO_GET}")
     check_unique(((item.id, "") for item in items), str(data))
     return Items(task, files, digest_of(files), tuple(items))
+
+
+def read_items(task: Task, files: Iterable[Path], *, images: bool = True) -> Iterator[Item]:
+    """The items of a task in its files, one after the other: with their images a table may be larger than the memory.
+
+    Raises:
+        UserError: As `open_items`.
+    """
+    for file in files:
+        yield from (item for item in _read(task, file, images) if task.holds(item))
 
 
 def digest_of(files: Sequence[Path]) -> str:

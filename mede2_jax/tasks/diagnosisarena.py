@@ -11,9 +11,28 @@ from typing import Any
 from mede2_jax.foreign import JSONFault, parse_json
 from mede2_jax.scoring.diagnosisarena import read_choice
 from mede2_jax.scoring.reading import Rule
+from mede2_jax.tasks.asking import Asked
 from mede2_jax.tasks.item import Item, Task, letter, options_of, text
 
 SECTIONS = ("Case Information", "Physical Examination", "Diagnostic Tests")
+_CHOICE = """
+According to the provided medical case and select the most appropriate diagnosis from the following four options. \
+Put your final answer within \\boxed{}.
+
+Here is the medical case: \n\
+Case Information:
+%s
+Physical Examination:
+%s
+Diagnostic Tests:
+%s
+
+Here are the four options: \n\
+%s
+
+Put your final answer letter within \\boxed{}.
+Final answer: \\boxed{Correct Option Letter}
+"""
 _LINES = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
 
 
@@ -39,6 +58,10 @@ class DiagnosisArena(Task):
             options=options,
             fields={name: text(row, name, where, empty=True) for name in SECTIONS} | {"Options": _as_written(row.get("Options"))},
         )
+
+    def as_owner_asks(self, item: Item, prompt: str) -> Asked:
+        """See `Task.as_owner_asks`. Options stand as they are in the file."""
+        return Asked((_CHOICE % tuple(item.fields[name] for name in (*SECTIONS, "Options")),))
 
     def rule(self, item: Item, prompt: str) -> Rule:
         """See `Task.rule`."""

@@ -10,19 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
+from mede2_jax.reasoning.prompts import SYSTEM
 from mede2_jax.scoring.reading import Reading, Rule, Truth
+from mede2_jax.tasks.asking import OFFICIAL, OURS, Asked, ItemImage, Piece, with_choices
 
 LETTERS = string.ascii_uppercase
 Kind = Literal["choice", "open"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemImage:
-    """An image of an item: a file of the benchmark, or the bytes that its table holds."""
-
-    name: str
-    data: bytes | None = None
-    """None: it is the file of that name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +60,8 @@ class Task(abc.ABC):
     """Names of `Item.groups`, in the order of tables."""
     prompts: ClassVar[tuple[str, ...]] = ("official",)
     """The owner's ways to ask; a reply is read by the one it was asked in. The first is the default."""
+    image_folders: ClassVar[tuple[str, ...]] = ("",)
+    """Where the files of images lie in the folder that the user gives."""
     counts: Mapping[str, int]
     """Items that the owner's files hold: "" of all, `column=value` of a part."""
     clustered: ClassVar[bool] = False
@@ -83,12 +78,55 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
+    def as_owner_asks(self, item: Item, prompt: str) -> Asked:
+        """An item in one of the owner's ways.
+
+        Args:
+            item: With its images.
+            prompt: One of `prompts`.
+
+        Raises:
+            UserError: An image is missing.
+        """
+
+    def question_of(self, item: Item) -> tuple[Piece, ...]:
+        """A question with its choices as MedXpertQA writes them and its images where the owner has them: what `mede2` asks.
+
+        Raises:
+            UserError: An image is missing.
+        """
+        return (with_choices(item.question, item.options), *item.images)
+
+    def asked(self, item: Item, prompt: str) -> Asked:
+        """An item as `prompt` asks it: ours, or one of the owner's.
+
+        Raises:
+            UserError: An image is missing.
+        """
+        return Asked(self.question_of(item), system=SYSTEM.text) if prompt == OURS else self.as_owner_asks(item, prompt)
+
+    def prompt_names(self, said: str) -> tuple[str, ...]:
+        """What a user means by the name of a prompt: that one, or each of the owner's.
+
+        Raises:
+            UserError: There is none of that name.
+        """
+        if said == OFFICIAL:
+            return self.prompts
+        if said not in (OURS, *self.prompts):
+            own = ", ".join(name for name in self.prompts if name != OFFICIAL)
+            raise UserError(
+                f"--prompt={shown(said)} is none of {self.name}'s: {OURS}, {f'{own}, ' if own else ''}or {OFFICIAL} for all of its owner's"
+            )
+        return (said,)
+
+    @abc.abstractmethod
     def rule(self, item: Item, prompt: str) -> Rule:
         """The owner's rule for replies to an item; his random guesses left out.
 
         Args:
             item: What was asked.
-            prompt: How, one of `prompts`.
+            prompt: How, one of `prompts`. Replies to ours are read as those to the first of them.
         """
 
     def owners_figure(self, readings: Mapping[str, Reading], items: Sequence[Item]) -> float | None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mede2_jax.scoring.reading import Rule
-from mede2_jax.tasks.item import Item, Task, letter, lettered, options_of, text
-from mede2_jax.tasks.medxpertqa import MedXpertQA, rule_of
+from mede2_jax.tasks.item import Item, letter, lettered, options_of, text
+from mede2_jax.tasks.medxpertqa import AskedAsMedXpertQA
 
 
-class Medbullets(Task):
+class Medbullets(AskedAsMedXpertQA):
     """One of its two sets."""
 
     columns = ("link", "question", "opa", "opb", "opc", "opd", "ope", "options", "answer_idx")
-    prompts = MedXpertQA.prompts
     counts: Mapping[str, int] = {"": 308}
     clustered = True  # ten questions stand there twice
 
@@ -37,10 +35,6 @@ class Medbullets(Task):
             options=options,
             cluster=question,
         )
-
-    def rule(self, item: Item, prompt: str) -> Rule:
-        """See `Task.rule`."""
-        return rule_of(item, prompt)
 
 
 TASKS = (Medbullets(4), Medbullets(5))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mede2_jax.scoring.reading import Rule
-from mede2_jax.tasks.item import Item, Task, letter, lettered, options_of, text
-from mede2_jax.tasks.medxpertqa import MedXpertQA, rule_of
+from mede2_jax.tasks.item import Item, letter, lettered, options_of, text
+from mede2_jax.tasks.medxpertqa import AskedAsMedXpertQA
 
 
-class MedQA(Task):
+class MedQA(AskedAsMedXpertQA):
     """As in the owner's archive, or one of the two re-uploads of it."""
 
     name, title = "medqa", "MedQA (US, 4 options)"
@@ -30,7 +29,6 @@ class MedQA(Task):
         "label",
     )
     breakdowns = ("step",)
-    prompts = MedXpertQA.prompts
     counts: Mapping[str, int] = {"": 1273, "step=step1": 679, "step=step2&3": 594}
 
     def read(self, row: Mapping[str, Any], where: str) -> Item:
@@ -51,10 +49,6 @@ class MedQA(Task):
             options=options,
             groups={"step": "step2&3" if step == "stfep2&3" else step},  # a slip in the owner's file
         )
-
-    def rule(self, item: Item, prompt: str) -> Rule:
-        """See `Task.rule`."""
-        return rule_of(item, prompt)
 
 
 TASKS = (MedQA(),)

@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
 from mede2_jax.scoring.medxpertqa import one_turn_trigger, read, read_first_box, read_reasoning, two_turn_trigger
 from mede2_jax.scoring.reading import Reading, Rule
-from mede2_jax.tasks.item import Item, ItemImage, Task, letter, options_of, text
+from mede2_jax.tasks.asking import CHOICES, OURS, Asked, ItemImage, Piece, choices, with_choices
+from mede2_jax.tasks.item import Item, Task, letter, options_of, text
 
-TAIL = "\nAnswer Choices: "
+_SYSTEM = "You are a helpful medical assistant."
+_ANSWER_ONLY = "Please answer only."
+_THINK = "\nA: Let's think step by step."
+_IN_A_BOX = "Put your final answer within \\boxed{}. "
+
+
+def asked_as(prompt: str, letters: Sequence[str], question: Sequence[Piece], images: Sequence[ItemImage] = ()) -> Asked:
+    """The owner's prompts, in which others' questions are put as well.
+
+    Args:
+        prompt: As for `rule_of`.
+        letters: Of the item.
+        question: With its choices, and images that stand in it.
+        images: That stand after the text.
+    """
+    system, end, then = {
+        "cot": (_SYSTEM, _THINK, two_turn_trigger(letters)),
+        "ao": (_ANSWER_ONLY, f"\nA: {one_turn_trigger(letters)}", None),
+        "reasoning": (_SYSTEM, _THINK, None),
+        "boxed": (None, _THINK, _IN_A_BOX + two_turn_trigger(letters)),
+    }[prompt]
+    return Asked(("Q: ", *question, end, *images), system=system, then=then)
+
+
+class AskedAsMedXpertQA(Task):
+    """A task that is asked in MedXpertQA's ways, and read by its rule."""
+
+    prompts = ("cot", "ao", "reasoning", "boxed")
+
+    def as_owner_asks(self, item: Item, prompt: str) -> Asked:
+        """See `Task.as_owner_asks`."""
+        return asked_as(prompt, tuple(item.options), (with_choices(item.question, item.options),), item.images)
+
+    def rule(self, item: Item, prompt: str) -> Rule:
+        """See `Task.rule`."""
+        return rule_of(item, self.prompts[0] if prompt == OURS else prompt)
 
 
 def rule_of(item: Item, prompt: str) -> Rule:
@@ -32,13 +68,13 @@ def rule_of(item: Item, prompt: str) -> Rule:
     return Rule(rules[prompt])
 
 
-class MedXpertQA(Task):
+class MedXpertQA(AskedAsMedXpertQA):
     """One of its two subsets."""
 
     columns = ("id", "question", "options", "label", "medical_task", "body_system", "question_type")
     image_columns = ("images",)
     breakdowns = ("question_type", "medical_task", "body_system")
-    prompts = ("cot", "ao", "reasoning", "boxed")
+    image_folders = ("images", "")
 
     def __init__(self, subset: str, counts: Mapping[str, int]):
         self.name, self.title, self.counts = f"medxpertqa_{subset.lower()}", f"MedXpertQA {subset}", counts
@@ -55,7 +91,7 @@ class MedXpertQA(Task):
         options = options_of(row.get("options"), "options", where)
         label = row.get("label")
         label = label[0] if isinstance(label, list) and len(label) == 1 else label
-        question, tail, said = text(row, "question", where).rpartition(TAIL)
+        question, tail, said = text(row, "question", where).rpartition(CHOICES)
         if tail and said.strip() != choices(options):
             raise UserError(f"{where}: the choices at the end of 'question' are not those of 'options' ({shown(said, 80)})")
         return Item(
@@ -66,15 +102,6 @@ class MedXpertQA(Task):
             images=_images(row.get("images"), where),
             groups={name: text(row, name, where) for name in self.breakdowns},
         )
-
-    def rule(self, item: Item, prompt: str) -> Rule:
-        """See `Task.rule`."""
-        return rule_of(item, prompt)
-
-
-def choices(options: Mapping[str, str]) -> str:
-    """`(A) … (B) …`, as the questions end."""
-    return " ".join(f"({one}) {option}" for one, option in options.items()).strip()
 
 
 def _images(images: Any, where: str) -> tuple[ItemImage, ...]:

@@ -12,12 +12,13 @@ from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
 from mede2_jax.scoring.mmmu import OwnersGuesses, is_right, read_choice, read_open
 from mede2_jax.scoring.reading import Reading, Rule, Truth
-from mede2_jax.tasks.item import LETTERS, Item, ItemImage, Task, letter, lettered, options_of, text
+from mede2_jax.tasks.asking import MARK, Asked, ItemImage, Piece, with_choices, with_images_in_place
+from mede2_jax.tasks.item import LETTERS, Item, Task, letter, lettered, options_of, text
 
 HEALTH = ("Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy", "Public_Health")
-MARK = re.compile(r"<image (\d)>")
-"""Stands in a question or an option for the column `image_k`."""
 IMAGES = 7
+_DIRECT = "Answer with the option's letter from the given choices directly."
+_SHORT = "Answer the question using a single word or phrase."
 _LONGEST_LIST = 1 << 20
 
 
@@ -82,6 +83,16 @@ def held_image(image: Any, column: str, where: str) -> ItemImage:
     raise UserError(f"{where}: column {column!r} must hold an image, found {shown(image)}")
 
 
+def images_by_mark(item: Item) -> dict[str, ItemImage]:
+    """The images of an item by the numbers in their marks."""
+    return dict(zip(dict.fromkeys(MARK.findall(marked_texts(item.question, item.options))), item.images, strict=False))
+
+
+def marked_texts(question: str, options: Mapping[str, str]) -> str:
+    """All texts in which marks stand."""
+    return "\n".join([question, *options.values()])
+
+
 class MMMU(Task):
     """All subjects, or some."""
 
@@ -117,7 +128,7 @@ class MMMU(Task):
             question=question,
             answer=right,
             options=options,
-            images=marked_images(row, "\n".join([question, *options.values()]), where),
+            images=marked_images(row, marked_texts(question, options), where),
             groups={"subject": subject, "question_type": "choice" if options else "open"},
         )
 
@@ -139,6 +150,19 @@ class MMMU(Task):
     def holds(self, item: Item) -> bool:
         """By subject."""
         return not self.subjects or item.groups["subject"] in self.subjects
+
+    def question_of(self, item: Item) -> tuple[Piece, ...]:
+        """See `Task.question_of`."""
+        return with_images_in_place(with_choices(item.question, item.options), images_by_mark(item), item.id)
+
+    def as_owner_asks(self, item: Item, prompt: str) -> Asked:
+        """See `Task.as_owner_asks`. His own baseline shows the first image alone, before the text; here all stand in their places."""
+        if item.options:
+            lines = "".join(f"({one}) {option}\n" for one, option in item.options.items())
+            said = f"{item.question}\n{lines}\n{_DIRECT}"
+        else:
+            said = f"{item.question}\n{_SHORT}"
+        return Asked(with_images_in_place(said, images_by_mark(item), item.id))
 
     def rule(self, item: Item, prompt: str) -> Rule:
         """See `Task.rule`."""

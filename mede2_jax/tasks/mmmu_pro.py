@@ -6,13 +6,29 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from mede2_jax.config import UserError
+from mede2_jax.foreign import shown
+from mede2_jax.reasoning.prompts import VISION
 from mede2_jax.scoring.mmmu_pro import read
 from mede2_jax.scoring.reading import Rule
-from mede2_jax.tasks.item import Item, ItemImage, Task, letter, lettered, text
-from mede2_jax.tasks.mmmu import HEALTH, MMMU, held_image, listed, marked_images, subject_of
+from mede2_jax.tasks.asking import MARK, Asked, ItemImage, Piece, image_of, with_choices, with_images_in_place
+from mede2_jax.tasks.item import Item, Task, letter, lettered, text
+from mede2_jax.tasks.mmmu import HEALTH, MMMU, held_image, images_by_mark, listed, marked_images, marked_texts, subject_of
 
 SETTINGS = {"standard10": "standard (10 options)", "standard4": "standard (4 options)", "vision": "vision"}
 """Ours, and the owner's name of its folder."""
+_LAST_LINE = (
+    " The last line of your response should be of the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of options."
+)
+_STEPS = " Think step by step before answering."
+_DIRECT = "Answer with the option letter from the given choices directly."
+INSTRUCTIONS = {
+    ("cot", "standard"): f"Answer the preceding multiple choice question.{_LAST_LINE}{_STEPS}",
+    ("direct", "standard"): _DIRECT,
+    ("cot", "vision"): f"Write out the multiple-choice question in the image and then solve it.{_LAST_LINE}{_STEPS}",
+    ("direct", "vision"): _DIRECT + _LAST_LINE,
+}
+"""By prompt, and by whether question and options are text or in the picture."""
 
 
 class MMMUPro(Task):
@@ -38,7 +54,7 @@ class MMMUPro(Task):
         if self.setting == "vision":
             images = (held_image(row["image"], "image", where),) if row.get("image") is not None else ()
         else:
-            images = marked_images(row, "\n".join([question, *options.values()]), where)
+            images = marked_images(row, marked_texts(question, options), where)
         return Item(
             id=identity,
             question=question,
@@ -47,6 +63,26 @@ class MMMUPro(Task):
             images=images,
             groups={"subject": text(row, "subject", where) if "subject" in row else subject_of(identity, where)},
         )
+
+    def question_of(self, item: Item) -> tuple[Piece, ...]:
+        """See `Task.question_of`. Images stand in the places of their marks; a picture that holds all is named."""
+        if self.setting == "vision":
+            return (VISION.text, self._screenshot(item))
+        return with_images_in_place(with_choices(item.question, item.options), images_by_mark(item), item.id)
+
+    def as_owner_asks(self, item: Item, prompt: str) -> Asked:
+        """See `Task.as_owner_asks`. Images come after the text, as often as their marks, of which only `<image>` is left."""
+        if self.setting == "vision":
+            return Asked((INSTRUCTIONS[prompt, "vision"], self._screenshot(item)))
+        lines = [item.question, *(f"{one}. {option}" for one, option in item.options.items()), INSTRUCTIONS[prompt, "standard"]]
+        by_mark, marks = images_by_mark(item), MARK.findall(marked_texts(item.question, item.options))
+        images = [image_of(number, by_mark, item.id) for number in marks]
+        return Asked((MARK.sub("<image>", "\n".join(lines)), *images))
+
+    def _screenshot(self, item: Item) -> ItemImage:
+        if not item.images:
+            raise UserError(f"{shown(item.id)}: its file holds no image, in which question and options are; fetch the parquet files")
+        return item.images[0]
 
     def holds(self, item: Item) -> bool:
         """By subject."""

@@ -11,21 +11,20 @@ from typing import Any
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
-from mede2_jax.scoring.reading import Rule
-from mede2_jax.tasks.item import Item, ItemImage, Task, letter, options_of, text
-from mede2_jax.tasks.medxpertqa import MedXpertQA, rule_of
+from mede2_jax.tasks.asking import Asked, ItemImage, Piece, with_choices
+from mede2_jax.tasks.item import Item, letter, options_of, text
+from mede2_jax.tasks.medxpertqa import AskedAsMedXpertQA, asked_as
 
 _PATIENT = re.compile(r"(?:^|/)(p\d{8})/")
 
 
-class MMXU(Task):
+class MMXU(AskedAsMedXpertQA):
     """The test set."""
 
     name, title = "mmxu", "MMXU-test"
     files = ("MMXU-test.jsonl", "mmxu*")
     columns = ("id", "content_type", "question", "options", "answer", "cur_image_path", "prior_image_path")
     breakdowns = ("content_type",)
-    prompts = MedXpertQA.prompts
     counts: Mapping[str, int] = {"": 3000, "content_type=no change": 1000, "content_type=worsen": 1000, "content_type=improved": 1000}
     clustered = True  # by patient
 
@@ -46,9 +45,14 @@ class MMXU(Task):
             cluster=patient[1],
         )
 
-    def rule(self, item: Item, prompt: str) -> Rule:
-        """See `Task.rule`."""
-        return rule_of(item, prompt)
+    def question_of(self, item: Item) -> tuple[Piece, ...]:
+        """See `Task.question_of`."""
+        prior, current = item.images
+        return ("Prior image: ", prior, "\nCurrent image: ", current, "\n" + with_choices(item.question, item.options))
+
+    def as_owner_asks(self, item: Item, prompt: str) -> Asked:
+        """See `Task.as_owner_asks`. He says nothing of it: MedXpertQA's prompts, and each image named in the question."""
+        return asked_as(prompt, tuple(item.options), self.question_of(item))
 
 
 def _path(row: Mapping[str, Any], name: str, where: str) -> str:

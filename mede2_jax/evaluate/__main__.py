@@ -1,0 +1,46 @@
+"""`python -m mede2_jax.evaluate`: a model's scores on benchmarks, from the owners' files to one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from mede2_jax.command import run_command
+from mede2_jax.config import UserError
+from mede2_jax.evaluate.config import EvaluateConfig
+from mede2_jax.evaluate.run import dry_run, run
+from mede2_jax.flags import parse
+from mede2_jax.tasks.catalogue import TASKS
+
+DESCRIPTION = f"""Ask a model the items of benchmarks, in their owners' words or ours, and score its replies.
+
+  one            python -m mede2_jax.evaluate --task=medxpertqa_mm --data=MedXpertQA --model=runs/dpo/model --out=scores/dpo
+  several        … --task=medqa,mmmu_pro_standard10 --data=MedQA,MMMU_Pro        (a folder for each; one engine for all)
+  his words      … --prompt=mede2,official --mode=official     (official: each of the owner's prompts, two turns too)
+  scaling        … --n=32 --temperature=0.5                    (pass@k and majority votes; n may grow)
+  what is asked  … --dry_run                                   (the first prompts with their images, as text and tokens)
+  a first look   … --limit=20                                  (the score says that it is partial)
+  own servers    … --base_url=http://node1:8000/v1,http://node2:8000/v1
+  more machines  … --shard=0/4 --out=scores/0                  (and 1/4, …; mede2 score reads their rollouts.jsonl, joined)
+  go on          the same command: what is there stays, what is missing is sampled
+
+In --out: rollouts.jsonl (second_turns.jsonl) with every prompt and reply, questions.jsonl, images/, TASK/PROMPT/score.json and
+verdicts.jsonl, evaluation.json. Greedy, one sample and {EvaluateConfig().max_tokens:,} tokens are our defaults, not the owners'.
+
+Tasks: {", ".join(list(TASKS)[: len(TASKS) // 2])},
+  {", ".join(list(TASKS)[len(TASKS) // 2 :])}.
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and evaluates."""
+    config = parse(EvaluateConfig, argv, program="python -m mede2_jax.evaluate", description=DESCRIPTION)
+    needed = ["task", "data", "model", *([] if config.dry_run else ["out"])]
+    if missing := [f"--{name}" for name in needed if getattr(config, name) in (None, ())]:
+        raise UserError(f"missing {' and '.join(missing)}: give --task=NAME --data=FOLDER --model=MODEL_DIR --out=FOLDER; see --help")
+    (dry_run if config.dry_run else run)(config, Console(soft_wrap=True))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,59 @@
+"""Which items of which tasks are asked, in which ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mede2_jax.config import MOST_FAULTS, UserError
+from mede2_jax.evaluate.config import EvaluateConfig
+from mede2_jax.foreign import shown
+from mede2_jax.tasks.catalogue import Items, find_task, open_items
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What is asked of one task."""
+
+    items: Items
+    """All of the task, without images."""
+    prompts: tuple[str, ...]
+    ids: tuple[str, ...]
+    """Of the items that are asked, in the order of the files."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some items are left out."""
+        return len(self.ids) < len(self.items.items)
+
+
+def choose(config: EvaluateConfig) -> list[Chosen]:
+    """Reads the tasks' files, and says which items are asked.
+
+    Raises:
+        UserError: There is no such task or prompt, files cannot be read, or an id, a shard or a limit leaves nothing.
+    """
+    named = [find_task(name) for name in config.task]  # all names before the first file
+    prompts = [tuple(dict.fromkeys(name for said in config.prompt for name in task.prompt_names(said))) for task in named]
+    tasks = [open_items(task, data, images=False) for task, data in zip(named, config.folders, strict=True)]
+    if unknown := [one for one in config.ids if not any(one in items.by_id for items in tasks)]:
+        several = ", ".join(map(shown, unknown[:MOST_FAULTS])) + (", …" if len(unknown) > MOST_FAULTS else "")
+        raise UserError(f"--ids: {several} {'is' if len(unknown) == 1 else 'are'} no item of {', '.join(config.task)}")
+    return [Chosen(items, asked, _ids(items, config)) for items, asked in zip(tasks, prompts, strict=True)]
+
+
+def identity(chosen: Sequence[Chosen]) -> Mapping[str, Any]:
+    """What an evaluation is of: another one may not go on with its files. Which of the items are asked may change."""
+    return {one.items.task.name: {"data": one.items.digest, "prompts": list(one.prompts)} for one in chosen}
+
+
+def _ids(items: Items, config: EvaluateConfig) -> tuple[str, ...]:
+    index, shards = config.part
+    wanted, name = set(config.ids), items.task.name
+    ids = [item.id for item in items.items if not wanted or item.id in wanted]
+    if not ids:
+        raise UserError(f"--ids has no item of {name}; leave that task out")
+    if not (part := ids[index::shards][: config.limit]):
+        raise UserError(f"--shard={config.shard} has no item of {name}: there are {len(ids)}; use fewer shards")
+    return tuple(part)

@@ -1,0 +1,66 @@
+"""`--dry_run`: what a model would be shown, as text and as tokens, with the images in their places."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import Console
+
+from mede2_jax.data.processor import Processor
+from mede2_jax.engines.chat import ChatRequest
+from mede2_jax.evaluate.questions import THEN
+from mede2_jax.foreign import shown, visible
+from mede2_jax.rollout.job import SamplingJob
+from mede2_jax.rollout.run import request
+
+ITEMS = 1
+"""Of each task, unless `limit` or `ids` say otherwise."""
+
+
+def show_prompts(job: SamplingJob, names: Mapping[str, str], console: Console) -> None:
+    """Prints the prompt of every question of a job.
+
+    Args:
+        job: Of the questions.
+        names: What the benchmark calls an image file.
+        console: Where to.
+    """
+
+    def say(line: str, style: str | None = None) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False, style=style)
+
+    for number in job.numbers:
+        question = job.questions.question(number)
+        asked = request(job, number, range(1))
+        tokens = job.prompt_ids(asked)
+        say(f"── {shown(question.id, 200)}: {len(tokens):,} tokens", "bold")
+        say(shown_text(job.processor, asked, tokens, [shown(names.get(name, name)) for name in question.images]))
+        if then := question.metadata.get(THEN):
+            say(f"── then, to the reply: {shown(str(then), 400)}")
+        say(f"── tokens: {shown_tokens(job.processor, tokens)}\n")
+
+
+def shown_text(processor: Processor, asked: ChatRequest, tokens: Sequence[int], names: Sequence[str]) -> str:
+    """A prompt's text, with each image named in its place."""
+    images = zip(names, asked.decoded, strict=True)
+    pieces = []
+    for is_image, some in _runs(processor, tokens):
+        if is_image:
+            name, image = next(images)
+            pieces.append(f"⟦image {name}, {image.width}×{image.height}: {len(some):,} tokens⟧")
+        else:
+            text = processor.chat.tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            pieces.append("\n".join(map(visible, text.split("\n"))))
+    return "".join(pieces)
+
+
+def shown_tokens(processor: Processor, tokens: Sequence[int]) -> str:
+    """A prompt's token ids; those of an image are one with its count."""
+    return " ".join(f"{some[0]}×{len(some)}" if is_image else " ".join(map(str, some)) for is_image, some in _runs(processor, tokens))
+
+
+def _runs(processor: Processor, tokens: Sequence[int]) -> Iterator[tuple[bool, list[int]]]:
+    image = processor.chat.image_token_id
+    for is_image, some in itertools.groupby(tokens, lambda token: token == image):
+        yield is_image, list(some)

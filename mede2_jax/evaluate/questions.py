@@ -1,0 +1,159 @@
+"""The questions of an evaluation as a file, and their images beside it, each once by what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mede2_jax.config import UserError
+from mede2_jax.data.images import check_image, read_image_bytes, resolve_image
+from mede2_jax.data.ordered import in_order
+from mede2_jax.data.readers import read_own
+from mede2_jax.data.reading import located
+from mede2_jax.data.record_file import RecordFile
+from mede2_jax.data.records import Question
+from mede2_jax.evaluate.chosen import Chosen
+from mede2_jax.foreign import shown
+from mede2_jax.outputs.file import write_whole
+from mede2_jax.tasks.asking import ItemImage
+from mede2_jax.tasks.catalogue import read_items
+from mede2_jax.tasks.item import Item
+
+QUESTIONS, IMAGES = "questions.jsonl", "images"
+THEN = "then"
+"""In the metadata of a question in two turns: what the user says to the first reply."""
+_SUFFIX = re.compile(r"\.[a-z]{3,4}")
+
+
+class ImageStore:
+    """Image files by the digest of what they hold.
+
+    Args:
+        folder: Of the evaluation; the files are in its `images`.
+        max_image_pixels: An image with more is an error.
+    """
+
+    def __init__(self, folder: Path, max_image_pixels: int) -> None:
+        self.folder, self.max_image_pixels = folder / IMAGES, max_image_pixels
+        self.names: dict[str, str] = {}
+        """What the benchmark calls each."""
+
+    def put(self, data: bytes, name: str) -> str:
+        """Keeps an image, from any thread; returns its path from the evaluation's folder.
+
+        Raises:
+            UserError: It cannot be decoded.
+        """
+        suffix = Path(name).suffix.lower()
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
+        if not path.exists():
+            check_image(data, name, self.max_image_pixels)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / f".{path.name}.{threading.get_ident()}.partial"
+            partial.write_bytes(data)
+            os.replace(partial, path)
+        relative = f"{IMAGES}/{path.name}"
+        self.names.setdefault(relative, name)
+        return relative
+
+
+def question_id(task: str, prompt: str, item: str) -> str:
+    """Of an item asked in one way."""
+    return f"{task}/{prompt}/{item}"
+
+
+def prepare(chosen: Sequence[Chosen], roots: Sequence[Path], data: Sequence[Path], store: ImageStore) -> Iterator[Question]:
+    """The questions, item by item, with their images kept.
+
+    Args:
+        chosen: What is asked.
+        roots: Folders that image files are looked for in; none: beside each task's files.
+        data: Where each task's files are.
+        store: Where images go.
+
+    Raises:
+        UserError: An image is missing or damaged; names item and image.
+    """
+    for one, folder in zip(chosen, data, strict=True):
+        wanted, beside = set(one.ids), roots or _beside(one, folder)
+
+        def questions(item: Item, one: Chosen = one, beside: Sequence[Path] = beside) -> list[Question]:
+            with located(f"{one.items.task.name}, item {shown(item.id)}"):
+                return _questions(one, item, beside, store)
+
+        items = (item for item in read_items(one.items.task, one.items.files) if item.id in wanted)
+        yield from itertools.chain.from_iterable(in_order(questions, items))
+
+
+def write_questions(path: Path, questions: Sequence[Question], *, keep: bool) -> list[int]:
+    """Writes the file of questions; returns the record number of each that is asked now.
+
+    Args:
+        path: Of the file.
+        questions: Those that are asked now.
+        keep: Whether what is in the file stays where it is: there are replies to it.
+
+    Raises:
+        UserError: The file that is there is damaged.
+    """
+    records: dict[str, Question] = {}
+    if keep and path.exists():
+        file = RecordFile(path)
+        before = (read_own(file[number], Question, file.where(number)) for number in range(len(file)))
+        records = {question.id: question for question in before}
+    records |= {question.id: question for question in questions}
+    write_whole(path, "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records.values()))
+    numbers = {id: number for number, id in enumerate(records)}
+    return [numbers[question.id] for question in questions]
+
+
+def prompts_digest(questions: Sequence[Question]) -> str:
+    """Of what is asked: every word, and what every image holds."""
+    whole = hashlib.sha256()
+    for question in questions:
+        whole.update(question.model_dump_json(include={"id", "prompt", "images", "metadata"}).encode() + b"\n")
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _questions(one: Chosen, item: Item, roots: Sequence[Path], store: ImageStore) -> list[Question]:
+    task, kept = one.items.task, dict[ItemImage, str]()
+    questions = []
+    for prompt in one.prompts:
+        asked = task.asked(item, prompt)
+        for image in asked.images:
+            if image not in kept:
+                kept[image] = store.put(_bytes(image, roots), image.name)
+        questions.append(
+            Question(
+                id=question_id(task.name, prompt, item.id),
+                prompt=asked.messages,
+                images=tuple(kept[image] for image in asked.images),
+                source=task.name,
+                metadata={"prompt": prompt, "item": item.id} | ({} if asked.then is None else {THEN: asked.then}),
+            )
+        )
+    return questions
+
+
+def _beside(one: Chosen, data: Path) -> list[Path]:
+    """Where the image files of a task may lie: in the folder that the user gave, or around the file."""
+    bases = [data] if data.is_dir() else [data.parent, data.parent.parent]
+    return [base / folder for base in bases for folder in one.items.task.image_folders]
+
+
+def _bytes(image: ItemImage, roots: Sequence[Path]) -> bytes:
+    if image.data is not None:
+        return image.data
+    for root in roots:
+        try:
+            resolve_image(root, image.name)
+        except UserError:
+            continue
+        return read_image_bytes(root, image.name)
+    places = " or ".join(shown(str(root), 200) for root in roots)
+    raise UserError(f"no image {shown(image.name)!r} in {places}; put it there, or give --images=FOLDER (data/README.md says where from)")

@@ -1,0 +1,141 @@
+"""From benchmarks and a model to scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mede2_jax.config import UserError
+from mede2_jax.data.records import Question
+from mede2_jax.evaluate.chosen import Chosen, choose, identity
+from mede2_jax.evaluate.config import EvaluateConfig
+from mede2_jax.evaluate.dry_run import ITEMS, show_prompts
+from mede2_jax.evaluate.questions import QUESTIONS, THEN, ImageStore, prepare, prompts_digest, write_questions
+from mede2_jax.evaluate.sampling import COMMAND, ROLLOUTS, check_benchmarks, of_benchmarks, sample
+from mede2_jax.outputs.file import OutputFile, write_whole
+from mede2_jax.rollout.engine import check_engine
+from mede2_jax.rollout.job import SamplingJob, open_job
+from mede2_jax.score.config import ScoreConfig
+from mede2_jax.score.responses import Responses, of_prompt, read_responses
+from mede2_jax.score.run import score
+from mede2_jax.score.summary import ENDS, Json
+from mede2_jax.weights.model_info import read_info
+
+SUMMARY = "evaluation.json"
+
+
+def run(config: EvaluateConfig, console: Console) -> Json:
+    """Samples what is missing, scores all of it, and returns what evaluation.json says.
+
+    Raises:
+        UserError: What was given cannot be used, or the engine broke down; nothing that was there is lost.
+    """
+    assert config.out is not None and config.model is not None
+    if config.out.exists() and not config.out.is_dir():
+        raise UserError(f"--out={config.out} is a file; give a folder")
+    read_info(config.model)
+    chosen = choose(config)
+    benchmarks = identity(chosen)
+    with OutputFile(config.out / ROLLOUTS, "rollouts", " (each shard needs one of its own)") as file:
+        check_benchmarks(file, benchmarks)
+        store = ImageStore(config.out, config.processor.max_image_pixels)
+        questions = list(prepare(chosen, config.images, config.folders, store))
+        numbers = write_questions(config.out / QUESTIONS, questions, keep=not file.is_empty)
+        job = of_benchmarks(_job(config, config.out, numbers, console), benchmarks)
+        check_engine(job)
+        two_turns = [number for number, question in zip(numbers, questions, strict=True) if THEN in question.metadata]
+        files = sample(job, file, benchmarks, two_turns, console)
+        scores = _scores(config, chosen, questions, files, console)
+    summary: Json = {"command": COMMAND, "config": config.model_dump(mode="json"), "benchmarks": benchmarks, "scores": scores}
+    write_whole(config.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    console.print(_closing_table(scores))
+    console.print(f"scores and verdicts are in {config.out}, in a folder for each task and prompt", soft_wrap=True, markup=False)
+    return summary
+
+
+def dry_run(config: EvaluateConfig, console: Console) -> None:
+    """Shows the first prompts of each task; samples and keeps nothing.
+
+    Raises:
+        UserError: What was given cannot be used.
+    """
+    assert config.model is not None
+    if config.limit is None and not config.ids:
+        config = config.model_copy(update={"limit": ITEMS})
+    chosen = choose(config)
+    with tempfile.TemporaryDirectory(prefix="mede2-evaluate-") as name:
+        folder = Path(name)
+        store = ImageStore(folder, config.processor.max_image_pixels)
+        questions = list(prepare(chosen, config.images, config.folders, store))
+        numbers = write_questions(folder / QUESTIONS, questions, keep=False)
+        show_prompts(_job(config, folder, numbers, console), store.names, console)
+
+
+def _job(config: EvaluateConfig, folder: Path, numbers: Sequence[int], console: Console) -> SamplingJob:
+    """The sampling of questions of a folder's file."""
+    assert config.model is not None
+    return open_job(config.rollouts(folder / QUESTIONS, folder / ROLLOUTS), config.model, console, numbers)
+
+
+def _scores(
+    config: EvaluateConfig, chosen: Sequence[Chosen], questions: Sequence[Question], files: dict[bool, Path], console: Console
+) -> list[Json]:
+    assert config.out is not None
+    read = functools.cache(lambda path: read_responses(path, ScoreConfig().columns))
+    scores = []
+    for one, folder in zip(chosen, config.folders, strict=True):
+        for prompt in one.prompts:
+            name = one.items.task.name
+            asked = [question for question in questions if (question.source, question.metadata["prompt"]) == (name, prompt)]
+            how = ScoreConfig(
+                task=name,
+                data=folder,
+                out=config.out / name / prompt,
+                mode=config.mode,
+                prompt=prompt,
+                partial=one.is_partial,
+                k=config.k,
+                resamples=config.resamples,
+            )
+            path = files[any(THEN in question.metadata for question in asked)]
+            replies = _of_ids(of_prompt(read(path), one.items.task, prompt)[0], one.ids)
+            more = {"prompts": {"digest": prompts_digest(asked), "questions": len(asked)}}
+            result = score(how, one.items, replies, prompt, console, more)
+            scores.append({name: result[name] for name in ("task", "title", "prompt", "mode", "partial", "overall")} | {"at": result["at"]})
+    return scores
+
+
+def _of_ids(replies: Responses, ids: Sequence[str]) -> Responses:
+    """Replies to the items that are asked: a wider run may have left more."""
+    wanted = set(ids)
+    return dataclasses.replace(replies, responses=tuple(one for one in replies.responses if one.id in wanted))
+
+
+def _closing_table(scores: Sequence[Json]) -> Table:
+    ends = [end for end in ("unparsed", *ENDS) if any(one["overall"][end] for one in scores)]
+    table = Table(title=f"{len(scores)} scores · {scores[0]['mode']}", title_justify="left", title_style="bold")
+    for name in ("task", "prompt"):
+        table.add_column(name, overflow="fold")
+    for name in ("items", "correct", "%", "95% interval", *ends):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in scores:
+        overall = one["overall"]
+        interval = overall["interval"]
+        table.add_row(
+            escape(one["task"]),
+            escape(one["prompt"]),
+            f"{overall['items']:,}" + (f" of {one['partial']['of']:,}" if one["partial"] else ""),
+            f"{overall['correct']:,} of {overall['samples']:,}",
+            f"{100 * overall['accuracy']:.2f}",
+            "" if interval is None else f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f}",
+            *(f"{overall[end]:,}" for end in ends),
+        )
+    return table

@@ -1,0 +1,204 @@
+"""The replies of an evaluation: two sampling runs, the second of which asks what follows a first reply. All of it is `rollout`'s."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mede2_jax.config import UserError
+from mede2_jax.data.readers import read_own
+from mede2_jax.data.record_file import RecordFile
+from mede2_jax.data.records import Message, Question, Rollout
+from mede2_jax.engines.chat import ChatReply, ChatRequest
+from mede2_jax.evaluate.questions import THEN
+from mede2_jax.foreign import shown
+from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.manifest import Json, begun_otherwise, differences, read_begun
+from mede2_jax.outputs.resumable import Outcome
+from mede2_jax.rollout.engine import open_engine
+from mede2_jax.rollout.job import SamplingJob
+from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples
+from mede2_jax.rollout.run import RolloutRun, Samples
+from mede2_jax.tasks.asking import second_turn
+
+COMMAND = "python -m mede2_jax.evaluate"
+ROLLOUTS, SECOND_TURNS = "rollouts.jsonl", "second_turns.jsonl"
+Sample = tuple[str, int]
+"""A question, and the number of a reply to it."""
+
+
+class BegunEvaluation(BegunRollouts):
+    """What a run needs of the manifest of the run before."""
+
+    benchmarks: Json
+
+
+def check_benchmarks(file: OutputFile, benchmarks: Mapping[str, Any]) -> None:
+    """Refuses a file of another evaluation, before anything beside it is touched.
+
+    Raises:
+        UserError: Tasks, their files or the prompts are not the same; shows the difference.
+    """
+    if not file.is_empty:
+        before = read_begun(file.path, BegunEvaluation).benchmarks
+        if differing := differences(before, dict(benchmarks), lambda _: False):
+            raise begun_otherwise(file.path, differing.values())
+
+
+def of_benchmarks(job: SamplingJob, benchmarks: Mapping[str, Any]) -> SamplingJob:
+    """A job whose questions are known by what they were made of: which of the items are in their file may change."""
+    digest = hashlib.sha256(json.dumps(benchmarks, sort_keys=True).encode()).hexdigest()
+    return dataclasses.replace(job, inputs={**job.inputs, "questions": {**job.inputs["questions"], "digest": digest}})
+
+
+class EvaluationRun(RolloutRun):
+    """Replies to questions; first ones, where they have two turns."""
+
+    COMMAND = COMMAND
+    BEGUN: type[BegunRollouts] = BegunEvaluation
+
+    def __init__(self, job: SamplingJob, file: OutputFile, benchmarks: Mapping[str, Any], console: Console) -> None:
+        super().__init__(job, file, console)
+        self.benchmarks = benchmarks
+        self.place = {id: number for number, id in enumerate(job.all_ids)}
+        self._asked: dict[str, Question] = {}
+
+    def inputs(self) -> Mapping[str, Any]:
+        """As of rollouts, and what the questions were made of."""
+        return {**super().inputs(), "benchmarks": self.benchmarks}
+
+    def read(self, raw: Json, where: str) -> Rollout:
+        """A reply to what would be asked now, word for word and image for image."""
+        rollout = super().read(raw, where)
+        question = self.question(rollout.question_id)
+        if (rollout.prompt, rollout.images) != (self.conversation(question, rollout.sample), question.images):
+            raise UserError(f"{where}: {shown(question.id)} was asked otherwise then, in words or images; use another --out")
+        return rollout
+
+    def question(self, id: str) -> Question:
+        """The question of that id."""
+        if id not in self._asked:
+            self._asked[id] = self.job.questions.question(self.place[id])
+        return self._asked[id]
+
+    def conversation(self, question: Question, sample: int) -> tuple[Message, ...]:
+        """What is sent for a sample."""
+        return question.prompt
+
+
+class SecondTurns(EvaluationRun):
+    """Replies to what is said to a first reply: one for each of the first ones, with its number.
+
+    Args:
+        job: Of the first turns.
+        file: The output, held.
+        benchmarks: What the questions were made of.
+        first: First replies, by question and sample.
+        console: Where to show progress.
+    """
+
+    RECORD = "second turn"
+
+    def __init__(
+        self, job: SamplingJob, file: OutputFile, benchmarks: Mapping[str, Any], first: Mapping[Sample, Rollout], console: Console
+    ) -> None:
+        super().__init__(job, file, benchmarks, console)
+        self.first, self.faults = first, dict[Sample, str]()
+
+    def conversation(self, question: Question, sample: int) -> tuple[Message, ...]:
+        """The first turn, the reply to it, and what the user says then; without that reply, the first turn alone."""
+        first = self.first.get((question.id, sample))
+        return question.prompt if first is None else second_turn(question.prompt, first.response, str(question.metadata[THEN]))
+
+    def plan(self) -> list[Samples]:
+        """Each missing sample alone: each has a conversation of its own."""
+        return [(number, range(sample, sample + 1)) for number, samples in super().plan() for sample in samples]
+
+    def request(self, number: int, samples: range) -> ChatRequest:
+        """The request for a sample."""
+        asked = super().request(number, samples)
+        return dataclasses.replace(asked, messages=self.conversation(self.question(asked.id), samples.start))
+
+    @contextlib.contextmanager
+    def answers(self) -> Iterator[Iterator[Outcome[Rollout, FailedSamples]]]:
+        """The engine's replies, after what cannot be asked."""
+        longest = max(self._length(*self._name(one)) for one in self.missing)
+        self.job = dataclasses.replace(self.job, longest_prompt=max(longest, 1))
+        lost = [one for one in self.missing if self._name(one) in self.faults]
+        failures: Iterator[Outcome[Rollout, FailedSamples]] = (Outcome(self.items(one), failure=self._failure(one)) for one in lost)
+        if len(lost) == len(self.missing):
+            yield failures
+            return
+        requests = (self.request(*one) for one in self.missing if self._name(one) not in self.faults)
+        with open_engine(self.job, self.say) as engine:
+            yield itertools.chain(failures, map(self._outcome, engine.answer(requests)))
+
+    def _name(self, wanted: Samples) -> Sample:
+        number, samples = wanted
+        return self.job.all_ids[number], samples.start
+
+    def _failure(self, wanted: Samples) -> FailedSamples:
+        question, sample = self._name(wanted)
+        return FailedSamples(question=question, samples=(sample,), reason=self.faults[question, sample])
+
+    def _length(self, id: str, sample: int) -> int:
+        """Tokens of a prompt, images counted; 0 where it cannot be asked, of which it takes note."""
+        first = self.first.get((id, sample))
+        if first is None:
+            self.faults[id, sample] = "the first turn has no reply"
+            return 0
+        chat = self.job.processor.chat
+        try:
+            more = len(chat.prompt(self.conversation(self.question(id), sample))) - len(chat.prompt(first.prompt))
+        except UserError as error:  # a reply may hold what the template refuses
+            self.faults[id, sample] = f"the reply to the first turn cannot be shown to the model: {error}"
+            return 0
+        return first.prompt_tokens + more
+
+    def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
+        rollout = super()._rollout(question, sample, reply, index)
+        return rollout.model_copy(update={"metadata": {name: value for name, value in rollout.metadata.items() if name != THEN}})
+
+
+def sample(
+    job: SamplingJob, file: OutputFile, benchmarks: Mapping[str, Any], two_turns: Sequence[int], console: Console
+) -> dict[bool, Path]:
+    """Samples what is missing, in both turns.
+
+    Args:
+        job: Of all questions that are asked.
+        file: Of the replies to them, held.
+        benchmarks: What the questions were made of.
+        two_turns: Record numbers of those that have a second turn.
+        console: Where to show progress.
+
+    Returns:
+        The files of the replies that are scored: to questions of one turn (False) and of two (True).
+
+    Raises:
+        UserError: As `rollout.run`.
+    """
+    EvaluationRun(job, file, benchmarks, console).run()
+    out = file.path.with_name(SECOND_TURNS)
+    if two_turns:
+        first = first_replies(file.path)
+        config = job.config.model_copy(update={"out": out})
+        second = dataclasses.replace(job, config=config, numbers=tuple(two_turns))
+        with OutputFile(out, "second turns") as held:
+            SecondTurns(second, held, benchmarks, first, console).run()
+    return {False: file.path, True: out}
+
+
+def first_replies(path: Path) -> dict[Sample, Rollout]:
+    """The replies to first turns of two, by question and sample."""
+    file = RecordFile(path)
+    rollouts = (read_own(file[number], Rollout, file.where(number)) for number in range(len(file)))
+    return {(one.question_id, one.sample): one for one in rollouts if THEN in one.metadata}

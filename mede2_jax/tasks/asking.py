@@ -1,0 +1,113 @@
+"""How an item is asked: a conversation with its images in their places, in one turn or in two."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from mede2_jax.config import UserError
+from mede2_jax.data.records import ImagePart, Message, Part, TextPart
+from mede2_jax.foreign import shown
+
+OURS = "mede2"
+"""The prompt of ours that every task has: the paper's system turn, and the question with its choices."""
+OFFICIAL = "official"
+"""Stands for each of an owner's ways to ask."""
+CHOICES = "\nAnswer Choices: "
+MARK = re.compile(r"<image (\d)>")
+"""Stands in a question or an option of MMMU's for the column `image_k`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemImage:
+    """An image of an item: a file of the benchmark, or the bytes that its table holds."""
+
+    name: str
+    data: bytes | None = None
+    """None: it is the file of that name."""
+
+
+Piece = str | ItemImage
+"""Of what a user says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """An item, as it is asked."""
+
+    user: tuple[Piece, ...]
+    """The user's turn: texts, and images where they stand."""
+    system: str | None = None
+    """None: no system turn."""
+    then: str | None = None
+    """What the user says to the reply; the reply to this is the one that is scored. None: one turn."""
+
+    @property
+    def images(self) -> tuple[ItemImage, ...]:
+        """One for each image part, in order; one that stands in two places is there twice."""
+        return tuple(piece for piece in self.user if isinstance(piece, ItemImage))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation up to the first reply."""
+        system = () if self.system is None else (Message(role="system", content=self.system),)
+        if not self.images:
+            return (*system, Message(role="user", content="".join(map(str, self.user))))
+        return (*system, Message(role="user", content=tuple(_parts(self.user))))
+
+
+def second_turn(first: Sequence[Message], reply: str, then: str) -> tuple[Message, ...]:
+    """The conversation in which the first reply stands, and what the user says to it."""
+    return (*first, Message(role="assistant", content=reply), Message(role="user", content=then))
+
+
+def choices(options: Mapping[str, str]) -> str:
+    """`(A) … (B) …`, as MedXpertQA's questions end."""
+    return " ".join(f"({one}) {option}" for one, option in options.items()).strip()
+
+
+def with_choices(question: str, options: Mapping[str, str]) -> str:
+    """A question as MedXpertQA writes it, without blanks around it; an open one has no choices."""
+    return (f"{question}{CHOICES}{choices(options)}" if options else question).strip()
+
+
+def with_images_in_place(text: str, images: Mapping[str, ItemImage], where: str) -> tuple[Piece, ...]:
+    """A text of MMMU's, in which every mark is the image that it stands for.
+
+    Args:
+        text: With marks, also repeated.
+        images: By the number in the mark.
+        where: Names the item.
+
+    Raises:
+        UserError: A mark has no image.
+    """
+    pieces = MARK.split(text)
+    return tuple(one for place, piece in enumerate(pieces) if (one := image_of(piece, images, where) if place % 2 else piece))
+
+
+def image_of(number: str, images: Mapping[str, ItemImage], where: str) -> ItemImage:
+    """The image that a mark stands for.
+
+    Raises:
+        UserError: There is none.
+    """
+    if number not in images:
+        raise UserError(f"{shown(where)}: <image {number}> stands in its text, and its file holds no such image; fetch the parquet files")
+    return images[number]
+
+
+def _parts(pieces: Iterable[Piece]) -> Iterator[Part]:
+    """Texts that follow one another are one part."""
+    text = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
+            continue
+        if text:
+            yield TextPart(text=text)
+        yield ImagePart()
+        text = ""
+    if text:
+        yield TextPart(text=text)

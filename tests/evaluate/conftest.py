@@ -1,0 +1,25 @@
+import sys
+from pathlib import Path
+
+import pytest
+from chat_server import ChatServer, model_tokenise
+
+sys.path.append(str(Path(__file__).parents[1] / "tasks"))  # task_files
+
+from benchmark_files import write_all
+
+
+@pytest.fixture(scope="module")
+def tokenise(tiny_model):
+    return model_tokenise(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_all(tmp_path_factory.mktemp("benchmarks"))
+
+
+@pytest.fixture
+def server(tokenise):
+    with ChatServer(tokenise=tokenise) as server:
+        yield server

@@ -1,0 +1,194 @@
+"""What each task says to a model, letter by letter, and where the images stand."""
+
+import json
+from pathlib import Path
+
+import pytest
+from task_files import diagnosisarena, medbullets, medqa, medxpertqa, mmmu, mmmu_pro, mmxu, write_csv, write_jsonl, write_parquet
+
+from mede2_jax.config import UserError
+from mede2_jax.reasoning.prompts import SYSTEM
+from mede2_jax.tasks.asking import OURS, second_turn
+from mede2_jax.tasks.catalogue import TASKS, find_task, open_items
+from mede2_jax.tasks.mmmu_pro import INSTRUCTIONS
+
+PROMPTS = Path(__file__).parents[2].parent / "shared" / "benchmarks" / "prompts.json"
+STEPS = "Q: {}\nA: Let's think step by step."
+LAST_LINE = (
+    "The last line of your response should be of the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of options."
+)
+
+
+def asked(name, data, prompt):
+    """Each item's system turn, its user turn with `[name]` for an image, and what the user says then."""
+    task = find_task(name)
+    found = []
+    for item in open_items(task, data).items:
+        one = task.asked(item, prompt)
+        images, text = iter(one.images), ""
+        *system, user = one.messages
+        for part in [user.content] if isinstance(user.content, str) else user.content:
+            text += part if isinstance(part, str) else part.text if part.type == "text" else f"[{next(images).name}]"
+        assert next(images, None) is None and user.image_count == len(one.images)
+        found.append((system[0].content if system else None, text, one.then))
+    return found
+
+
+MM = "A patient, number {}. What is seen?\nAnswer Choices: (A) finding 0 (B) finding 1 (C) finding 2 (D) finding 3 (E) finding 4"
+MEDICAL, BOXED = "You are a helpful medical assistant.", "Put your final answer within \\boxed{}. "
+THEREFORE = "Therefore, among A through {}, the answer is"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("cot", (MEDICAL, STEPS.format(MM.format(1)) + "[MM-1-a.jpeg][MM-1-b.jpeg]", THEREFORE.format("E"))),
+        ("ao", ("Please answer only.", f"Q: {MM.format(1)}\nA: Among A through E, the answer is[MM-1-a.jpeg][MM-1-b.jpeg]", None)),
+        ("reasoning", (MEDICAL, STEPS.format(MM.format(1)) + "[MM-1-a.jpeg][MM-1-b.jpeg]", None)),
+        ("boxed", (None, STEPS.format(MM.format(1)) + "[MM-1-a.jpeg][MM-1-b.jpeg]", BOXED + THEREFORE.format("E"))),
+        ("mede2", (SYSTEM.text, MM.format(1) + "[MM-1-a.jpeg][MM-1-b.jpeg]", None)),
+    ],
+)
+def test_medxpertqa(tmp_path, prompt, expected):
+    row = medxpertqa(1, images="ab")
+    data = write_jsonl(tmp_path / "MM" / "test.jsonl", [row | {"question": row["question"] + " \n"}])
+    assert asked("medxpertqa_mm", data, prompt) == [expected]
+
+
+def test_medxpertqa_text_has_ten_letters(tmp_path):
+    data = write_jsonl(tmp_path / "Text" / "test.jsonl", [medxpertqa(1, "J", subset="Text", images=(), options=10)])
+    ((system, text, then),) = asked("medxpertqa_text", data, "cot")
+    assert (system, then) == (MEDICAL, "Therefore, among A through J, the answer is")
+    assert text.endswith("(I) finding 8 (J) finding 9\nA: Let's think step by step.")
+
+
+def test_medqa_and_medbullets_are_asked_as_medxpertqa(tmp_path):
+    data = write_jsonl(tmp_path / "medqa.jsonl", [medqa(3)])
+    body = "Case 3?\nAnswer Choices: (A) drug A3 (B) drug B3 (C) drug C3 (D) drug D3"
+    assert asked("medqa", data, "cot") == [(MEDICAL, STEPS.format(body), "Therefore, among A through D, the answer is")]
+    assert asked("medqa", data, "ao") == [("Please answer only.", f"Q: {body}\nA: Among A through D, the answer is", None)]
+    assert asked("medqa", data, "mede2") == [(SYSTEM.text, body, None)]
+    data = write_csv(tmp_path / "medbullets_op5.csv", [medbullets(1)])
+    body = "Case 1,\nwith a line end?\nAnswer Choices: (A) step a (B) step b (C) step c (D) step d (E) step e"
+    assert asked("medbullets_op5", data, "reasoning") == [(MEDICAL, STEPS.format(body), None)]
+
+
+def test_mmmu_has_its_images_in_the_places_of_their_marks(tmp_path):
+    images = {1: b"1", 2: b"2", 3: b"3"}
+    rows = [
+        mmmu(1, question="First <image 2>, then <image 1>, again <image 2>.", images=images),
+        mmmu(2, options=("<image 3>", "not <image 1>"), question="Which?", images=images),
+        mmmu(3, options=(), answer="2", question="How many in <image 1>?", images=images),
+        mmmu(4, question="No picture.", images=images),
+    ]
+    data = write_parquet(tmp_path / "Pharmacy" / "validation-0.parquet", rows).parents[1]
+    direct = "Answer with the option's letter from the given choices directly."
+    assert asked("mmmu_health", data, "official") == [
+        (None, f"First [2.png], then [1.png], again [2.png].\n(A) True\n(B) False\n\n{direct}", None),
+        (None, f"Which?\n(A) [3.png]\n(B) not [1.png]\n\n{direct}", None),
+        (None, "How many in [1.png]?\nAnswer the question using a single word or phrase.", None),
+        (None, f"No picture.\n(A) True\n(B) False\n\n{direct}", None),
+    ]
+    assert asked("mmmu_health", data, "mede2") == [
+        (SYSTEM.text, "First [2.png], then [1.png], again [2.png].\nAnswer Choices: (A) True (B) False", None),
+        (SYSTEM.text, "Which?\nAnswer Choices: (A) [3.png] (B) not [1.png]", None),
+        (SYSTEM.text, "How many in [1.png]?", None),
+        (SYSTEM.text, "No picture.\nAnswer Choices: (A) True (B) False", None),
+    ]
+
+
+def test_mmmu_pro_has_its_images_after_the_text_as_often_as_their_marks(tmp_path):
+    images = {1: b"1", 2: b"2", 4: b"4"}
+    rows = [mmmu_pro(1, question="See <image 2> and <image 1>, <image 2>.", options=("a", "b <image 4>", "c"), answer="B", images=images)]
+    data = write_parquet(tmp_path / "standard (10 options)" / "test-0.parquet", rows).parents[1]
+    body = "See <image> and <image>, <image>.\nA. a\nB. b <image>\nC. c\n"
+    tail = "[2.png][1.png][2.png][4.png]"
+    direct = "Answer with the option letter from the given choices directly."
+    cot = f"Answer the preceding multiple choice question. {LAST_LINE} Think step by step before answering."
+    assert asked("mmmu_pro_standard10", data, "direct") == [(None, body + direct + tail, None)]
+    assert asked("mmmu_pro_standard10", data, "cot") == [(None, body + cot + tail, None)]
+    ours = "See [2.png] and [1.png], [2.png].\nAnswer Choices: (A) a (B) b [4.png] (C) c"
+    assert asked("mmmu_pro_standard10", data, "mede2") == [(SYSTEM.text, ours, None)]
+
+
+def test_mmmu_pros_pictures_of_a_question_come_with_the_instruction(tmp_path):
+    row = {
+        "id": "test_Pharmacy_1",
+        "image": {"bytes": b"x", "path": "s.png"},
+        "options": "['a', 'b']",
+        "answer": "B",
+        "subject": "Pharmacy",
+    }
+    data = write_parquet(tmp_path / "vision" / "test-0.parquet", [row]).parents[1]
+    cot = f"Write out the multiple-choice question in the image and then solve it. {LAST_LINE} Think step by step before answering."
+    direct = f"Answer with the option letter from the given choices directly. {LAST_LINE}"
+    assert asked("mmmu_pro_vision", data, "cot") == [(None, f"{cot}[s.png]", None)]
+    assert asked("mmmu_pro_vision", data, "direct") == [(None, f"{direct}[s.png]", None)]
+    assert asked("mmmu_pro_vision", data, "mede2") == [(SYSTEM.text, "Answer the multiple-choice question in the image.[s.png]", None)]
+
+
+def test_mmxu_names_both_images_the_prior_one_first(tmp_path):
+    data = write_jsonl(tmp_path / "MMXU-test.jsonl", [mmxu(7)])
+    prior, current = (f"files/p10/p10000032/s7{n}/a.jpg" for n in (0, 1))
+    question = "What changed?\nAnswer Choices: (A) change A (B) change B (C) change C (D) change D"
+    body = f"Prior image: [{prior}]\nCurrent image: [{current}]\n{question}"
+    assert asked("mmxu", data, "mede2") == [(SYSTEM.text, body, None)]
+    assert asked("mmxu", data, "cot") == [(MEDICAL, STEPS.format(body), "Therefore, among A through D, the answer is")]
+
+
+def test_diagnosisarena_has_its_options_as_the_file_has_them(tmp_path):
+    options = "A. gout\nB. lupus\nC. flu\nD. rabies"
+    data = write_parquet(tmp_path / "data" / "test-0.parquet", [diagnosisarena(3, options)]).parents[1]
+    ((system, text, then),) = asked("diagnosisarena", data, "official")
+    assert system is None and then is None
+    assert text == (
+        "\nAccording to the provided medical case and select the most appropriate diagnosis from the following four options. "
+        "Put your final answer within \\boxed{}.\n\nHere is the medical case: \nCase Information:\nCase Information of 3\n"
+        "Physical Examination:\nPhysical Examination of 3\nDiagnostic Tests:\nDiagnostic Tests of 3\n\nHere are the four options: \n"
+        f"{options}\n\nPut your final answer letter within \\boxed{{}}.\nFinal answer: \\boxed{{Correct Option Letter}}\n"
+    )
+    ((_, ours, _),) = asked("diagnosisarena", data, "mede2")
+    assert ours.startswith("Case Information:\nCase Information of 3\n") and ours.endswith(
+        "\nAnswer Choices: (A) gout (B) lupus (C) flu (D) rabies"
+    )
+
+
+@pytest.mark.skipif(not PROMPTS.is_file(), reason=f"the owners' prompts are not at {PROMPTS}")
+def test_the_long_prompts_are_the_owners_byte_for_byte(tmp_path):
+    known = json.loads(PROMPTS.read_text("utf-8"))
+    assert {key: known["mmmu_pro"][key[0]][key[1]] for key in INSTRUCTIONS} == INSTRUCTIONS
+    row = diagnosisarena(3, "A. gout\nB. lupus")
+    data = write_jsonl(tmp_path / "diagnosisarena.jsonl", [row])
+    filled = tuple(row[name] for name in ("Case Information", "Physical Examination", "Diagnostic Tests", "Options"))
+    assert asked("diagnosisarena", data, "official")[0][1] == known["diagnosisarena_mcq"] % filled
+    data = write_parquet(
+        tmp_path / "Pharmacy" / "validation-0.parquet", [mmmu(1, question="q", images={}), mmmu(2, options=(), question="q")]
+    )
+    choice, short = asked("mmmu_health", data, "official")
+    assert choice[1] == known["mmmu_choice"].format(question="q", options="(A) True\n(B) False\n")
+    assert short[1] == known["mmmu_short"].format(question="q")
+
+
+def test_a_mark_without_its_image_is_said(tmp_path):
+    row = mmmu(1)
+    data = write_jsonl(tmp_path / "mmmu.jsonl", [{name: value for name, value in row.items() if "image" not in name}])
+    for prompt in ("official", "mede2"):
+        with pytest.raises(UserError, match="validation_Pharmacy_1: <image 1> stands in its text, and its file holds no such image"):
+            asked("mmmu", data, prompt)
+
+
+def test_names_of_prompts():
+    assert find_task("medqa").prompt_names("official") == ("cot", "ao", "reasoning", "boxed")
+    assert find_task("mmmu").prompt_names("official") == ("official",)
+    assert all(task.prompt_names(OURS) == ("mede2",) for task in TASKS.values())
+    with pytest.raises(UserError, match=r"--prompt=ao is none of mmmu's: mede2, or official for all of its owner's$"):
+        find_task("mmmu").prompt_names("ao")
+    with pytest.raises(UserError, match=r"--prompt=haiku is none of mmmu_pro_vision's: mede2, cot, direct, or official"):
+        find_task("mmmu_pro_vision").prompt_names("haiku")
+
+
+def test_the_second_turn_holds_the_first_reply():
+    task = find_task("medqa")
+    first = task.asked(task.read(medqa(1) | {"id": "medqa-1"}, "here"), "cot")
+    turns = second_turn(first.messages, " So B. ", first.then)
+    assert [(turn.role, turn.content) for turn in turns[2:]] == [("assistant", " So B. "), ("user", first.then)]
