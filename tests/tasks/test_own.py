@@ -132,7 +132,7 @@ def test_images_in_base64(tmp_path):
     config = ({"columns": {"images": "i"}, "images_are": "base64"},)
     for value in (coded, f"data:image/png;base64,{coded}", coded[:8] + "\n" + coded[8:], [coded]):
         assert [image.data for image in items(tmp_path, [ROW | {"i": value}], BASE, *config)[0].images] == [PNG]
-    for value in ("scans/a.png", coded[:-1], "data:image/png;base64,", "����", 7):
+    for value in ("scans/a.png", "lung.1234", coded[:-1], "data:image/png;base64,", "����", 7):
         said = refused(tmp_path, [ROW | {"i": value}], BASE, *config)
         assert "column 'i' must hold an image" in said
     assert items(tmp_path, [ROW | {"i": "scans/a.png"}], BASE, *config, images=False)[0].images == ()
