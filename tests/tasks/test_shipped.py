@@ -127,6 +127,21 @@ def test_each_opens_with_its_command_and_says_what_is_not_verified(name):
     assert f"python -m mede2_jax.score --task={name} --data=" in header and re.search(r"\bet al\. 20\d\d\)", header)
 
 
+def test_the_example_in_the_data_readme_is_one(tmp_path):
+    text = (SHIPPED.parents[1] / "data" / "README.md").read_text("utf-8")
+    (tmp_path / "mine.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0], "utf-8")
+    row = {"case": "c", "question": "?", "modality": "CT", "patient": "p1", "language": "en", "before": "1.png", "after": "2.png"}
+    options = dict(zip("abcd", ("w", "x", "y", "z"), strict=True))
+    rows = [
+        row | {"case": kind, "type": kind, "answer": answer, **options} for kind, answer in (("mcq", "D"), ("yes/no", "no"), ("?", "x"))
+    ]
+    (tmp_path / "test").mkdir()
+    write_json(tmp_path / "test" / "1.jsonl", [*rows, row | {"language": "de"}])
+    found = open_items(find_task(str(tmp_path / "mine.yaml")), tmp_path).items
+    assert [(item.fields["kind"], item.answer) for item in found] == [("choice", "D"), ("yes_no", "no"), ("open", "x")]
+    assert [image.name for image in found[0].images] == ["scans/1.png", "scans/2.png"]
+
+
 def test_open_and_closed_answers_are_scored_apart_and_words_beside(tmp_path, capsys):
     slake_files(tmp_path)
     more = [slake(4, "Right Pleural Effusion"), slake(5, "Lung, Heart")]
