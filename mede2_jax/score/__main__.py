@@ -11,7 +11,7 @@ from mede2_jax.config import UserError
 from mede2_jax.flags import parse
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.run import run
-from mede2_jax.tasks.catalogue import TASKS
+from mede2_jax.tasks.catalogue import TASKS, shipped_names
 
 _NAMES = list(TASKS)
 DESCRIPTION = f"""Score responses to a benchmark. Nothing is sampled: the responses may be anybody's.
@@ -22,7 +22,8 @@ DESCRIPTION = f"""Score responses to a benchmark. Nothing is sampled: the respon
   two models       … --against=scores/other: McNemar's test and a paired bootstrap
 
 Tasks: {", ".join(_NAMES[: len(_NAMES) // 2])},
-  {", ".join(_NAMES[len(_NAMES) // 2 :])}.
+  {", ".join(_NAMES[len(_NAMES) // 2 :])};
+  from configs/tasks: {", ".join(shipped_names())}; or a YAML file of yours (data/README.md).
 """
 
 

@@ -37,7 +37,7 @@ class ScoreConfig(Config):
     }
 
     task: str | None = None
-    """The benchmark, by its name in --help."""
+    """The benchmark, by its name in --help; or a YAML file that describes one."""
     data: Path | None = None
     """Its files as the owner has them: the folder, or one file. None: the items that the responses' own file carries."""
     responses: Path | None = None

@@ -22,6 +22,7 @@ from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_respon
 from mede2_jax.score.summary import ENDS, Json, summarise, table
 from mede2_jax.score.verdicts import Sample, carried_items, judged, pair, steps_of
 from mede2_jax.tasks.catalogue import Items, find_task, open_items
+from mede2_jax.tasks.own import OwnTask
 
 RULES = 1
 """Version of the rules that read replies: a score names it, and another one may give another score of the same file."""
@@ -79,6 +80,8 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         "steps": steps_of(samples),
         "unparsed": [f"{sample.id}#{sample.sample}" for sample in samples if sample.outcome == "unparsed"],
     }
+    if isinstance(task, OwnTask):
+        result["definition"] = task.definition
     if task.difference and config.mode == "official":
         result["difference_from_owner"] = task.difference
     if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
@@ -153,8 +156,16 @@ def _show(result: Json, console: Console) -> None:
         console.print(_curves(result["at"]))
     steps = ", ".join(f"{step} {count:,}" for step, count in result["steps"].items())
     console.print(f"read by: {steps}", markup=False)
+    if words := overall.get("words"):
+        recall, f1 = (f"{100 * words[name]['value']:.2f}{_between(words[name]['interval'])}" for name in ("recall", "f1"))
+        said = f"open answers ({words['items']:,} items): {recall} % of the right answer's words are there, F1 {f1}"
+        console.print(said, markup=False)
     for line in _notices(result):
         console.print(line, markup=False, style="yellow")
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return f" ({100 * interval[0]:.2f}–{100 * interval[1]:.2f})" if interval else ""
 
 
 def _row(shown_table: RichTable, name: str, one: Json, ends: Sequence[str]) -> None:

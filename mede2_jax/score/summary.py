@@ -13,6 +13,8 @@ from mede2_jax.config import UserError
 from mede2_jax.reasoning.normal_form import normalised
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.verdicts import Sample
+from mede2_jax.scoring.reading import several
+from mede2_jax.scoring.texts import SharedWords, shared_words
 from mede2_jax.statistics.intervals import Interval, accuracy, bootstrap, mean_over_items, wilson
 from mede2_jax.statistics.votes import chance_at, majority_at, pass_at
 from mede2_jax.tasks.item import Item, Task
@@ -98,6 +100,34 @@ def score(some: Table, config: ScoreConfig) -> Json:
         "standard_error": estimate.standard_error,
         "interval": None if interval is None else [interval.low, interval.high],
         "interval_method": method,
+        **_words(some, config),
+    }
+
+
+def _words(some: Table, config: ScoreConfig) -> Json:
+    """How much of the right answers replies to open questions hold, which is no part of whether they are right. Empty: there are none."""
+    chosen = [at for at, item in enumerate(some.items) if item.fields.get("kind") == "open"]
+    if not chosen:
+        return {}
+    opened = some.part(chosen)
+    values = np.array(
+        [
+            np.mean([dataclasses.astuple(shared_words(one.reading.answer, item.answer)) for one in samples], axis=0)
+            for item, samples in zip(opened.items, opened.samples, strict=True)
+        ]
+    )
+    found = bootstrap(values, seed=config.seed, clusters=opened.clusters, resamples=config.resamples)
+    return {
+        "words": {
+            "items": len(chosen),
+            **{
+                field.name: {
+                    "value": mean_over_items(values[:, at]).value,
+                    "interval": None if found is None else dataclasses.astuple(found.intervals[at]),
+                }
+                for at, field in enumerate(dataclasses.fields(SharedWords))
+            },
+        }
     }
 
 
@@ -142,4 +172,4 @@ def _vote(sample: Sample) -> str | None:
 def _right_votes(item: Item, samples: Sequence[Sample]) -> list[str]:
     """The votes that are right: the letter, or of an open question every text that a rule has found right."""
     rights = {vote for one in samples if one.outcome == "correct" and (vote := _vote(one)) is not None}
-    return sorted(rights | ({str(item.answer)} if item.options else set()))
+    return sorted(rights | (set(several(item.answer)) if item.options else set()))

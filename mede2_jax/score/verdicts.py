@@ -38,6 +38,8 @@ def carried_items(task: Task, responses: Responses) -> Items:
     """
     items: dict[str, Item] = {}
     for where, row in rows(responses.path):
+        if not task.wants(row):
+            continue
         item = task.read(row, where)
         if item.id and items.setdefault(item.id, item) != item:
             raise UserError(f"{where}: the item {shown(item.id)!r} is another here than in a row before")

@@ -14,24 +14,40 @@ from mede2_jax.fields import hint, nearest
 from mede2_jax.foreign import shown
 from mede2_jax.tasks import diagnosisarena, medbullets, medqa, medxpertqa, mmmu, mmmu_pro, mmxu
 from mede2_jax.tasks.item import Item, Task
-from mede2_jax.tasks.tables import SUFFIXES, rows
+from mede2_jax.tasks.own import own_task
+from mede2_jax.tasks.tables import SUFFIXES, column_names, rows
 
 TASKS: dict[str, Task] = {
     task.name: task for module in (medxpertqa, mmmu, mmmu_pro, medqa, medbullets, mmxu, diagnosisarena) for task in module.TASKS
 }
 """In the order of `--help`."""
 HOW_TO_GET = "data/README.md says where it comes from"
+SHIPPED = Path(__file__).parents[2] / "configs" / "tasks"
+"""Benchmarks that are YAML files, each found by its name; a package without its repository has none."""
+
+
+def shipped_names() -> list[str]:
+    """The names of the YAML files beside the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
+    """The task of that name, or of that YAML file.
 
     Raises:
-        UserError: There is none; the nearest name is suggested.
+        UserError: There is none, and the nearest name is suggested; or the file is not as it should be.
     """
-    if name not in TASKS:
-        raise UserError(f"unknown task {shown(name)!r}{hint(nearest(name, TASKS))}; the tasks are {', '.join(TASKS)}")
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    if name.endswith((".yaml", ".yml")):
+        task = own_task(Path(name))
+        if task.name in TASKS:
+            raise UserError(f"{name}: 'name: {task.name}' is that of another benchmark; give this one its own")
+        return task
+    if name in (shipped := shipped_names()):
+        return own_task(SHIPPED / f"{name}.yaml")
+    names = [*TASKS, *shipped]
+    raise UserError(f"unknown task {shown(name)!r}{hint(nearest(name, names))}; the tasks are {', '.join(names)}, or a YAML file of yours")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +90,8 @@ def open_items(task: Task, data: Path, *, images: bool = True) -> Items:
         UserError: No file is found, one is of another benchmark, a row is not as it should be, or an id is given twice.
     """
     files = _files(task, data)
+    if task.all_columns:
+        _check_columns(task, files, images)
     items = list(read_items(task, files, images=images))
     if not items:
         raise UserError(f"{data}: none of its items is one of {task.name}; {HOW_TO_GET}")
@@ -87,8 +105,7 @@ def read_items(task: Task, files: Iterable[Path], *, images: bool = True) -> Ite
     Raises:
         UserError: As `open_items`.
     """
-    for file in files:
-        yield from (item for item in _read(task, file, images) if task.holds(item))
+    yield from (item for item in _read(task, tuple(files), images) if task.holds(item))
 
 
 def digest_of(files: Sequence[Path]) -> str:
@@ -120,7 +137,7 @@ def _files(task: Task, data: Path) -> tuple[Path, ...]:
     for patterns in task.files:
         together = (patterns,) if isinstance(patterns, str) else patterns
         found = sorted({path for pattern in together for path in data.glob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file()})
-        if len(found) > 1 and not _are_parts(found):
+        if len(found) > 1 and not task.all_files and not _are_parts(found):
             raise UserError(f"several files in {data} may be {task.name}: {', '.join(path.name for path in found)}; give --data=FILE")
         if found:
             return tuple(found)
@@ -134,15 +151,32 @@ def _are_parts(files: Sequence[Path]) -> bool:
     return all(parts) or len({path.parent for path in files}) == len(files)
 
 
-def _read(task: Task, file: Path, images: bool) -> Iterable[Item]:
-    number, columns = 0, (*task.columns, *(task.image_columns if images else ()))
-    for number, (where, row) in enumerate(rows(file, columns), start=1):
-        try:
-            item = task.read(row, where)
-        except UserError as error:
-            if number == 1:  # most likely all rows are like that
-                raise UserError(f"{error}; is {file.name} a file of {task.name}?") from None
-            raise
-        yield item if item.id else dataclasses.replace(item, id=f"{task.name}-{number - 1}")
-    if not number:
-        raise UserError(f"{file}: no rows in the file")
+def _check_columns(task: Task, files: Sequence[Path], images: bool) -> None:
+    """Refuses files of which none has one of the task's columns."""
+    there = list(dict.fromkeys(name for file in files for name in column_names(file)))
+    wanted = (*task.columns, *(task.image_columns if images else ()))
+    if there and (missing := [name for name in wanted if name not in there]):
+        some = ", ".join(f"{shown(name)!r}{hint(nearest(name, there))}" for name in missing[:MOST_FAULTS])
+        where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        raise UserError(f"{where}: no column {some}, which {task.name} names; the columns are {shown(', '.join(there), 200)}")
+
+
+def _read(task: Task, files: Sequence[Path], images: bool) -> Iterable[Item]:
+    """The items of all files; rows without an id get their number, which goes on from file to file."""
+    total, columns = 0, (*task.columns, *(task.image_columns if images else ()))
+    unread = set() if images else set(task.image_columns) - set(task.columns)  # of JSON and CSV, whose rows have them all the same
+    for file in files:
+        number = 0
+        for number, (where, row) in enumerate(rows(file, columns), start=1):
+            if not task.wants(row):
+                continue
+            try:
+                item = task.read({name: value for name, value in row.items() if name not in unread} if unread else row, where)
+            except UserError as error:
+                if number == 1:  # most likely all rows are like that
+                    raise UserError(f"{error}; is {file.name} a file of {task.name}?") from None
+                raise
+            yield item if item.id else dataclasses.replace(item, id=f"{task.name}-{total + number - 1}")
+        if not number:
+            raise UserError(f"{file}: no rows in the file")
+        total += number

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from mede2_jax.foreign import JSONFault, parse_json
 from mede2_jax.scoring.diagnosisarena import read_choice
 from mede2_jax.scoring.reading import Rule
 from mede2_jax.tasks.asking import Asked
-from mede2_jax.tasks.item import Item, Task, letter, options_of, text
+from mede2_jax.tasks.item import Item, Task, letter, options_of, text, written_options
 
 SECTIONS = ("Case Information", "Physical Examination", "Diagnostic Tests")
 _CHOICE = """
@@ -33,7 +31,6 @@ Here are the four options: \n\
 Put your final answer letter within \\boxed{}.
 Final answer: \\boxed{Correct Option Letter}
 """
-_LINES = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
 
 
 class DiagnosisArena(Task):
@@ -50,7 +47,7 @@ class DiagnosisArena(Task):
 
     def read(self, row: Mapping[str, Any], where: str) -> Item:
         """See `Task.read`. Options are a mapping, a list, JSON of these, or lines that begin with their letters."""
-        options = options_of(_parsed(row.get("Options")), "Options", where)
+        options = options_of(written_options(row.get("Options")), "Options", where)
         return Item(
             id=text(row, "id", where),
             question="\n".join(f"{name}:\n{text(row, name, where, empty=True)}" for name in SECTIONS),
@@ -66,15 +63,6 @@ class DiagnosisArena(Task):
     def rule(self, item: Item, prompt: str) -> Rule:
         """See `Task.rule`."""
         return Rule(functools.partial(read_choice, letters=tuple(item.options)))
-
-
-def _parsed(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_json(value)
-    except JSONFault:
-        return dict(_LINES.findall(value)) or value
 
 
 def _as_written(value: Any) -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import abc
+import ast
 import dataclasses
+import re
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from mede2_jax.config import UserError
-from mede2_jax.foreign import shown
+from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.reasoning.prompts import SYSTEM
 from mede2_jax.scoring.reading import Reading, Rule, Truth
 from mede2_jax.tasks.asking import OFFICIAL, OURS, Asked, ItemImage, Piece, with_choices
 
 LETTERS = string.ascii_uppercase
 Kind = Literal["choice", "open"]
+_LINES = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
+_LONGEST_LITERAL = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +56,15 @@ class Task(abc.ABC):
     """As tables call it."""
     files: tuple[str | tuple[str, ...], ...]
     """Where the owner's files lie in the folder that the user gives, as patterns, the likeliest first; a tuple is read together."""
-    columns: ClassVar[tuple[str, ...]]
+    columns: tuple[str, ...]
     """What is read of the files."""
-    image_columns: ClassVar[tuple[str, ...]] = ()
+    image_columns: tuple[str, ...] = ()
     """What is read besides where images are wanted."""
-    breakdowns: ClassVar[tuple[str, ...]] = ()
+    all_columns: ClassVar[bool] = False
+    """Whether each of these must be in one of the files: an owner's files differ in them, those of a YAML file do not."""
+    all_files: ClassVar[bool] = False
+    """Whether all files that a pattern finds are read together, and not only the numbered parts of one table."""
+    breakdowns: tuple[str, ...] = ()
     """Names of `Item.groups`, in the order of tables."""
     prompts: ClassVar[tuple[str, ...]] = ("official",)
     """The owner's ways to ask; a reply is read by the one it was asked in. The first is the default."""
@@ -64,7 +72,7 @@ class Task(abc.ABC):
     """Where the files of images lie in the folder that the user gives."""
     counts: Mapping[str, int]
     """Items that the owner's files hold: "" of all, `column=value` of a part."""
-    clustered: ClassVar[bool] = False
+    clustered: bool = False
     """Whether items hang together, so that intervals are to be drawn over clusters."""
     difference: ClassVar[str] = ""
     """Where the owner's own figure is another than that of his rule as it is meant, and why."""
@@ -76,6 +84,10 @@ class Task(abc.ABC):
         Raises:
             UserError: Names place, column and value.
         """
+
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is to be read at all: a file may also hold other languages, or other splits."""
+        return True
 
     @abc.abstractmethod
     def as_owner_asks(self, item: Item, prompt: str) -> Asked:
@@ -196,3 +208,22 @@ def options_of(value: Any, name: str, where: str) -> dict[str, str]:
     if len(options) < len(pairs) or not options or (isinstance(value, (list, tuple)) and len(value) > len(LETTERS)):
         raise UserError(f"{where}: column {name!r} must hold the options by letter, found {shown(value)}")
     return options
+
+
+def written_options(value: Any) -> Any:
+    """What a text of options stands for: JSON, a list or mapping as Python writes one, or lines that begin with their letters.
+
+    Anything else is given back as it is, for `options_of` to take or to refuse.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_json(value)
+    except JSONFault:
+        pass
+    if value.lstrip()[:1] in ("[", "{") and len(value) < _LONGEST_LITERAL:
+        try:
+            return ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return value
+    return dict(_LINES.findall(value)) or value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,22 @@ def rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str
     except KeyError:
         raise UserError(f"{path}: the name ends in none of {', '.join(SUFFIXES)}, so nobody knows what it holds; rename it") from None
     return read(path)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a file: of JSON, where rows may have others than one another, those of all rows.
+
+    Raises:
+        UserError: As of `rows`.
+    """
+    if path.suffix.lower() == ".parquet":
+        return _parquet_columns(path)
+    names: dict[str, None] = {}
+    for _, row in rows(path):
+        names.update(dict.fromkeys(map(str, row)))
+        if path.suffix.lower() == ".csv":
+            break
+    return list(names)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -92,6 +109,24 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, Row]]:
+    with _parquet(path) as file:
+        there = file.schema_arrow.names
+        wanted = there if columns is None else [name for name in there if name in columns]
+        number = 0
+        for batch in file.iter_batches(batch_size=_BATCH, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path} (row {number})", row
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    with _parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """An open file; whatever is wrong with it while it is read is one line."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -99,14 +134,6 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[s
         raise UserError(f"{path} is a parquet file; install pyarrow to read it, or give the same rows as JSONL") from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            there = file.schema_arrow.names
-            wanted = there if columns is None else [name for name in there if name in columns]
-            number = 0
-            for batch in file.iter_batches(batch_size=_BATCH, columns=wanted):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path} (row {number})", row
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as parquet: {shown(str(error), 200)}; fetch it again") from None
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # texts in it need not be UTF-8
+            yield file
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:  # texts in it need not be UTF-8
         raise UserError(f"{path} cannot be read as parquet: {shown(str(error), 200)}; fetch it again") from None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fuzz_commands import quietly
-from fuzz_mutators import Mutator, on_bytes, on_json, on_lines, on_one_line
+from fuzz_mutators import Mutator, on_bytes, on_json, on_lines, on_one_line, on_yaml
 from fuzz_target import Made, folder, target, written
 
 OPTIONS = {letter: f"finding {letter}" for letter in "ABCDE"}
@@ -41,6 +41,43 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "mmxu": [{"id": 1, "content_type": "worsen", "question": "What?", "options": OPTIONS, "answer": "A", **SCANS}],
     "diagnosisarena": [{"id": 7, **CASE, "Options": form, "Right Option": "B"} for form in (OPTIONS, json.dumps(OPTIONS), "A. x\nB. y")],
 }
+OWN_ROWS: list[dict[str, Any]] = [
+    {"id": 1, "q": "Which?", "a": "B", "o": ["x", "y"], "i": "a.png", "m": "CT", "lang": "en", "t": "pick"},
+    {"id": 2, "q": "Is it?", "a": "yes", "o": "A. x\nB. y", "i": ["a.png", "b.png"], "m": None, "lang": "en", "t": "closed"},
+    {"id": 3, "q": "What?", "a": ["a mass", "mass"], "i": {"bytes": None, "path": "a.png"}, "lang": "en", "t": "open"},
+    {"id": 4, "q": "Which?", "a": "A", "o": "{'A': 'A. x', 'B': 'B. y'}", "i": "iVBORw0KGgo=", "m": 1.5, "lang": "en", "t": "pick"},
+]
+OWN = """name: mine
+files: [data/*.jsonl, "*.jsonl"]
+columns:
+  id: id
+  question: q
+  answer: a
+  options: o
+  images: i
+  groups: [m]
+  cluster: q
+kinds:
+  column: t
+  values: {pick: choice, closed: yes_no, open: open}
+  others: short
+where:
+  lang: [en, de]
+image_folder: scans
+prompt: In a word.
+items: 4
+"""
+OWN_CHOICE = """name: mine
+files: "*.jsonl"
+columns:
+  question: q
+  answer: a
+  options: [o, m]
+  images: [i]
+kind: choice
+answer_is: text
+images_are: base64
+"""
 RESPONSES = [
     {"id": "MM-0", "response": "<think> a </think> <answer> B </answer>"},
     {"id": "MM-1", "response": ["A", "The answer is C"], "finish_reason": ["stop", "length"]},
@@ -65,6 +102,35 @@ def _rows(name: str) -> Made:
 
 for _name in ROWS:
     target(name=f"rows_{_name}")(functools.partial(_rows, _name))
+
+
+def _read_own(config: bytes, rows: bytes) -> None:
+    from mede2_jax.scoring.texts import shared_words
+    from mede2_jax.tasks.catalogue import find_task, open_items
+
+    task = find_task(str(written("own.yaml", config)))
+    for item in open_items(task, written("own/rows.jsonl", rows).parent).items:
+        rule = task.rule(item, "official")
+        assert rule is not None and rule.is_right(rule.read("(B) is the answer"), item.answer) in (True, False)
+        assert 0 <= shared_words("the answer", item.answer).recall <= 1
+
+
+@target()
+def own_yaml() -> Made:
+    rows = "\n".join(map(json.dumps, OWN_ROWS)).encode()
+    keys = ("name", "files", "columns", "options", "groups", "kind", "kinds", "values", "others", "where", "answer_is", "items", "yes")
+    return [OWN.encode(), OWN_CHOICE.encode()], on_yaml(*keys), functools.partial(_read_own, rows=rows)
+
+
+@target()
+def rows_own() -> Made:
+    return [json.dumps(row).encode() for row in OWN_ROWS], on_lines, functools.partial(_read_own, OWN.encode())
+
+
+@target()
+def rows_own_base64() -> Made:
+    row = OWN_ROWS[3] | {"o": "one", "m": "two", "a": "two"}
+    return [json.dumps(row).encode()], on_lines, functools.partial(_read_own, OWN_CHOICE.encode())
 
 
 def _table(suffix: str, mutate: Mutator, seeds: Sequence[bytes]) -> Made:
