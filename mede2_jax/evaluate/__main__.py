@@ -11,7 +11,7 @@ from mede2_jax.config import UserError
 from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.evaluate.run import dry_run, run
 from mede2_jax.flags import parse
-from mede2_jax.tasks.catalogue import TASKS
+from mede2_jax.tasks.catalogue import describe_tasks
 
 DESCRIPTION = f"""Ask a model the items of benchmarks, in their owners' words or ours, and score its replies.
 
@@ -28,8 +28,7 @@ DESCRIPTION = f"""Ask a model the items of benchmarks, in their owners' words or
 In --out: rollouts.jsonl (second_turns.jsonl) with every prompt and reply, questions.jsonl, images/, TASK/PROMPT/score.json and
 verdicts.jsonl, evaluation.json. Greedy, one sample and {EvaluateConfig().max_tokens:,} tokens are our defaults, not the owners'.
 
-Tasks: {", ".join(list(TASKS)[: len(TASKS) // 2])},
-  {", ".join(list(TASKS)[len(TASKS) // 2 :])}.
+{describe_tasks()}
 """
 
 

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mede2_jax.foreign import shown
 from mede2_jax.rollout.config import QuestionOptions, RolloutConfig, SamplingRun
-from mede2_jax.score.config import Mode
+from mede2_jax.score.config import Sizes
+from mede2_jax.scoring.modes import Mode
 from mede2_jax.tasks.asking import OURS
 
 
@@ -54,7 +55,7 @@ class EvaluateConfig(SamplingRun):
     """Only these items; may change from one run to the next."""
     mode: Mode = "mede2"
     """official: the owner's rule alone. mede2: the `<answer>`, else a plain answer, else the owner's rule on what follows `</think>`."""
-    k: tuple[int, ...] = ()
+    k: Sizes = ()
     """Of pass@k and MV@k; none: 1, 2, 4, … up to the samples of an item."""
     resamples: int = Field(default=10_000, ge=100, le=1_000_000)
     """Of the bootstrap."""
@@ -67,13 +68,6 @@ class EvaluateConfig(SamplingRun):
     def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if double := [name for at, name in enumerate(value) if name in value[:at]]:
             raise ValueError(f"{shown(double[0])} is given twice")
-        return value
-
-    @field_validator("k")
-    @classmethod
-    def _are_counts(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(k < 1 for k in value):
-            raise ValueError("k must be at least 1")
         return value
 
     @model_validator(mode="after")

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from mede2_jax.data.processor import Processor
 from mede2_jax.engines.chat import ChatRequest
-from mede2_jax.evaluate.questions import THEN
 from mede2_jax.foreign import shown, visible
 from mede2_jax.rollout.job import SamplingJob
 from mede2_jax.rollout.run import request
+from mede2_jax.tasks.asking import THEN
 
 ITEMS = 1
 """Of each task, unless `limit` or `ids` say otherwise."""

@@ -20,13 +20,11 @@ from mede2_jax.data.records import Question
 from mede2_jax.evaluate.chosen import Chosen
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import write_whole
-from mede2_jax.tasks.asking import ItemImage
+from mede2_jax.tasks.asking import THEN, ItemImage, question_id
 from mede2_jax.tasks.catalogue import read_items
 from mede2_jax.tasks.item import Item
 
 QUESTIONS, IMAGES = "questions.jsonl", "images"
-THEN = "then"
-"""In the metadata of a question in two turns: what the user says to the first reply."""
 _SUFFIX = re.compile(r"\.[a-z]{3,4}")
 
 
@@ -60,11 +58,6 @@ class ImageStore:
         relative = f"{IMAGES}/{path.name}"
         self.names.setdefault(relative, name)
         return relative
-
-
-def question_id(task: str, prompt: str, item: str) -> str:
-    """Of an item asked in one way."""
-    return f"{task}/{prompt}/{item}"
 
 
 def prepare(chosen: Sequence[Chosen], roots: Sequence[Path], data: Sequence[Path], store: ImageStore) -> Iterator[Question]:

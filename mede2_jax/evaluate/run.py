@@ -18,15 +18,16 @@ from mede2_jax.data.records import Question
 from mede2_jax.evaluate.chosen import Chosen, choose, identity
 from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.evaluate.dry_run import ITEMS, show_prompts
-from mede2_jax.evaluate.questions import QUESTIONS, THEN, ImageStore, prepare, prompts_digest, write_questions
+from mede2_jax.evaluate.questions import QUESTIONS, ImageStore, prepare, prompts_digest, write_questions
 from mede2_jax.evaluate.sampling import COMMAND, ROLLOUTS, check_benchmarks, of_benchmarks, sample
 from mede2_jax.outputs.file import OutputFile, write_whole
 from mede2_jax.rollout.engine import check_engine
 from mede2_jax.rollout.job import SamplingJob, open_job
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.responses import Responses, of_prompt, read_responses
-from mede2_jax.score.run import score
-from mede2_jax.score.summary import ENDS, Json
+from mede2_jax.score.run import add_columns, cells, score
+from mede2_jax.score.summary import Json
+from mede2_jax.tasks.asking import THEN
 from mede2_jax.weights.model_info import read_info
 
 SUMMARY = "evaluation.json"
@@ -120,22 +121,11 @@ def _of_ids(replies: Responses, ids: Sequence[str]) -> Responses:
 
 
 def _closing_table(scores: Sequence[Json]) -> Table:
-    ends = [end for end in ("unparsed", *ENDS) if any(one["overall"][end] for one in scores)]
     table = Table(title=f"{len(scores)} scores · {scores[0]['mode']}", title_justify="left", title_style="bold")
     for name in ("task", "prompt"):
         table.add_column(name, overflow="fold")
-    for name in ("items", "correct", "%", "95% interval", *ends):
-        table.add_column(name, justify="right", no_wrap=True)
+    ends = add_columns(table, [one["overall"] for one in scores])
     for one in scores:
-        overall = one["overall"]
-        interval = overall["interval"]
-        table.add_row(
-            escape(one["task"]),
-            escape(one["prompt"]),
-            f"{overall['items']:,}" + (f" of {one['partial']['of']:,}" if one["partial"] else ""),
-            f"{overall['correct']:,} of {overall['samples']:,}",
-            f"{100 * overall['accuracy']:.2f}",
-            "" if interval is None else f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f}",
-            *(f"{overall[end]:,}" for end in ends),
-        )
+        items = f"{one['overall']['items']:,}" + (f" of {one['partial']['of']:,}" if one["partial"] else "")
+        table.add_row(escape(one["task"]), escape(one["prompt"]), items, *cells(one["overall"], ends))
     return table

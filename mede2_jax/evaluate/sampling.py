@@ -18,7 +18,6 @@ from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Message, Question, Rollout
 from mede2_jax.engines.chat import ChatReply, ChatRequest
-from mede2_jax.evaluate.questions import THEN
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, begun_otherwise, differences, read_begun
@@ -27,7 +26,7 @@ from mede2_jax.rollout.engine import open_engine
 from mede2_jax.rollout.job import SamplingJob
 from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples
 from mede2_jax.rollout.run import RolloutRun, Samples
-from mede2_jax.tasks.asking import second_turn
+from mede2_jax.tasks.asking import THEN, second_turn
 
 COMMAND = "python -m mede2_jax.evaluate"
 ROLLOUTS, SECOND_TURNS = "rollouts.jsonl", "second_turns.jsonl"

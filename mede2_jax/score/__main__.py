@@ -11,9 +11,8 @@ from mede2_jax.config import UserError
 from mede2_jax.flags import parse
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.run import run
-from mede2_jax.tasks.catalogue import TASKS, shipped_names
+from mede2_jax.tasks.catalogue import describe_tasks
 
-_NAMES = list(TASKS)
 DESCRIPTION = f"""Score responses to a benchmark. Nothing is sampled: the responses may be anybody's.
 
   ours             python -m mede2_jax.score --task=medxpertqa_mm --data=FOLDER --responses=rollouts.jsonl --out=scores/mm
@@ -21,9 +20,7 @@ DESCRIPTION = f"""Score responses to a benchmark. Nothing is sampled: the respon
   the owner's      … --task=mmmu_pro_standard10 --responses=his_output.jsonl --mode=official      (the file carries the items)
   two models       … --against=scores/other: McNemar's test and a paired bootstrap
 
-Tasks: {", ".join(_NAMES[: len(_NAMES) // 2])},
-  {", ".join(_NAMES[len(_NAMES) // 2 :])};
-  from configs/tasks: {", ".join(shipped_names())}; or a YAML file of yours (data/README.md).
+{describe_tasks()}
 """
 
 

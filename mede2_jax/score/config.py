@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mede2_jax.config import Config
+from mede2_jax.scoring.modes import Mode
 
-Mode = Literal["official", "mede2"]
+Sizes = tuple[Annotated[int, Field(ge=1)], ...]
+"""Of k in pass@k and MV@k."""
 
 
 class ColumnsConfig(Config):
@@ -53,16 +55,10 @@ class ScoreConfig(Config):
     """Score a file that lacks items or samples; the result says so."""
     against: Path | None = None
     """Another score of the same items, its folder: is the difference more than chance?"""
-    k: tuple[int, ...] = ()
+    k: Sizes = ()
     """Of pass@k and MV@k; none: 1, 2, 4, … up to the samples of an item."""
     seed: int = 0
     """Of the bootstrap."""
     resamples: int = Field(default=10_000, ge=100, le=1_000_000)
     """Of the bootstrap."""
     columns: ColumnsConfig = ColumnsConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if any(k < 1 for k in self.k):
-            raise ValueError("k must be at least 1")
-        return self

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
-from mede2_jax.outputs.manifest import Said, manifest_path, read_said
+from mede2_jax.outputs.manifest import Said, read_said
 from mede2_jax.score.config import ColumnsConfig
-from mede2_jax.tasks.asking import OURS
+from mede2_jax.tasks.asking import OURS, THEN, question_id
 from mede2_jax.tasks.item import Task
 from mede2_jax.tasks.tables import Row, rows
 
@@ -40,7 +40,6 @@ class Response:
     sample: int
     text: str
     finish: Finish
-    where: str
     is_first: bool = False
     """Whether it is the first of two turns, and the reply to the second one is scored."""
 
@@ -123,23 +122,22 @@ def _asked_id(row: Row) -> str | None:
     metadata = row.get("metadata")
     if not isinstance(metadata, Mapping):
         return None
-    return f"{row.get('source')}/{metadata.get('prompt')}/{metadata.get('item')}"
+    return question_id(row.get("source"), metadata.get("prompt"), metadata.get("item"))
 
 
 def _failed(path: Path, there: Set[tuple[str, int]]) -> Iterator[Response]:
     """Samples of a rollout of ours that did not come, by the manifest beside it: they stay in the denominator."""
     said = read_said(path, Said)
-    where = str(manifest_path(path))
     for failed in said.failed if said is not None else ():
         question, samples = failed.get("question"), failed.get("samples")
         if isinstance(question, str) and isinstance(samples, list):
             numbers = [number for number in samples if isinstance(number, int) and number >= 0 and (question, number) not in there]
-            yield from (Response(question, number, "", "failed", where) for number in numbers)
+            yield from (Response(question, number, "", "failed") for number in numbers)
 
 
 def _find_columns(row: Row, columns: ColumnsConfig, where: str) -> dict[str, str]:
     """The names of the id's and the response's column, by the first row."""
-    if "parents" in row and "response" in row and columns.id is None and columns.response is None:
+    if PARENTS in row and "response" in row and columns.id is None and columns.response is None:
         return {"id": PARENTS, "response": "response"}  # a rollout of ours
     return {
         "id": _find("id", columns.id, IDS, row, where),
@@ -171,12 +169,12 @@ def _of_row(row: Row, found: Mapping[str, str], columns: ColumnsConfig, where: s
         raise UserError(f"{where}: column {found['response']!r} is missing; give every row one, empty where the model said nothing")
     said, first = row[found["response"]], _sample(row.get(columns.sample, 0), columns.sample, where)
     several = isinstance(said, list)
-    is_first = found["id"] == PARENTS and isinstance(row.get("metadata"), Mapping) and "then" in row["metadata"]
+    is_first = found["id"] == PARENTS and isinstance(row.get("metadata"), Mapping) and THEN in row["metadata"]
     finish = row.get(columns.finish)
     for number, one in enumerate(said if several else [said]):
         text, ended = _text(one, found["response"], where)
         of_this = finish[number] if several and isinstance(finish, list) and len(finish) == len(said) else finish
-        yield Response(str(identity), first + number, text, ended or _FINISHES.get(str(of_this), "stop"), where, is_first)
+        yield Response(str(identity), first + number, text, ended or _FINISHES.get(str(of_this), "stop"), is_first)
 
 
 def _sample(value: Any, name: str, where: str) -> int:

@@ -143,14 +143,12 @@ def _show(result: Json, console: Console) -> None:
     title = f"{result['title']} · {result['mode']} · asked as {result['prompt']}"
     shown_table = RichTable(title=title, title_style="bold", title_justify="left")
     shown_table.add_column("")
-    ends = [end for end in ("unparsed", *ENDS) if overall[end]]
-    for name in ("items", "correct", "%", "95% interval", *ends):
-        shown_table.add_column(name, justify="right", no_wrap=True)
-    _row(shown_table, "all", overall, ends)
+    ends = add_columns(shown_table, [overall])
+    shown_table.add_row("all", f"{overall['items']:,}", *cells(overall, ends))
     for values in result["by"].values():
         shown_table.add_section()
         for value, one in values.items():
-            _row(shown_table, visible(value), one, ends)
+            shown_table.add_row(escape(visible(value)), f"{one['items']:,}", *cells(one, ends))
     console.print(shown_table)
     if result["at"]:
         console.print(_curves(result["at"]))
@@ -168,12 +166,18 @@ def _between(interval: Sequence[float] | None) -> str:
     return f" ({100 * interval[0]:.2f}–{100 * interval[1]:.2f})" if interval else ""
 
 
-def _row(shown_table: RichTable, name: str, one: Json, ends: Sequence[str]) -> None:
+def add_columns(shown_table: RichTable, scores: Sequence[Json]) -> list[str]:
+    """Adds the columns of scores to a table; returns the ends of responses that there are, for `cells`."""
+    ends = [end for end in ("unparsed", *ENDS) if any(one[end] for one in scores)]
+    for name in ("items", "correct", "%", "95% interval", *ends):
+        shown_table.add_column(name, justify="right", no_wrap=True)
+    return ends
+
+
+def cells(one: Json, ends: Sequence[str]) -> list[str]:
+    """A score as a row has it, after its items."""
     interval = "" if one["interval"] is None else f"{100 * one['interval'][0]:.2f}–{100 * one['interval'][1]:.2f}"
-    correct = f"{one['correct']:,} of {one['samples']:,}"
-    shown_table.add_row(
-        escape(name), f"{one['items']:,}", correct, f"{100 * one['accuracy']:.2f}", interval, *(f"{one[end]:,}" for end in ends)
-    )
+    return [f"{one['correct']:,} of {one['samples']:,}", f"{100 * one['accuracy']:.2f}", interval, *(f"{one[end]:,}" for end in ends)]
 
 
 def _curves(at: Mapping[str, Any]) -> RichTable:
@@ -199,7 +203,7 @@ def _notices(result: Json) -> list[str]:
         notices.append(f"{counted(len(unparsed), 'response')} in which no answer could be read, counted as not correct: {some}")
     if said := result.get("difference_from_owner"):
         notices.append(said)
-    if figure := result.get("owners_figure"):
+    if (figure := result.get("owners_figure")) is not None:
         notices.append(f"the owner guesses where nothing can be read; his figure for these replies is {100 * figure:.2f}")
     if against := result.get("against"):
         interval = against["interval"] and f" ({100 * against['interval'][0]:+.2f} to {100 * against['interval'][1]:+.2f})"

@@ -15,7 +15,7 @@ from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.verdicts import Sample
 from mede2_jax.scoring.reading import several
 from mede2_jax.scoring.texts import SharedWords, shared_words
-from mede2_jax.statistics.intervals import Interval, accuracy, bootstrap, mean_over_items, wilson
+from mede2_jax.statistics.intervals import Bootstrap, Interval, accuracy, bootstrap, mean_over_items, wilson
 from mede2_jax.statistics.votes import chance_at, majority_at, pass_at
 from mede2_jax.tasks.item import Item, Task
 
@@ -120,13 +120,7 @@ def _words(some: Table, config: ScoreConfig) -> Json:
     return {
         "words": {
             "items": len(chosen),
-            **{
-                field.name: {
-                    "value": mean_over_items(values[:, at]).value,
-                    "interval": None if found is None else dataclasses.astuple(found.intervals[at]),
-                }
-                for at, field in enumerate(dataclasses.fields(SharedWords))
-            },
+            **{field.name: _with_interval(values, found, at) for at, field in enumerate(dataclasses.fields(SharedWords))},
         }
     }
 
@@ -148,18 +142,20 @@ def _at(some: Table, config: ScoreConfig) -> Json:
     columns = np.concatenate(list(values.values()), axis=1)
     found = bootstrap(columns, seed=config.seed, clusters=some.clusters, resamples=config.resamples)
     result: Json = {}
-    for place, (name, array) in enumerate(values.items()):
-        result[name] = {
-            str(k): {
-                "value": mean_over_items(array[:, at]).value,
-                "interval": None if found is None else dataclasses.astuple(found.intervals[place * len(ks) + at]),
-            }
-            for at, k in enumerate(ks)
-        }
+    for place, name in enumerate(values):
+        result[name] = {str(k): _with_interval(columns, found, place * len(ks) + at) for at, k in enumerate(ks)}
     if choice:
         chance = chance_at(np.array([len(item.options) for item in some.items]), ks)
         result["chance"] = {str(k): float(chance[:, at].mean()) for at, k in enumerate(ks)}
     return result
+
+
+def _with_interval(values: np.ndarray, found: Bootstrap | None, at: int) -> Json:
+    """A metric's mean over the items, of [I, M] values, and its interval."""
+    return {
+        "value": mean_over_items(values[:, at]).value,
+        "interval": None if found is None else dataclasses.astuple(found.intervals[at]),
+    }
 
 
 def _vote(sample: Sample) -> str | None:

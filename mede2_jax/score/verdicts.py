@@ -10,9 +10,8 @@ from pathlib import Path
 from mede2_jax.config import MOST_FAULTS, UserError, counted
 from mede2_jax.foreign import shown
 from mede2_jax.reasoning.answers import Outcome
-from mede2_jax.score.config import Mode
 from mede2_jax.score.responses import Finish, Response, Responses
-from mede2_jax.scoring.modes import judge
+from mede2_jax.scoring.modes import Mode, judge
 from mede2_jax.scoring.reading import NOTHING, Reading
 from mede2_jax.tasks.catalogue import Items, check_unique, digest_of
 from mede2_jax.tasks.item import Item, Task

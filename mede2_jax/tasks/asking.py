@@ -14,9 +14,16 @@ OURS = "mede2"
 """The prompt of ours that every task has: the paper's system turn, and the question with its choices."""
 OFFICIAL = "official"
 """Stands for each of an owner's ways to ask."""
+THEN = "then"
+"""In the metadata of a question in two turns: what the user says to the first reply."""
 CHOICES = "\nAnswer Choices: "
 MARK = re.compile(r"<image (\d)>")
 """Stands in a question or an option of MMMU's for the column `image_k`."""
+
+
+def question_id(task: object, prompt: object, item: object) -> str:
+    """Of an item asked in one way."""
+    return f"{task}/{prompt}/{item}"
 
 
 @dataclasses.dataclass(frozen=True)

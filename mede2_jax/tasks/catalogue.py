@@ -12,6 +12,7 @@ from pathlib import Path
 from mede2_jax.config import MOST_FAULTS, UserError
 from mede2_jax.fields import hint, nearest
 from mede2_jax.foreign import shown
+from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.tasks import diagnosisarena, medbullets, medqa, medxpertqa, mmmu, mmmu_pro, mmxu
 from mede2_jax.tasks.item import Item, Task
 from mede2_jax.tasks.own import own_task
@@ -29,6 +30,17 @@ SHIPPED = Path(__file__).parents[2] / "configs" / "tasks"
 def shipped_names() -> list[str]:
     """The names of the YAML files beside the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def describe_tasks() -> str:
+    """Which there are, for `--help`."""
+    names = list(TASKS)
+    half = len(names) // 2
+    shipped = ", ".join(shipped_names()) or "none here"
+    return (
+        f"Tasks: {', '.join(names[:half])},\n  {', '.join(names[half:])};\n"
+        f"  from configs/tasks: {shipped}; or a YAML file of yours (data/README.md)."
+    )
 
 
 def find_task(name: str) -> Task:
@@ -71,10 +83,11 @@ class Items:
         found = Counter("" for _ in self.items)
         for item in self.items:
             found.update(f"{name}={value}" for name, value in item.groups.items())
+        known = {name for item in self.items for name in item.groups}
         return [
             f"{part or 'items'}: {found[part]:,} instead of {expected:,}"
             for part, expected in self.task.counts.items()
-            if found[part] != expected
+            if found[part] != expected and (not part or part.partition("=")[0] in known)
         ]
 
 
@@ -110,11 +123,7 @@ def read_items(task: Task, files: Iterable[Path], *, images: bool = True) -> Ite
 
 def digest_of(files: Sequence[Path]) -> str:
     """Of what several files hold."""
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            whole.update(hashlib.file_digest(handle, "sha256").digest())
-    return f"sha256:{whole.hexdigest()}"
+    return f"sha256:{hashlib.sha256(' '.join(map(file_digest, files)).encode()).hexdigest()}"
 
 
 def check_unique(pairs: Iterable[tuple[str, str]], where: str) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import re
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import JSONFault, parse_json, shown
@@ -17,7 +17,6 @@ from mede2_jax.scoring.reading import Reading, Rule, Truth
 from mede2_jax.tasks.asking import OFFICIAL, OURS, Asked, ItemImage, Piece, with_choices
 
 LETTERS = string.ascii_uppercase
-Kind = Literal["choice", "open"]
 _LINES = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
 _LONGEST_LITERAL = 1 << 20
 
@@ -42,11 +41,6 @@ class Item:
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What else a prompt wants."""
 
-    @property
-    def kind(self) -> Kind:
-        """Whether one of several options is right, or a text."""
-        return "choice" if self.options else "open"
-
 
 class Task(abc.ABC):
     """A benchmark as its owner has it. One instance for each setting that has scores of its own."""
@@ -66,7 +60,7 @@ class Task(abc.ABC):
     """Whether all files that a pattern finds are read together, and not only the numbered parts of one table."""
     breakdowns: tuple[str, ...] = ()
     """Names of `Item.groups`, in the order of tables."""
-    prompts: ClassVar[tuple[str, ...]] = ("official",)
+    prompts: ClassVar[tuple[str, ...]] = (OFFICIAL,)
     """The owner's ways to ask; a reply is read by the one it was asked in. The first is the default."""
     image_folders: ClassVar[tuple[str, ...]] = ("",)
     """Where the files of images lie in the folder that the user gives."""
@@ -221,9 +215,16 @@ def written_options(value: Any) -> Any:
         return parse_json(value)
     except JSONFault:
         pass
-    if value.lstrip()[:1] in ("[", "{") and len(value) < _LONGEST_LITERAL:
-        try:
-            return ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            return value
+    if value.lstrip()[:1] in ("[", "{"):
+        return python_literal(value, value)
     return dict(_LINES.findall(value)) or value
+
+
+def python_literal(text: str, otherwise: Any = None) -> Any:
+    """What Python writes as this text; `otherwise` where it would not write it."""
+    if len(text) >= _LONGEST_LITERAL:
+        return otherwise
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return otherwise

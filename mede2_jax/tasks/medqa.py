@@ -37,9 +37,7 @@ class MedQA(AskedAsMedXpertQA):
             options = lettered([text(row, f"ending{number}", where) for number in range(4)])
             answer = text(row, "label", where)
             right = letter("ABCD"[int(answer)] if answer in ("0", "1", "2", "3") else answer, options, "label", where)
-            return Item(
-                id=text(row, "id", where), question=text(row, "sent1", where), answer=right, options=options, groups={"step": "unknown"}
-            )
+            return Item(id=text(row, "id", where), question=text(row, "sent1", where), answer=right, options=options)
         options = options_of(row.get("options"), "options", where)
         step = text(row, "meta_info", where)
         return Item(

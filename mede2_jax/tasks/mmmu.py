@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,12 @@ from mede2_jax.foreign import shown
 from mede2_jax.scoring.mmmu import OwnersGuesses, is_right, read_choice, read_open
 from mede2_jax.scoring.reading import Reading, Rule, Truth
 from mede2_jax.tasks.asking import MARK, Asked, ItemImage, Piece, with_choices, with_images_in_place
-from mede2_jax.tasks.item import LETTERS, Item, Task, letter, lettered, options_of, text
+from mede2_jax.tasks.item import LETTERS, Item, Task, letter, lettered, options_of, python_literal, text
 
 HEALTH = ("Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy", "Public_Health")
 IMAGES = 7
 _DIRECT = "Answer with the option's letter from the given choices directly."
 _SHORT = "Answer the question using a single word or phrase."
-_LONGEST_LIST = 1 << 20
 
 
 def listed(value: Any, name: str, where: str) -> list[str]:
@@ -28,12 +26,7 @@ def listed(value: Any, name: str, where: str) -> list[str]:
     Raises:
         UserError: It holds neither.
     """
-    found = value
-    if isinstance(value, str) and len(value) < _LONGEST_LIST:
-        try:
-            found = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            found = None
+    found = python_literal(value) if isinstance(value, str) else value
     if isinstance(found, list) and len(found) == 1 and isinstance(found[0], list):
         found = found[0]
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found) or len(found) > len(LETTERS):

@@ -60,15 +60,16 @@ def column_names(path: Path) -> list[str]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        start = path.open("rb").read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        with path.open("rb") as file:
+            start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
     if path.suffix.lower() == ".json" and start == b"{":
         yield from _columns(path)
         return
-    file = RecordFile(path)
-    for number in range(len(file)):
-        yield file.where(number), file[number]
+    records = RecordFile(path)
+    for number in range(len(records)):
+        yield records.where(number), records[number]
 
 
 def _columns(path: Path) -> Iterator[tuple[str, Row]]:

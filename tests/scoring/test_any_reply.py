@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mede2_jax.scoring import diagnosisarena, medxpertqa, mmmu, mmmu_pro, modes
+from mede2_jax.scoring import diagnosisarena, medxpertqa, mmmu, mmmu_pro, modes, peers
 from mede2_jax.scoring.reading import NOTHING, Reading, Rule, outcome_of
 
 LETTERS = "ABCDEFGHIJ"
@@ -32,6 +32,8 @@ RULES = {
     ),
     "diagnosisarena": (lambda reply: diagnosisarena.read_choice(reply, "ABCD"), {"box"}),
     "diagnosisarena's judge": (lambda reply: _scores(diagnosisarena.read_judge(reply)), {"scores"}),
+    "medevalkit": (lambda reply: peers.medevalkit(reply, OPTIONS), {"letter", "likeness"}),
+    "vlmevalkit": (lambda reply: peers.vlmevalkit(reply, OPTIONS), {"letter", "after 'answer is'", "option text"}),
     "mede2": (
         lambda reply: modes.mede2(reply, "B", CHOICE, OPTIONS).reading,
         {"answer tag", "plain answer", "(X)", "X as a word", "option text"},
