@@ -52,8 +52,8 @@ elif [ "$1" = --all ]; then
   run_pytest "${WORKERS[@]}" "$@" || failed=$?
   wait "$MEDE2_TEST_MAKER" || { cat "$log" && stop "an environment could not be made"; }
   [ "$failed" -eq 0 ] || exit "$failed"
-  say "fuzz, a minute"
-  bash launch/fuzz.sh 1 --seed=1 # the same inputs every time: a check does not fail by chance
+  say "fuzz, the same inputs every time"
+  bash launch/fuzz.sh --runs=500 --workers=2 --seed=1 # so many, not so long: what a fast machine reaches, a slow one does too
 else
   run_pytest "$@"
 fi

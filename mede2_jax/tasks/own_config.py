@@ -14,6 +14,11 @@ from mede2_jax.foreign import shown
 AnswerKind = Literal["choice", "yes_no", "short", "open"]
 Scalar = str | bool | int
 
+LONGEST_NAME = 255
+"""Bytes of a file's or folder's name that file systems take."""
+LONGEST_PATTERN = 800
+"""Characters; below any folder, what it finds stays within the 4,096 bytes of a path that systems take."""
+
 
 def _several(value: Any) -> Any:
     """One of several may be written without brackets."""
@@ -112,6 +117,9 @@ class OwnConfig(Config):
                 raise ValueError(f"{shown(pattern)!r} is no pattern of files below the data's folder, as 'data/test-*.parquet' is")
             if any("**" in part and part != "**" for part in parts):
                 raise ValueError(f"{shown(pattern)!r}: ** stands for folders and must be a part of its own, as in 'a/**/*.json'")
+            if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in parts) or len(pattern) > LONGEST_PATTERN:
+                limits = f"{LONGEST_NAME} bytes a part, {LONGEST_PATTERN:,} characters in all"
+                raise ValueError(f"{shown(pattern)!r} is longer than a file's name can be: {limits}")
         return files
 
     @model_validator(mode="after")
