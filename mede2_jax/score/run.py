@@ -18,6 +18,7 @@ from mede2_jax.outputs.file import write_whole
 from mede2_jax.outputs.manifest import file_digest, read_manifest
 from mede2_jax.score.against import SCORE, VERDICTS, compare
 from mede2_jax.score.config import ScoreConfig
+from mede2_jax.score.leakage import describe_leakage, leakage
 from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses
 from mede2_jax.score.summary import ENDS, Json, summarise, table
 from mede2_jax.score.verdicts import Sample, carried_items, judged, pair, steps_of
@@ -80,6 +81,8 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         "steps": steps_of(samples),
         "unparsed": [f"{sample.id}#{sample.sample}" for sample in samples if sample.outcome == "unparsed"],
     }
+    if responses.columns["id"] == PARENTS:
+        result["leakage"] = leakage(all_items, items.digest, responses.path, config)
     if isinstance(task, OwnTask):
         result["definition"] = task.definition
     if task.difference and config.mode == "official":
@@ -201,6 +204,8 @@ def _notices(result: Json) -> list[str]:
     if unparsed := result["unparsed"]:
         some = ", ".join(map(shown, unparsed[:LISTED])) + (", …" if len(unparsed) > LISTED else "")
         notices.append(f"{counted(len(unparsed), 'response')} in which no answer could be read, counted as not correct: {some}")
+    if leaked := result.get("leakage"):
+        notices.append(describe_leakage(leaked))
     if said := result.get("difference_from_owner"):
         notices.append(said)
     if (figure := result.get("owners_figure")) is not None:

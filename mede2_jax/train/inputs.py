@@ -27,7 +27,7 @@ from mede2_jax.foreign import visible
 from mede2_jax.models.attention import has_fused
 from mede2_jax.models.lora import is_trainable
 from mede2_jax.outputs.image_root import describe_root
-from mede2_jax.outputs.manifest import differences, several_of
+from mede2_jax.outputs.manifest import differences, file_digest, several_of
 from mede2_jax.parallel.distributed import agreed, is_first, several
 from mede2_jax.parallel.mesh import describe_excess, make_mesh, processes_along
 from mede2_jax.train.config import TrainConfig
@@ -173,6 +173,14 @@ def manifest(inputs: TrainingInputs) -> dict[str, Any]:
         "digests": list(inputs.digests),
         "data": sources,
     }
+
+
+def manifest_with_files(inputs: TrainingInputs) -> dict[str, Any]:
+    """The manifest with the digest of each data file, by which a history tells whether it is still the same; reads them once more."""
+    said = manifest(inputs)
+    for part in said["data"].values():
+        part["file_digest"] = file_digest(Path(part["path"]))
+    return said
 
 
 def check_same(inputs: TrainingInputs) -> None:

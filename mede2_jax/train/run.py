@@ -24,7 +24,7 @@ from mede2_jax.train.batches import eval_batches, open_loader, open_pass, unstac
 from mede2_jax.train.checkpoint import Best, Checkpoints, shapes_of
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.export import export
-from mede2_jax.train.inputs import TrainingInputs, check_same, manifest, open_inputs, show_inputs
+from mede2_jax.train.inputs import TrainingInputs, check_same, manifest_with_files, open_inputs, show_inputs
 from mede2_jax.train.loop import Loop
 from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
 from mede2_jax.train.model_spec import init_params
@@ -58,7 +58,7 @@ def run(config: TrainConfig, model_dir: Path, console: Console) -> None:
         return
     inputs = open_inputs(config, model_dir)
     check_same(inputs)
-    with open_run_directory(config, manifest(inputs)) if distributed.is_first() else contextlib.nullcontext():
+    with open_run_directory(config, manifest_with_files(inputs)) if distributed.is_first() else contextlib.nullcontext():
         distributed.barrier("run directory")
         show_inputs(inputs, console)
         with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):

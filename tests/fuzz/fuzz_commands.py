@@ -35,7 +35,7 @@ def paired(place: Path) -> None:
 
 def traced(place: Path) -> None:
     """Shows the first pair's history."""
-    from mede2_jax.trace import main
+    from mede2_jax.trace.__main__ import main
 
     known = json.loads((chain() / "pairs.jsonl").read_text(encoding="utf-8").splitlines()[0])["id"]
     quietly(main, [known, f"--pairs={place / 'pairs.jsonl'}", "--limit=0"])

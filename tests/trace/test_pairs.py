@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 
-from mede2_jax import trace as command
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.judge.__main__ import main as judge
-from mede2_jax.outputs.manifest import manifest_path, write_manifest
+from mede2_jax.outputs.manifest import file_digest, manifest_path, write_manifest
 from mede2_jax.pair.__main__ import main as pair
-from mede2_jax.trace import TraceConfig, main, trace
+from mede2_jax.trace.__main__ import main
+from mede2_jax.trace.config import TraceConfig
+from mede2_jax.trace.pairs import trace
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def history(sample, tiny_model, tmp_path):
         "command": "python -m mede2_jax.rollout",
         "config": {"engine": "flax", "n": 8, "temperature": 1.0, "seed": 0},
         "model": {"path": str(tiny_model), "family": "qwen2_5_vl", "digest": digest},
-        "questions": {"path": str(questions), "digest": command.file_digest(questions)},
+        "questions": {"path": str(questions), "digest": file_digest(questions)},
         "images": {"root": str(sample)},
         "versions": {"mede2_jax": "0.1.0", "jax": "1.2.3"},
     }

@@ -1,0 +1,1 @@
+"""Where a pair or a score comes from, as far as manifests tell."""
