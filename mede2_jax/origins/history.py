@@ -35,7 +35,7 @@ class Historian:
 
     def __init__(self, *, verify: bool = True) -> None:
         self.verify = verify
-        self._seen: dict[tuple[str, Path], Any] = {}
+        self._seen: dict[Path, Any] = {}
         """What was read, with the digest that its first mention has."""
 
     def records(self, name: str, path: Path, digest: Any = None, depth: int = 0) -> Source:
@@ -118,10 +118,10 @@ class Historian:
         """What is said of a thing that stands in the history already; two mentions must mean the same."""
         if depth > DEEPEST:
             return Source(name, path, fault=f"more than {DEEPEST} steps back")
-        if (name, path) not in self._seen:
-            self._seen[name, path] = digest
+        if path not in self._seen:
+            self._seen[path] = digest
             return None
-        differs = None not in (digest, self._seen[name, path]) and digest != self._seen[name, path]
+        differs = None not in (digest, self._seen[path]) and digest != self._seen[path]
         return Source(name, path, fault="as above, but it had another digest then" if differs else AS_ABOVE)
 
 

@@ -68,7 +68,7 @@ def of_model(name: str, path: Path, said: Mapping[str, Any]) -> Source:
     source = Source(name, path, said)
     try:
         info = read_info(path)
-    except UserError:
+    except (UserError, OSError):  # a path may be too long to be one
         source.fault = GONE
     else:
         source.manifest = {"family": info.family, "digest": info.digest, **said, "parents": list(info.parents)}
