@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -29,7 +30,7 @@ class _Overall(Foreign):
 
 
 class _Data(Foreign):
-    files: list[str]
+    files: Annotated[list[str], pydantic.Field(min_length=1)]
     digest: str
 
 
@@ -70,15 +71,20 @@ def of_score(folder: Path) -> Source:
     source = Source("score", path, raw)
     if not said.data_is_carried:
         source.made_of.append(_benchmark(said.data, folder))
-    replies = recorded_path(said.responses.path, path)
-    if not replies.exists() and (above := folder.parent.parent / replies.name).exists():
-        replies = above  # of an evaluation that was moved: its replies lie two folders above its scores
-    source.made_of.append(Historian().records("rollouts", replies, said.responses.digest))
+    source.made_of.append(Historian().records("rollouts", _found(said.responses.path, folder), said.responses.digest))
     return source
 
 
+def _found(text: str, folder: Path) -> Path:
+    """A path as a score has it; else beside the score or above, if all was moved: an evaluation's replies lie two folders above."""
+    path = recorded_path(text, folder / SCORE)
+    for above in (folder.parent, folder.parent.parent):
+        path = path if path.exists() else recorded_path(str(path), above / path.name)
+    return path
+
+
 def _benchmark(said: _Data, folder: Path) -> Source:
-    files = [recorded_path(name, folder / SCORE) for name in said.files]
+    files = [_found(name, folder) for name in said.files]
     where = files[0] if len(files) == 1 else files[0].parent
     source = Source("benchmark", where, {"digest": said.digest})
     if missing := [path for path in files if not path.is_file()]:

@@ -41,6 +41,47 @@ def traced(place: Path) -> None:
     quietly(main, [known, f"--pairs={place / 'pairs.jsonl'}", "--limit=0"])
 
 
+def traced_score(place: Path) -> None:
+    """Shows a score's history."""
+    from mede2_jax.trace.__main__ import main
+
+    quietly(main, [f"--score={place / 'scores'}"])
+
+
+@functools.cache
+def scored() -> Path:
+    """The chain, a run that was trained on its pairs, and a score of its model's replies; moved, so that all is found beside."""
+    from mede2_jax.score.__main__ import main
+
+    place = folder() / "scoring"
+    shutil.copytree(chain(), place)
+    for name in ("checkpoints", "model"):
+        (place / name).mkdir()
+    parents = [f"sha256:{'0' * 64}"]
+    info = {"family": "qwen2_5_vl", "digest": f"sha256:{'1' * 64}", "parents": parents, "dtype": "float32"}
+    (place / "model" / "model.json").write_text(json.dumps(info))
+    data = {"train": {"path": "pairs.jsonl", "file_digest": "0" * 64, "examples": 24, "skipped": {"too long": 2}}}
+    config = {"stage": "dpo", "optimizer": {"learning_rate": 1e-6}, "lora": {"rank": 8}}
+    trained = {"version": "0", "folder": str(place), "config": config, "model": "sft/model", "digests": parents, "data": data}
+    (place / "manifest.json").write_text(json.dumps(trained))
+    row = {"question": "Which?", "options": {"A": "x", "B": "y"}, "answer": "x", "answer_idx": "A", "meta_info": "step1"}
+    (place / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (place / "replies.jsonl").write_text(json.dumps({"id": "medqa-0#0", "parents": ["medqa-0"], "sample": 0, "response": "A"}) + "\n")
+    model = {"path": str(place / "model"), "digest": info["digest"], "family": "qwen2_5_vl"}
+    checked = [{"benchmark": "medqa", "digest": "", "thresholds": {"ngram": 13}, "matches": [{"id": "medqa-0", "record": "q"}]}]
+    said = {"command": "python -m mede2_jax.evaluate", "config": {"n": 1}, "model": model, "leakage": {"checked": checked}}
+    (place / "replies.jsonl.manifest.json").write_text(json.dumps(said))
+    quietly(main, ["--task=medqa", f"--data={place / 'rows.jsonl'}", f"--responses={place / 'replies.jsonl'}", f"--out={place / 'scores'}"])
+    return place.rename(folder() / "scored")
+
+
+def rescored(place: Path) -> None:
+    """Scores the replies, whose history says what was found in the training data."""
+    from mede2_jax.score.__main__ import main
+
+    quietly(main, ["--task=medqa", f"--data={place / 'rows.jsonl'}", f"--responses={place / 'replies.jsonl'}"])
+
+
 @functools.cache
 def chain() -> Path:
     """A folder with rollouts, their judgments and pairs, each with its manifest."""
@@ -56,10 +97,12 @@ def chain() -> Path:
     return place
 
 
-def _command(run: Callable[[Path], None], name: str, mutate: Mutator, outputs: Sequence[str]) -> Made:
+def _command(
+    run: Callable[[Path], None], name: str, mutate: Mutator, outputs: Sequence[str], made: Callable[[], Path] | None = None
+) -> Made:
     """One file of the chain in another's place; what the command writes is not there before."""
-    place = folder() / f"{run.__name__}-{name}"
-    shutil.copytree(chain(), place)
+    place = folder() / f"{run.__name__}-{name.replace('/', '-')}"
+    shutil.copytree((made or chain)(), place)
 
     def go(data: bytes) -> None:
         for output in outputs:
@@ -91,5 +134,8 @@ for _name, _arguments in {
     "pair_manifest": (paired, "judgments.jsonl.manifest.json", on_json, ["pairs.jsonl"]),
     "trace": (traced, "pairs.jsonl", on_one_line, []),
     "trace_manifest": (traced, "pairs.jsonl.manifest.json", on_json, []),
+    "trace_score": (traced_score, "scores/score.json", on_json, [], scored),
+    "trace_run": (traced_score, "manifest.json", on_json, [], scored),
+    "leakage": (rescored, "replies.jsonl.manifest.json", on_json, [], scored),
 }.items():
     target(name=_name)(functools.partial(_command, *_arguments))

@@ -1,14 +1,11 @@
-"""What once crashed a parser, and some hundred inputs of each that are almost right: all are taken, or refused in one line."""
-
-import itertools
-import time
+"""What once crashed a parser, and some inputs of each that are almost right: all are taken, or refused in one line."""
 
 import pytest
 from fuzz_run import CRASHES, mutated, outcome
 from fuzz_targets import TARGETS
 
-SECONDS = 0.4
-"""For the inputs of one parser; some load a tokenizer for each."""
+INPUTS = 60
+"""Of each parser, the same on every machine; some take a twentieth of a second each."""
 
 
 @pytest.mark.parametrize("path", sorted(CRASHES.iterdir()), ids=lambda path: path.name)
@@ -28,12 +25,10 @@ def test_good_inputs_are_taken(name):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_changed_inputs_are_taken_or_refused_in_one_line(name):
-    target, began = TARGETS[name](), time.monotonic()
-    for number in itertools.islice(itertools.count(), 200):
+    target = TARGETS[name]()
+    for number in range(INPUTS):
         kind, text = outcome(target, mutated(target, 0, number))
         assert kind in ("accepted", "refused"), (number, kind, text)
-        if time.monotonic() - began > SECONDS:
-            break
 
 
 def test_inputs_follow_from_the_seed():

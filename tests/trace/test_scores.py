@@ -157,6 +157,12 @@ def test_what_is_gone_or_another_is_said(chain):
     assert [one.fault for one in walk(found(chain)) if one.name == "model"] == ["not there any more"]
 
 
+def test_a_strange_run_around_a_model_is_not_its_own(chain):
+    file = chain / "dpo" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"digests": ["sha256:elsewhere"]}))
+    assert "run" not in {one.name for one in walk(found(chain))}
+
+
 def test_two_that_name_one_file_by_two_digests_are_told_of(chain):
     said = json.loads(manifest_path(chain / "judgments.jsonl").read_text())
     said["rollouts"]["digest"] = "0" * 64
