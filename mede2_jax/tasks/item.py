@@ -96,12 +96,15 @@ class Task(abc.ABC):
         """
 
     def question_of(self, item: Item) -> tuple[Piece, ...]:
-        """A question with its choices as MedXpertQA writes them and its images where the owner has them: what `mede2` asks.
+        """A question with its choices as MedXpertQA writes them: what `mede2` asks.
+
+        Images stand where the question marks or names them, else before the text, as in the records that models are trained on here
+        (and in LLaMA-Factory, which puts images without a mark there).
 
         Raises:
             UserError: An image is missing.
         """
-        return (with_choices(item.question, item.options), *item.images)
+        return (*item.images, with_choices(item.question, item.options))
 
     def asked(self, item: Item, prompt: str) -> Asked:
         """An item as `prompt` asks it: ours, or one of the owner's.

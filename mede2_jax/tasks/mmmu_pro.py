@@ -67,7 +67,7 @@ class MMMUPro(Task):
     def question_of(self, item: Item) -> tuple[Piece, ...]:
         """See `Task.question_of`. Images stand in the places of their marks; a picture that holds all is named."""
         if self.setting == "vision":
-            return (VISION.text, self._screenshot(item))
+            return (self._screenshot(item), VISION.text)
         return with_images_in_place(with_choices(item.question, item.options), images_by_mark(item), item.id)
 
     def as_owner_asks(self, item: Item, prompt: str) -> Asked:

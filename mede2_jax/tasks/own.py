@@ -99,9 +99,9 @@ class OwnTask(Task):
         )
 
     def as_owner_asks(self, item: Item, prompt: str) -> Asked:
-        """The question with its choices and images, and what the file says is usually put after it; no system turn."""
+        """Images, the question with its choices, and what the file says is usually put after it; no system turn."""
         suffix = item.fields.get("prompt")
-        return Asked((with_choices(item.question, item.options) + (f"\n{suffix}" if suffix else ""), *item.images))
+        return Asked((*item.images, with_choices(item.question, item.options) + (f"\n{suffix}" if suffix else "")))
 
     def rule(self, item: Item, prompt: str) -> Rule:
         """See `Task.rule`."""

@@ -46,7 +46,7 @@ THEREFORE = "Therefore, among A through {}, the answer is"
         ("ao", ("Please answer only.", f"Q: {MM.format(1)}\nA: Among A through E, the answer is[MM-1-a.jpeg][MM-1-b.jpeg]", None)),
         ("reasoning", (MEDICAL, STEPS.format(MM.format(1)) + "[MM-1-a.jpeg][MM-1-b.jpeg]", None)),
         ("boxed", (None, STEPS.format(MM.format(1)) + "[MM-1-a.jpeg][MM-1-b.jpeg]", BOXED + THEREFORE.format("E"))),
-        ("mede2", (SYSTEM.text, MM.format(1) + "[MM-1-a.jpeg][MM-1-b.jpeg]", None)),
+        ("mede2", (SYSTEM.text, "[MM-1-a.jpeg][MM-1-b.jpeg]" + MM.format(1), None)),
     ],
 )
 def test_medxpertqa(tmp_path, prompt, expected):
@@ -124,7 +124,7 @@ def test_mmmu_pros_pictures_of_a_question_come_with_the_instruction(tmp_path):
     direct = f"Answer with the option letter from the given choices directly. {LAST_LINE}"
     assert asked("mmmu_pro_vision", data, "cot") == [(None, f"{cot}[s.png]", None)]
     assert asked("mmmu_pro_vision", data, "direct") == [(None, f"{direct}[s.png]", None)]
-    assert asked("mmmu_pro_vision", data, "mede2") == [(SYSTEM.text, "Answer the multiple-choice question in the image.[s.png]", None)]
+    assert asked("mmmu_pro_vision", data, "mede2") == [(SYSTEM.text, "[s.png]Answer the multiple-choice question in the image.", None)]
 
 
 def test_mmxu_names_both_images_the_prior_one_first(tmp_path):

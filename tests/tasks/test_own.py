@@ -48,9 +48,9 @@ def test_a_question_is_asked_with_its_choices_images_and_what_usually_follows(tm
     (item,) = open_items(own, write_jsonl(tmp_path / "rows.jsonl", [ROW | {"i": "a.png"}])).items
     question = "Which?\nAnswer Choices: (A) lung (B) heart (C) liver"
     asked = own.asked(item, "official")
-    assert (asked.user, asked.system) == ((f"{question}\nAnswer with a letter.", ItemImage("a.png")), None)
+    assert (asked.user, asked.system) == ((ItemImage("a.png"), f"{question}\nAnswer with a letter."), None)
     ours = own.asked(item, "mede2")
-    assert ours.user == (question, ItemImage("a.png")) and "<think>" in ours.system
+    assert ours.user == (ItemImage("a.png"), question) and "<think>" in ours.system
 
 
 @pytest.mark.parametrize(
