@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from waiting import finished
 
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
@@ -85,7 +86,7 @@ def stopped(command, number, **options):
     process = subprocess.Popen([sys.executable, *command], **pipes, **options)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = finished(process)
     return process.returncode, error
 
 
@@ -128,7 +129,7 @@ def main(_):
     print("to the end")
 run_command(main)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr, done.stdout) == (*outcome, "passed over\n")
 
 

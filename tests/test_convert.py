@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from waiting import finished
 
 from mede2_jax.config import UserError
 from mede2_jax.convert import ConvertConfig, run
@@ -369,6 +370,6 @@ def test_a_signal_leaves_nothing(tmp_path, number, status, line):
     assert process.stdout.readline() == "begun\n"
     assert (tmp_path / ".model.partial").is_dir()
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = finished(process)
     assert (process.returncode, error) == (status, f"error: {line}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]

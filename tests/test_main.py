@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mede2_jax"
 
 
 def mede2(*arguments):
-    return subprocess.run([sys.executable, "-m", "mede2_jax", *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([sys.executable, "-m", "mede2_jax", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_every_command_of_the_package_is_listed_once(capsys):

@@ -48,9 +48,9 @@ def job(arguments, processes=PROCESSES):
                 process.communicate()
 
 
-def ended(started, timeout=300):
+def ended(started):
     """(exit status, output, errors) of each."""
-    outputs = [process.communicate(timeout=timeout) for process in started]
+    outputs = [process.communicate() for process in started]
     return [(process.returncode, *output) for process, output in zip(started, outputs, strict=True)]
 
 

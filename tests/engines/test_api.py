@@ -14,6 +14,7 @@ from chat_server import ChatServer
 from gemini_server import KEY, GeminiServer, blocked, error
 from paying import SCHEMA, ask, engine, request, texts, words
 from PIL import Image
+from waiting import HANG
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
@@ -171,12 +172,13 @@ def test_a_disk_that_runs_full_is_one_line_and_the_same_command_goes_on(small_di
 
 
 def test_an_interrupt_ends_what_is_under_way_and_keeps_what_came(tmp_path):
-    with GeminiServer(faults=lambda number, body: time.sleep(30.0) if number >= 5 else None) as server:
-        begun = time.monotonic()
-        with pytest.raises(KeyboardInterrupt), engine(server, cache=tmp_path / "c") as chat:
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-            list(chat.answer(map(request, range(50))))
-        assert time.monotonic() - begun < 25
+    def faults(number, body):
+        return time.sleep(HANG) if number >= 5 else None
+
+    with GeminiServer(faults=faults) as server, pytest.raises(KeyboardInterrupt), engine(server, cache=tmp_path / "c") as chat:
+        for number, _ in enumerate(chat.answer(map(request, range(50))), 1):
+            if number == 5:
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert not [thread for thread in threading.enumerate() if thread.name == "api"]
     with Cache(tmp_path / "c") as cache:
         assert cache._file.execute("SELECT count(*) FROM outcomes").fetchone()[0] == 5
@@ -289,10 +291,9 @@ def test_openai_without_an_answer(changed, reason, asked):
 
 def test_an_account_without_money_is_one_line():
     fault = json.dumps({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}).encode()
-    start = time.monotonic()
     with ChatServer(faults=lambda number, body: (429, {}, fault)) as server, pytest.raises(UserError, match="the account of the key"):
         ask(server, map(request, range(9)))
-    assert time.monotonic() - start < 25
+    assert len(server.requests) <= 9, "none is asked for again"
 
 
 def test_openai_itself_needs_a_key():

@@ -12,6 +12,7 @@ import pytest
 from chat_server import ChatServer, Drop, byte_prompt, response_text
 from loopback import Handler
 from PIL import Image
+from waiting import HANG
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, TextPart
@@ -211,15 +212,13 @@ def test_retry_after_is_honoured():
 
     with ChatServer(faults=faults) as server:
         check(ask(map(request, range(3)), server, concurrency=2), 3)
-    assert 1.5 <= moments[1] - moments[0] < 15
+    assert moments[1] - moments[0] >= 1.5
 
 
 def test_a_slow_answer_is_asked_for_again():
-    slow = lambda number: time.sleep(30)  # noqa: E731
+    slow = lambda number: time.sleep(HANG)  # noqa: E731
     with ChatServer(faults=at({1}, slow)) as server:
-        begun = time.monotonic()
-        check(ask(map(request, range(4)), server, timeout=3.0), 4)
-        assert time.monotonic() - begun < 25
+        check(ask(map(request, range(4)), server, timeout=6.0), 4)
     assert len(server.requests) == 5
 
 
@@ -227,7 +226,7 @@ def test_a_server_that_never_answers_ends_the_run_when_patience_does():
     stuck = threading.Event()
 
     def hang(number, body):
-        stuck.wait(30)
+        stuck.wait()
 
     with ChatServer(faults=hang) as server, pytest.raises(UserError, match=r"no server has answered for 2 s \(.*no answer within 1 s"):
         try:
@@ -359,17 +358,14 @@ def test_a_server_that_is_started_again_finishes_the_work():
 def test_a_server_that_is_gone_ends_with_one_error_after_all_that_came():
     server, got = ChatServer(seconds=0.05), []
     server.__enter__()
-    with engine(server, concurrency=8, patience=3.0) as chat:
-        begun = None
-        with pytest.raises(
-            UserError, match=r"no server has answered for 3 s \(.*cannot be reached.*\); what was answered is kept"
-        ) as error:
-            for reply in chat.answer(map(request, range(60))):
-                got.append(reply)
-                if len(got) == 20:
-                    server.__exit__()
-                    begun = time.monotonic()
-        assert 3 <= time.monotonic() - begun < 25
+    with (
+        engine(server, concurrency=8, patience=3.0) as chat,
+        pytest.raises(UserError, match=r"no server has answered for 3 s \(.*cannot be reached.*\); what was answered is kept") as error,
+    ):
+        for reply in chat.answer(map(request, range(60))):
+            got.append(reply)
+            if len(got) == 20:
+                server.__exit__()
     assert "\n" not in str(error.value)
     assert 20 <= len(got) < 60 and len({reply.request.id for reply in got}) == len(got)
 
@@ -489,10 +485,7 @@ def test_the_key_comes_from_the_environment_and_is_told_to_nobody_else(monkeypat
 
 
 def test_an_interrupt_ends_what_is_under_way():
-    with ChatServer(seconds=30.0) as server:
-        begun = time.monotonic()
-        with pytest.raises(KeyboardInterrupt), engine(server) as chat:
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-            next(chat.answer(map(request, range(50))))
-        assert time.monotonic() - begun < 25
+    with ChatServer(seconds=HANG) as server, pytest.raises(KeyboardInterrupt), engine(server) as chat:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        next(chat.answer(map(request, range(50))))
     assert not [thread for thread in threading.enumerate() if thread.name == "openai-chat"]

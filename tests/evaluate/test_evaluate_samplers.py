@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from chat_server import ChatServer
 from evaluating import flags, lines, result
+from waiting import until
 
 from mede2_jax.evaluate.__main__ import main
 
@@ -27,9 +27,7 @@ def test_killed_and_run_again_it_asks_only_what_is_missing(data, tiny_model, tok
         for file in ("rollouts.jsonl", "second_turns.jsonl"):
             command = [sys.executable, "-m", "mede2_jax.evaluate", *run]
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            until = time.monotonic() + 180
-            while not ((out / file).exists() and (out / file).stat().st_size) and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.01)
+            until(lambda file=file: (out / file).exists() and (out / file).stat().st_size, process)
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
         kept = [len(lines(out / file)) for file in ("rollouts.jsonl", "second_turns.jsonl")]

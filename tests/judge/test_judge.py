@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from judging import Engine, assert_adds_up, manifest, read, reply, response_of, text_of, with_engine
+from waiting import finished
 
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
@@ -493,7 +494,7 @@ def test_a_signal_is_one_line_and_keeps_what_came(rollouts, tmp_path):
     while process.poll() is None and not (out.exists() and out.stat().st_size):
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    _, error = finished(process)
     there = len(read(out))
     assert process.returncode == 143 and error == f"error: terminated; {there:,} judgments are in {out}, the same command goes on\n"
     assert manifest(out)["counts"]["judgments"] == there and not manifest(out)["finished"]

@@ -289,7 +289,7 @@ for length, heads, kv_heads, width in shapes:
 )
 def test_tpu_compiler_accepts(topology, shapes, dtype, plan_env):
     command = [str(plan_env("tpu") / "bin" / "python"), "-c", COMPILE, topology, dtype, json.dumps(shapes)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     # Three kernels, by their names, and nothing of T×T.
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[3, 3, False]] * len(shapes)

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from waiting import finished
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 3
@@ -74,7 +75,7 @@ def tell(process, word):
 def test_a_killed_one_ends_the_others(processes, killed):
     processes[killed].kill()
     for number, process in enumerate(processes):
-        _, errors = process.communicate(timeout=60)
+        _, errors = finished(process)
         if number != killed:
             assert process.returncode == 1
             assert errors == f"error: process {killed} of 3 was killed or lost; start the job again with --resume\n"
@@ -84,7 +85,7 @@ def test_a_killed_one_ends_the_others(processes, killed):
 def test_an_error_is_everyones(processes, failed):
     tell(processes[failed], "fail")
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = finished(process)
         assert (process.returncode, errors) == (2, f"error: process {failed} of 3: no such file\n")
 
 
@@ -92,7 +93,7 @@ def test_a_long_error_is_everyones_too(processes):
     """Longer than a line may be, and in characters that take twelve bytes each when they are sent."""
     tell(processes[1], "fail at length")
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = finished(process)
         assert process.returncode == 2 and errors.startswith("error: process 1 of 3: 🧪🧪🧪") and errors.endswith("🧪…\n")
         assert len(errors) < 5000
 
@@ -102,5 +103,5 @@ def test_who_ends_well_ends_nobody(processes):
         tell(process, "close")
     for process in processes:  # one after another, long after the first is gone
         tell(process, "go")
-        output, errors = process.communicate(timeout=60)
+        output, errors = finished(process)
         assert (process.returncode, output, errors) == (0, "well\n", "")

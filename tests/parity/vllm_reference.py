@@ -77,7 +77,7 @@ def ask(server, case, images, **options):
     body = json.dumps({"model": server.model_name, "messages": messages, **wanted, **options}).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}
     request = urllib.request.Request(f"{server.base_url}/chat/completions", body, headers)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
         found = json.load(answer)
     (choice,) = found["choices"]
     logprobs = np.array([item["logprob"] for item in choice["logprobs"]["content"]])

@@ -22,7 +22,7 @@ def pipeline(out, *arguments, **variables):
     small = [f"--limit={QUESTIONS}", "--max_tokens=16", "--sft_steps=2", "--dpo_steps=2"]
     names = {argument.split("=")[0] for argument in arguments}
     command = ["bash", "launch/pipeline.sh", f"--out={out}", *(flag for flag in small if flag.split("=")[0] not in names), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=850, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

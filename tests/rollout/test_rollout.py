@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer, model_tokenise, response_text
 from PIL import Image
+from waiting import finished, until
 
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
@@ -63,12 +64,6 @@ def start(arguments):
     command = [sys.executable, "-m", "mede2_jax.rollout", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"COLUMNS": "200"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, process):
-    deadline = time.monotonic() + 180
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 def test_every_question_has_its_samples_and_all_a_judge_needs(unbroken, sample, tiny_model):
@@ -121,9 +116,9 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_samples(base, to
         for number in range(5):
             server.requests.clear()
             before, process = out.stat().st_size if out.exists() else 0, start(arguments)
-            wait_for(lambda: server.requests, process)
+            until(lambda: server.requests, process)
             if number == 2:  # something is kept, however slow the machine
-                wait_for(lambda before=before: out.exists() and out.stat().st_size > before, process)
+                until(lambda before=before: out.exists() and out.stat().st_size > before, process)
             else:
                 time.sleep(rng.uniform(0, 0.5))
             process.send_signal(signal.SIGKILL)
@@ -153,13 +148,13 @@ def test_a_server_that_is_killed_and_started_again(base, tiny_model, unbroken, t
     out, port = tmp_path / "rollouts.jsonl", free_port()
     server = server_process(port, tiny_model, 0.3)
     run = start([*base, f"--out={out}", f"--base_url=http://127.0.0.1:{port}", "--concurrency=32"])
-    wait_for(lambda: out.exists() and out.stat().st_size > 0, run)
+    until(lambda: out.exists() and out.stat().st_size > 0, run)
     server.kill()
     server.communicate()
     time.sleep(7)
     server = server_process(port, tiny_model, 0.0)
     try:
-        output, error = run.communicate(timeout=180)
+        output, error = finished(run)
     finally:
         server.kill()
         server.communicate()
@@ -172,7 +167,9 @@ def test_a_server_that_is_gone_for_good_loses_nothing(base, tokenise, unbroken, 
     out, server = tmp_path / "rollouts.jsonl", ChatServer(tokenise=tokenise, seconds=0.1)
     arguments = [*base, f"--out={out}", "--concurrency=32", "--patience=2"]
     with server:
-        threading.Thread(target=lambda: (time.sleep(0.2), wait_for_file(out), server.__exit__()), daemon=True).start()
+        threading.Thread(
+            target=lambda: (time.sleep(0.2), until(lambda: out.exists() and out.stat().st_size), server.__exit__()), daemon=True
+        ).start()
         with pytest.raises(SystemExit) as stop:
             run_command(main, [*arguments, f"--base_url={server.url}"])
     error = capsys.readouterr().err
@@ -186,20 +183,15 @@ def test_a_server_that_is_gone_for_good_loses_nothing(base, tokenise, unbroken, 
     assert manifest(out)["finished"]
 
 
-def wait_for_file(out):
-    while not out.exists() or not out.stat().st_size:
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_is_one_line_and_keeps_what_came(base, tokenise, unbroken, tmp_path, number, status, word):
     out = tmp_path / "rollouts.jsonl"
     with ChatServer(tokenise=tokenise, seconds=0.3) as server:
         process = start([*base, f"--out={out}", f"--base_url={server.url}", "--concurrency=16"])
-        wait_for(lambda: out.exists() and out.stat().st_size > 0, process)
+        until(lambda: out.exists() and out.stat().st_size > 0, process)
         process.send_signal(number)
-        _, error = process.communicate(timeout=60)
+        _, error = finished(process)
     kept = lines(out)
     assert process.returncode == status and len(kept) >= 8
     assert error == f"error: {word}; {len(kept)} samples are in {out}, the same command goes on\n"

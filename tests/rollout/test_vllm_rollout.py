@@ -5,12 +5,12 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from waiting import until
 
 from mede2_jax.config import UserError
 from mede2_jax.rollout.check import check_logprobs
@@ -33,9 +33,7 @@ def kill_server_after(out, lines, model):
     """SIGKILL to the server, which has the model's path among its arguments, once the file has that many lines."""
 
     def watch():
-        until = time.monotonic() + 300
-        while time.monotonic() < until and not (out.exists() and out.read_bytes().count(b"\n") >= lines):
-            time.sleep(0.01)
+        until(lambda: out.exists() and out.read_bytes().count(b"\n") >= lines)
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit() and int(folder.name) != os.getpid():
                 try:

@@ -11,6 +11,7 @@ import zlib
 import pytest
 from PIL import Image
 from trainer_process import start, train
+from waiting import finished
 
 from mede2_jax.command import run_command
 from mede2_jax.train import __main__ as command
@@ -168,7 +169,7 @@ def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_no_half_model(medium_
     with (medium_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while True:
             filler.write(bytes(1 << 16))
-    output, _ = process.communicate(timeout=120)
+    output, _ = finished(process)
     assert process.returncode == 2, output
     progress = ("step", "dpo of", "train:", "skipped", "reference", "compiling")
     errors = [line for line in output.splitlines() if not line.startswith(progress)]

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from trainer_process import metrics, outcome, start, train, training_metrics
 from training import make_config, moved_params, one_device_inputs
+from waiting import finished, until
 
 from mede2_jax.train import run as run_module
 from mede2_jax.train.optimizer import make_optimizer
@@ -64,9 +65,8 @@ def test_killed_at_random_moments_and_resumed(unbroken, arguments, tmp_path):
     for _ in range(KILLS):
         process = start([*arguments, f"--output={run}", "--resume"])
         # At the latest a few steps after it got going, at the earliest while it starts or saves.
-        target, delay, begin = lines(run) + moments.randrange(0, 7), moments.uniform(0, 1.0), time.monotonic()
-        while process.poll() is None and lines(run) < target and time.monotonic() - begin < 120:
-            time.sleep(0.01)
+        target, delay = lines(run) + moments.randrange(0, 7), moments.uniform(0, 1.0)
+        until(lambda target=target: lines(run) >= target, process)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -89,7 +89,7 @@ def test_sigterm_saves_and_exits_cleanly(unbroken, arguments, tmp_path):
     while process.poll() is None and lines(run) < 5:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = finished(process)
     assert process.returncode == 0, output
     assert "state saved; go on with the same command and --resume" in output
     last = metrics(run)[-1]["step"]
@@ -190,7 +190,7 @@ def test_sigterm_in_the_reference_pass_saves_what_it_has(arguments, tmp_path):
         if "reference log-probabilities" in line:
             break
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = finished(process)
     assert process.returncode == 0, output
     assert "stopped before the first step" in output
     assert (run / "reference.safetensors").exists()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waiting import finished
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,12 +25,7 @@ def start(arguments, **options):
 def train(arguments):
     """(exit status, output)."""
     process = start(arguments)
-    try:
-        output, _ = process.communicate()  # pytest's own limit ends a test that hangs
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    output, _ = finished(process)
     return process.returncode, output
 
 
