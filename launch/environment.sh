@@ -8,7 +8,7 @@
 #   make_environment vllm     .venv-vllm  vLLM (its CPU build where there is no NVIDIA GPU), and this package as its plugin; no JAX
 #
 # Sets ENV_PYTHON to the environment's interpreter. An environment is reused as long as its stamp matches pyproject.toml,
-# its constraints and this folder; a failed installation leaves no stamp, so the next call starts it afresh.
+# its constraints and this folder; a failed installation leaves no stamp, so the next call starts it afresh. A link is used as it is.
 # PYTHON=/path/to/python chooses the interpreter. MEDE2_EXTRAS=gpu (or tpu) adds that extra of pyproject.toml.
 
 PINNED_PYTHON=3.11 # the constraints were resolved for this version
@@ -187,6 +187,11 @@ make_environment() {
   python=$(find_python) || exit 1
   stamp=$(environment_stamp "$python" "$variant" "${files[@]}" "$pins")
   ENV_PYTHON=$folder/bin/python
+  if [ -L "$folder" ]; then # another work tree's, which is not to be changed from here
+    usable_python "$ENV_PYTHON" || stop "$folder is a link to $(readlink "$folder"), which is no environment; remove the link"
+    say "environment $folder: a link to $(readlink "$folder"), used as it is"
+    return
+  fi
   if [ -f "$folder/.stamp" ] && [ "$(cat "$folder/.stamp")" = "$stamp" ] && "$ENV_PYTHON" -c '' 2>/dev/null; then
     say "environment $folder: up to date"
     return
