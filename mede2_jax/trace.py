@@ -27,7 +27,8 @@ from mede2_jax.foreign import visible
 from mede2_jax.outputs.manifest import file_digest, read_manifest, recorded_path
 from mede2_jax.reasoning import prompts
 from mede2_jax.reasoning.answers import final_answer
-from mede2_jax.reasoning.rubric import ASPECTS, MMRP, Verdict
+from mede2_jax.reasoning.judge_reply import Verdict
+from mede2_jax.reasoning.rubric import ASPECTS, MMRP
 from mede2_jax.weights.model_info import read_info
 
 DESCRIPTION = """Show where a preference pair comes from: its question, both rollouts, their judgments, prompts and models.
