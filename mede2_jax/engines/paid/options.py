@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ PAPER_JUDGE = "gemini-2.5-pro"
 API_OPTIONS = ("base_url", "concurrency", "patience", "timeout", "first_rest", "longest_rest", "cache", "max_cost", "prices")
 """None of them changes an answer."""
 GEMINI_OPTIONS = ("thinking", "block")
+_NAMED = re.compile(rf"--(?=(?:{'|'.join(API_OPTIONS)}|max_tokens)\b)")
 
 
 class APIOptions(Config):
@@ -89,3 +91,8 @@ class APIOptions(Config):
         if api == "openai" and model is None:
             name = f"--{where.rpartition('.')[0]}.model" if "." in where else "--model"
             raise ValueError(f"{where}openai needs a model: {name}=NAME as the API calls it, such as gpt-4o")
+
+
+def in_section(section: str, message: str) -> str:
+    """An engine's message for the users of a command that has its options in a section: `--max_cost` is `--judge.max_cost` there."""
+    return _NAMED.sub(f"--{section}.", message)
