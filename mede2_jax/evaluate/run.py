@@ -25,6 +25,7 @@ from mede2_jax.rollout.engine import check_engine
 from mede2_jax.rollout.job import SamplingJob, open_job
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.judge_job import check_judge
+from mede2_jax.score.judge_run import Purse
 from mede2_jax.score.responses import Responses, of_prompt, read_responses
 from mede2_jax.score.run import add_columns, cells, in_five, score
 from mede2_jax.score.summary import Json
@@ -95,7 +96,7 @@ def _scores(
 ) -> list[Json]:
     assert config.out is not None
     read = functools.cache(lambda path: read_responses(path, ScoreConfig().columns))
-    scores = []
+    scores, purse = [], Purse(config.judge.max_cost)
     for one, folder in zip(chosen, config.folders, strict=True):
         for prompt in one.prompts:
             name = one.items.task.name
@@ -114,7 +115,7 @@ def _scores(
             path = files[any(THEN in question.metadata for question in asked)]
             replies = _of_ids(of_prompt(read(path), one.items.task, prompt)[0], one.ids)
             more = {"prompts": {"digest": prompts_digest(asked), "questions": len(asked)}}
-            result = score(how, one.items, replies, prompt, console, more)
+            result = score(how, one.items, replies, prompt, console, more, purse)
             scores.append({name: result[name] for name in ("task", "title", "prompt", "mode", "partial", "overall")} | {"at": result["at"]})
     return scores
 

@@ -15,6 +15,7 @@ from mede2_jax import __version__
 from mede2_jax.config import Config, UserError, counted
 from mede2_jax.data.records import JudgedBy, JudgeUsage, Message
 from mede2_jax.engines.chat import ChatRequest, Sampling
+from mede2_jax.engines.paid.cost import BudgetExhausted
 from mede2_jax.engines.paid.options import in_section
 from mede2_jax.engines.until_read import Answer, Attempt, ask_until_read
 from mede2_jax.foreign import shown
@@ -93,6 +94,14 @@ class Tally:
         return {"judgments": self.records}
 
 
+@dataclasses.dataclass
+class Purse:
+    """What several scores of one command may cost together."""
+
+    left: float | None
+    """US dollars; None: any."""
+
+
 @dataclasses.dataclass(frozen=True)
 class JudgedAnswers:
     """What came of all cases."""
@@ -120,18 +129,19 @@ class JudgedAnswers:
         }
 
 
-def judge_answers(job: JudgeJob, file: OutputFile, console: Console) -> JudgedAnswers:
+def judge_answers(job: JudgeJob, file: OutputFile, purse: Purse, console: Console) -> JudgedAnswers:
     """Judges what is missing in a file.
 
     Args:
         job: What is wanted.
         file: Of the judgments, held.
+        purse: What it may cost, of which it takes what it does.
         console: Where to show progress.
 
     Raises:
         UserError: The judge cannot be used or broke down, the budget is used up, or no answer could be judged. What was judged is kept.
     """
-    run = AnswerRun(job, file, console)
+    run = AnswerRun(job, file, purse, console)
     run.run()
     failures = {name: failure for name in job.cases if (failure := run.failures.get(name)) is not None}
     return JudgedAnswers({name: run.tally.by_id[name] for name in job.cases if name in run.tally.by_id}, failures)
@@ -143,9 +153,10 @@ class AnswerRun(ResumableRun[Case, AnswerJudgment, FailedAnswer, Begun, Tally]):
     COMMAND, DOING, RECORD, NOTHING = COMMAND, "judging", "judgment", "nothing is judged yet"
     BEGUN, FAILURE = Begun, FailedAnswer
 
-    def __init__(self, job: JudgeJob, file: OutputFile, console: Console) -> None:
+    def __init__(self, job: JudgeJob, file: OutputFile, purse: Purse, console: Console) -> None:
         super().__init__(job.options, file, Tally(), console)
-        self.job = job
+        self.job, self.purse = job, purse
+        self.begun_with = purse.left
 
     def check_same(self, before: Begun) -> None:
         """Each judgment says itself what it depends on, so that any of them may stand in one file."""
@@ -180,15 +191,23 @@ class AnswerRun(ResumableRun[Case, AnswerJudgment, FailedAnswer, Begun, Tally]):
         options = self.job.options
         assert options.api is not None
         sampling = Sampling(temperature=self.job.temperature, max_tokens=options.max_tokens)
-        with open_api(options.api_config(options.api, options.asked_model), sampling, self._tell) as engine:
+        config = options.api_config(options.api, options.asked_model).model_copy(update={"max_cost": self.purse.left})
+        with open_api(config, sampling, self._tell) as engine:
             found = ask_until_read(
                 engine, iter(self.missing), self._request, self._read, attempts=options.attempts, max_tokens=options.max_tokens
             )
-            yield map(self._outcome, found)
+            try:
+                yield map(self._outcome, found)
+            finally:
+                if self.purse.left is not None:
+                    self.purse.left = max(self.purse.left - engine.usage.cost - engine.usage.at_most, 0.0)
 
     def ended_by(self, error: UserError) -> UserError:
         """An error says what is kept; of a full disk, where the answers are that found no room."""
-        line, cache = in_section("judge", str(error)), self.job.options.cache
+        options = self.job.options
+        line, cache = in_section("judge", str(error)), options.cache
+        if isinstance(error, BudgetExhausted) and self.begun_with != options.max_cost:
+            line += f" (of --judge.max_cost={options.max_cost:g} the scores before have left {self.begun_with:.4f})"
         if self.tally.records or isinstance(error, Unwritable):
             line += f"; {self.kept()}"
         if isinstance(error, Unwritable) and cache is not None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.judge_job import JudgeJob, Name, judging_of, open_job
-from mede2_jax.score.judge_run import JUDGED, JudgedAnswers, judge_answers
+from mede2_jax.score.judge_run import JUDGED, JudgedAnswers, Purse, judge_answers
 from mede2_jax.score.verdicts import Sample
 from mede2_jax.scoring.judging import JUDGE_FAILED, Finding
 from mede2_jax.scoring.judging import JUDGED as BY_JUDGE
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 def with_judge(
-    config: ScoreConfig, items: Items, samples: Sequence[Sample], prompt: str, console: Console
+    config: ScoreConfig, items: Items, samples: Sequence[Sample], prompt: str, purse: Purse, console: Console
 ) -> tuple[list[Sample], Json | None]:
     """The verdicts, with those of a judge in the place of the rule's where the rule does not find an answer right.
 
@@ -35,6 +35,7 @@ def with_judge(
         items: As they were asked.
         samples: What the rule says of every response.
         prompt: How they were asked.
+        purse: What the judge may cost.
         console: Where to show progress.
 
     Returns:
@@ -54,7 +55,7 @@ def with_judge(
         return list(samples), {"not_asked": "the rule finds every open answer right, or there is none that could be read"}
     assert config.out is not None
     with OutputFile(config.out / JUDGED, "judged answers") as file:
-        answers = judge_answers(job, file, console)
+        answers = judge_answers(job, file, purse, console)
     five = judging is items.task.owners_judge
     decided = [_decided(one, job, answers, five) for one in samples]
     return decided, _said(config, items, job, answers, samples)

@@ -19,6 +19,7 @@ from mede2_jax.outputs.manifest import file_digest, read_manifest
 from mede2_jax.score.against import SCORE, VERDICTS, compare
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.judge_job import check_judge
+from mede2_jax.score.judge_run import Purse
 from mede2_jax.score.judge_tables import agreement_table, judge_notices
 from mede2_jax.score.judged import open_and_wrong, with_judge
 from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses, without
@@ -54,7 +55,15 @@ def run(config: ScoreConfig, console: Console) -> Json:
     return score(config, items, responses, prompt, console)
 
 
-def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, console: Console, more: Json | None = None) -> Json:
+def score(
+    config: ScoreConfig,
+    items: Items,
+    responses: Responses,
+    prompt: str,
+    console: Console,
+    more: Json | None = None,
+    purse: Purse | None = None,
+) -> Json:
     """Scores responses that were read; writes and shows the score, and returns it.
 
     Args:
@@ -64,9 +73,10 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         prompt: Which one.
         console: Where the table goes.
         more: What else score.json is to say of where they come from.
+        purse: What a judge may cost; None: what the config says, for this score alone.
 
     Raises:
-        UserError: They do not belong together.
+        UserError: They do not belong together; or a judge is wanted and cannot be asked, and what was judged is kept.
     """
     task = items.task
     check_judge(task, config.mode, prompt, config.judge, config.out)
@@ -75,7 +85,7 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         raise UserError(f"{responses.path}: all of its responses are to items whose options are images, which {prompt} cannot leave out")
     some = pair(asked, rest, partial=config.partial)
     by_rule = judged(asked, some, config.mode, prompt)
-    samples, judge = with_judge(config, asked, by_rule, prompt, console)
+    samples, judge = with_judge(config, asked, by_rule, prompt, purse or Purse(config.judge.max_cost), console)
     all_items = table(task, asked.by_id, samples)
     result: Json = {
         "task": task.name,
