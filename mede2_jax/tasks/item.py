@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from mede2_jax.config import UserError
+from mede2_jax.data.record_file import half_character
 from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.reasoning.prompts import SYSTEM
 from mede2_jax.scoring.judging import Judging
@@ -265,6 +266,7 @@ def python_literal(text: str, otherwise: Any = None) -> Any:
     if len(text) >= _LONGEST_LITERAL:
         return otherwise
     try:
-        return ast.literal_eval(text.strip())
+        value = ast.literal_eval(text.strip())
+        return value if half_character(value) is None else otherwise
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return otherwise
