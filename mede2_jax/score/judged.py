@@ -51,13 +51,15 @@ def with_judge(
     if judging is None:
         return list(samples), {"not_asked": "in mode official the owner's rule alone decides"}
     job = open_job(config.judge, judging, items.by_id, samples, config.mode)
-    if not job.cases:
-        return list(samples), {"not_asked": "the rule finds every open answer right, or there is none that could be read"}
-    assert config.out is not None
-    with OutputFile(config.out / JUDGED, "judged answers") as file:
-        answers = judge_answers(job, file, purse, console)
+    answers = JudgedAnswers({}, {})
+    if job.cases:
+        assert config.out is not None
+        with OutputFile(config.out / JUDGED, "judged answers") as file:
+            answers = judge_answers(job, file, purse, console)
     five = judging is items.task.owners_judge
     decided = [_decided(one, job, answers, five) for one in samples]
+    if not job.cases:
+        return decided, {"not_asked": "the rule finds every open answer right, or there is none that could be read"}
     return decided, _said(config, items, job, answers, samples)
 
 

@@ -101,24 +101,33 @@ def score(
         "steps": steps_of(samples),
         "unparsed": [f"{sample.id}#{sample.sample}" for sample in samples if sample.outcome == "unparsed"],
     }
-    if left_out:
-        result["left_out"] = left_out
-    if judge is not None:
-        result["judge"] = judge
-    elif config.mode == "mede2" and (unjudged := open_and_wrong(asked, samples)):
-        result["unjudged"] = unjudged
-    if isinstance(task, OwnTask):
-        result["definition"] = task.definition
-    if task.difference and config.mode == "official":
-        result["difference_from_owner"] = task.difference
-    if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
-        result["owners_figure"] = figure
+    result |= _besides(config, items, asked, left_out, samples, judge)
     if config.against is not None:
         result["against"] = compare(all_items, config.against, config)
     if config.out is not None:
         _write(config, result, samples)
     _show(result, console)
     return result
+
+
+def _besides(
+    config: ScoreConfig, items: Items, asked: Items, left_out: Sequence[str], samples: Sequence[Sample], judge: Json | None
+) -> Json:
+    """What only some scores say; `asked`: the items as they were asked, without those that were `left_out`."""
+    task, said = items.task, dict[str, Any]()
+    if left_out:
+        said["left_out"] = list(left_out)
+    if judge is not None:
+        said["judge"] = judge
+    elif config.mode == "mede2" and (unjudged := open_and_wrong(asked, samples)):
+        said["unjudged"] = unjudged
+    if isinstance(task, OwnTask):
+        said["definition"] = task.definition
+    if task.difference and config.mode == "official":
+        said["difference_from_owner"] = task.difference
+    if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
+        said["owners_figure"] = figure
+    return said
 
 
 def _inputs(config: ScoreConfig, items: Items, responses: Responses) -> Json:

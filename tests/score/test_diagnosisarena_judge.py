@@ -160,6 +160,19 @@ def test_what_is_no_reply_is_not_judged(command, tmp_path):
     assert [one["top5"] for one in verdicts] == [False] * 3 + [True] * 3
 
 
+def test_where_nothing_is_to_be_judged_no_rule_takes_the_judges_place(command, tmp_path, capsys):
+    """A reply that was refused is none, though its text is the very diagnosis."""
+    with OpenAIJudge(lambda text, turns: boxes(2)) as server:
+        line = command(list(NAMES), *flags(server, tmp_path / "c.sqlite"))
+        rows = [{"id": str(n), "response": name, "finish_reason": "refusal"} for n, name in enumerate(NAMES)]
+        (tmp_path / "r.json").write_text(json.dumps(rows))
+        main(line)
+        assert not server.asked
+    found, _ = result(tmp_path)
+    assert (found["overall"]["correct"], found["overall"]["unparsed"], found["overall"]["top5"]["correct"]) == (0, 6, 0)
+    assert "the judge was not asked" in capsys.readouterr().out
+
+
 def test_official_without_a_judge_is_one_line_that_says_who_scores(command, tmp_path, capsys):
     with pytest.raises(SystemExit) as raised:
         run_command(main, command(list(NAMES)))
