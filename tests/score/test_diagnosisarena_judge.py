@@ -150,6 +150,15 @@ def test_a_reply_without_a_box_is_asked_for_anew_and_then_a_failure_of_the_judge
         assert (tries.count("lupus"), tries.count("rabies"), tries.count("gout")) == (6, 2, 1)
 
 
+def test_in_mode_official_the_judge_alone_decides(command, tmp_path):
+    """Also of a reply that is the very diagnosis, which a rule would find right."""
+    with OpenAIJudge(lambda text, turns: boxes(0, 2)) as server:
+        main(command(list(NAMES), *flags(server, tmp_path / "c.sqlite")))
+        assert len(server.asked) == 6
+    found, verdicts = result(tmp_path)
+    assert (found["overall"]["correct"], found["overall"]["top5"]["correct"]) == (0, 6) and {one["step"] for one in verdicts} == {"judge"}
+
+
 def test_what_is_no_reply_is_not_judged(command, tmp_path):
     texts = [None, "", "  ", *(listed(name) for name in NAMES[3:])]
     with OpenAIJudge(lambda text, turns: boxes(2)) as server:
