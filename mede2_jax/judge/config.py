@@ -19,23 +19,8 @@ EMBEDDED = Embedded({"judge": "offline", "out": "runs/judgments.jsonl"}, {"rollo
 """The sample's responses, judged by rules, in seconds."""
 
 
-class JudgeConfig(Sampling, APIOptions):
-    """A judging run."""
-
-    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
-        "engine": "judge",
-        "judge_model": "model",
-        "k": "repeat",
-        "n": "repeat",
-        "budget": "max_cost",
-        "max_budget": "max_cost",
-        "cache_dir": "cache",
-        "input": "rollouts",
-        "output": "out",
-        "retries": "attempts",
-        "media_dir": "image_root",
-        "max_new_tokens": "max_tokens",
-    }
+class _Judging(Sampling):
+    """Fields that come first in `--help`."""
 
     rollouts: Path | None = None
     """Rollouts to judge: what `python -m mede2_jax.rollout` writes."""
@@ -67,6 +52,25 @@ class JudgeConfig(Sampling, APIOptions):
 
     max_tokens: int = Field(default=8192, ge=1)
     """Longest reply in tokens; of a model that thinks, its thoughts count."""
+
+
+class JudgeConfig(APIOptions, _Judging):
+    """A judging run."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
+        "engine": "judge",
+        "judge_model": "model",
+        "k": "repeat",
+        "n": "repeat",
+        "budget": "max_cost",
+        "max_budget": "max_cost",
+        "cache_dir": "cache",
+        "input": "rollouts",
+        "output": "out",
+        "retries": "attempts",
+        "media_dir": "image_root",
+        "max_new_tokens": "max_tokens",
+    }
 
     @model_validator(mode="after")
     def _consistent(self) -> JudgeConfig:

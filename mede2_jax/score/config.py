@@ -28,10 +28,8 @@ class ColumnsConfig(Config):
     """Of why a response ended: `length` is one that was cut."""
 
 
-class JudgeOptions(APIOptions):
-    """Who decides whether an open answer means what the right one says, where the rule does not find them equal."""
-
-    FORMER_NAMES: ClassVar[dict[str, str]] = {"retries": "attempts", "budget": "max_cost", "max_new_tokens": "max_tokens"}
+class _Judge(Config):
+    """Fields that come first in `--help`."""
 
     api: Literal["gemini", "openai"] | None = None
     """gemini: Google's API; openai: any that speaks OpenAI's protocol (a vLLM server too). None: the rule alone."""
@@ -49,6 +47,10 @@ class JudgeOptions(APIOptions):
     """So many open answers, drawn by seed, are judged even where the rule finds them right: on these, rule and judge are compared."""
     all: bool = False
     """All are."""
+
+
+class JudgeOptions(APIOptions, _Judge):
+    """Who decides whether an open answer means what the right one says, where the rule does not find them equal."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -95,12 +97,12 @@ class ScoreConfig(Config):
     responses: Path | None = None
     """Responses: what python -m mede2_jax.rollout wrote, the owner's output file, or any JSONL, JSON, CSV or parquet of ids and texts."""
     out: Path | None = None
-    """Folder for score.json and verdicts.jsonl; what this command wrote there before is replaced."""
+    """Folder for score.json and verdicts.jsonl; what this command wrote there before is replaced, but for what a judge said."""
     mode: Mode = "mede2"
     """official: the owner's rule alone. mede2: the `<answer>`, else a plain answer, else the owner's rule on what follows `</think>`."""
     prompt: str | None = None
-    """How the questions were asked, which decides how the owner reads the replies: one of his ways, or mede2. None: the only one in
-    a file that python -m mede2_jax.evaluate wrote, else his first."""
+    """How the questions were asked, which decides how the replies are read: one of the owner's ways, mede2, or mede2_open (without
+    choices). None: the only one in a file that python -m mede2_jax.evaluate wrote, else his first."""
     partial: bool = False
     """Score a file that lacks items or samples; the result says so."""
     against: Path | None = None
