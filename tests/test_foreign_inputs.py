@@ -16,7 +16,8 @@ from mede2_jax.engines.paid.cache import Cache
 from mede2_jax.engines.paid.outcome import Outcome
 from mede2_jax.families import family_named, model_config
 from mede2_jax.foreign import visible
-from mede2_jax.reasoning.rubric import NAMES, Unreadable, read_reply
+from mede2_jax.reasoning.judge_reply import Unreadable
+from mede2_jax.reasoning.rubric import NAMES, read_reply
 from mede2_jax.tiny_checkpoints import internvl3, qwen2_5_vl
 from mede2_jax.train import metrics, reference
 from mede2_jax.train.__main__ import main as train

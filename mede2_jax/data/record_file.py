@@ -45,6 +45,7 @@ _MAGIC = (
 _BLANKS = re.compile("[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _HALF = re.compile("[\ud800-\udfff]")
+HALF_CHARACTER = "holds one half of a surrogate pair (\\ud800 to \\udfff), which no tokenizer can read; write the whole character"
 _SUFFIXES = {".parquet": "a Parquet file", ".arrow": "an Arrow stream", ".csv": "a CSV file", ".tsv": "a TSV file"}
 
 
@@ -95,11 +96,8 @@ class RecordFile:
             raise UserError(f"{where}: {_json_fault(fault.syntax, 'line') if fault.syntax else fault}") from None
         if not isinstance(value, dict):
             raise UserError(f"{where}: a record must be a JSON object, found {json_kind(value)}")
-        if b"\\u" in raw and (field := _half_character(value)) is not None:
-            raise UserError(
-                f"{where}: field {field!r} holds one half of a surrogate pair (\\ud800 to \\udfff), which no tokenizer can read; "
-                "write the whole character"
-            )
+        if b"\\u" in raw and (field := half_character(value)) is not None:
+            raise UserError(f"{where}: field {field!r} {HALF_CHARACTER}")
         return value
 
     def _open(self) -> int:
@@ -119,7 +117,7 @@ class RecordFile:
             os.close(self._descriptor)
 
 
-def _half_character(value: Any) -> str | None:
+def half_character(value: Any) -> str | None:
     """A text (or key) that is not Unicode, by its dotted name: JSON can escape half a character, UTF-8 cannot hold it."""
     waiting = [("", value)]
     while waiting:

@@ -21,7 +21,8 @@ import pydantic
 
 from mede2_jax.config import Config, counted
 from mede2_jax.reasoning.answers import Outcome
-from mede2_jax.reasoning.rubric import ASPECTS, Aspect, Verdict
+from mede2_jax.reasoning.judge_reply import Verdict
+from mede2_jax.reasoning.rubric import ASPECTS, Aspect
 
 Role = Literal["system", "user", "assistant"]
 

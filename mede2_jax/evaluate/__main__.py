@@ -19,6 +19,7 @@ DESCRIPTION = f"""Ask a model the items of benchmarks, in their owners' words or
   several        … --task=medqa,mmmu_pro_standard10 --data=MedQA,MMMU_Pro        (a folder for each; one engine for all)
   his words      … --prompt=mede2,official --mode=official     (official: each of the owner's prompts, two turns too)
   scaling        … --n=32 --temperature=0.5                    (pass@k and majority votes; n may grow)
+  no choices     … --prompt=mede2_open --judge.api=gemini --judge.max_cost=20     (open answers, by a rule and then a judge)
   what is asked  … --dry_run                                   (the first prompts with their images, as text and tokens)
   a first look   … --limit=20                                  (the score says that it is partial)
   own servers    … --base_url=http://node1:8000/v1,http://node2:8000/v1

@@ -40,7 +40,13 @@ def choose(config: EvaluateConfig) -> list[Chosen]:
     if unknown := [one for one in config.ids if not any(one in items.by_id for items in tasks)]:
         several = ", ".join(map(shown, unknown[:MOST_FAULTS])) + (", …" if len(unknown) > MOST_FAULTS else "")
         raise UserError(f"--ids: {several} {'is' if len(unknown) == 1 else 'are'} no item of {', '.join(config.task)}")
-    return [Chosen(items, asked, _ids(items, config)) for items, asked in zip(tasks, prompts, strict=True)]
+    chosen = [Chosen(items, asked, _ids(items, config)) for items, asked in zip(tasks, prompts, strict=True)]
+    for one in chosen:
+        known = one.items.by_id
+        for prompt in one.prompts:
+            if all(one.items.task.as_asked(known[name], prompt) is None for name in one.ids):
+                raise UserError(f"{one.items.task.name}: options of all items that are asked are images, which {prompt} cannot leave out")
+    return chosen
 
 
 def identity(chosen: Sequence[Chosen]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mede2_jax.foreign import shown
 from mede2_jax.rollout.config import QuestionOptions, RolloutConfig, SamplingRun
-from mede2_jax.score.config import Sizes
+from mede2_jax.score.config import JudgeOptions, Sizes
 from mede2_jax.scoring.modes import Mode
 from mede2_jax.tasks.asking import OURS
 
@@ -41,8 +41,8 @@ class EvaluateConfig(SamplingRun):
     images: tuple[Path, ...] = ()
     """Folders that image files are looked for in; none: beside the benchmark's files."""
     prompt: tuple[str, ...] = (OURS,)
-    """mede2: the paper's system turn, and the question with its choices. Else one of the owner's ways by its name, or official for
-    each of them. Several with commas between: each is asked, and scored, apart."""
+    """mede2: the paper's system turn, and the question with its choices; mede2_open: without them. Else one of the owner's ways by its
+    name, or official for each of them. Several with commas between: each is asked, and scored, apart."""
     out: Path | None = None
     """Folder for questions, images, replies and scores. What it already holds is kept, and what is missing is added."""
     n: int = Field(default=1, ge=1)
@@ -61,6 +61,7 @@ class EvaluateConfig(SamplingRun):
     """Of the bootstrap."""
     dry_run: bool = False
     """Sample nothing and write nothing: show the first prompts of each task, with their images in place, as text and as tokens."""
+    judge: JudgeOptions = JudgeOptions()
     processor: QuestionOptions = QuestionOptions()
 
     @field_validator("task", "prompt", "ids")

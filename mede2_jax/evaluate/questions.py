@@ -117,6 +117,8 @@ def _questions(one: Chosen, item: Item, roots: Sequence[Path], store: ImageStore
     task, kept = one.items.task, dict[ItemImage, str]()
     questions = []
     for prompt in one.prompts:
+        if task.as_asked(item, prompt) is None:
+            continue  # the score says that it is left out
         asked = task.asked(item, prompt)
         for image in asked.images:
             if image not in kept:

@@ -24,8 +24,10 @@ from mede2_jax.outputs.file import OutputFile, write_whole
 from mede2_jax.rollout.engine import check_engine
 from mede2_jax.rollout.job import SamplingJob, open_job
 from mede2_jax.score.config import ScoreConfig
+from mede2_jax.score.judge_job import check_judge
+from mede2_jax.score.judge_run import Purse
 from mede2_jax.score.responses import Responses, of_prompt, read_responses
-from mede2_jax.score.run import add_columns, cells, score
+from mede2_jax.score.run import add_columns, cells, in_five, score
 from mede2_jax.score.summary import Json
 from mede2_jax.tasks.asking import THEN
 from mede2_jax.weights.model_info import read_info
@@ -44,6 +46,9 @@ def run(config: EvaluateConfig, console: Console) -> Json:
         raise UserError(f"--out={config.out} is a file; give a folder")
     read_info(config.model)
     chosen = choose(config)
+    for one in chosen:
+        for prompt in one.prompts:
+            check_judge(one.items.task, config.mode, prompt, config.judge, config.out)
     benchmarks = identity(chosen)
     with OutputFile(config.out / ROLLOUTS, "rollouts", " (each shard needs one of its own)") as file:
         check_benchmarks(file, benchmarks)
@@ -91,7 +96,7 @@ def _scores(
 ) -> list[Json]:
     assert config.out is not None
     read = functools.cache(lambda path: read_responses(path, ScoreConfig().columns))
-    scores = []
+    scores, purse = [], Purse(config.judge.max_cost)
     for one, folder in zip(chosen, config.folders, strict=True):
         for prompt in one.prompts:
             name = one.items.task.name
@@ -105,11 +110,12 @@ def _scores(
                 partial=one.is_partial,
                 k=config.k,
                 resamples=config.resamples,
+                judge=config.judge,
             )
             path = files[any(THEN in question.metadata for question in asked)]
             replies = _of_ids(of_prompt(read(path), one.items.task, prompt)[0], one.ids)
             more = {"prompts": {"digest": prompts_digest(asked), "questions": len(asked)}}
-            result = score(how, one.items, replies, prompt, console, more)
+            result = score(how, one.items, replies, prompt, console, more, purse)
             scores.append({name: result[name] for name in ("task", "title", "prompt", "mode", "partial", "overall")} | {"at": result["at"]})
     return scores
 
@@ -128,4 +134,6 @@ def _closing_table(scores: Sequence[Json]) -> Table:
     for one in scores:
         items = f"{one['overall']['items']:,}" + (f" of {one['partial']['of']:,}" if one["partial"] else "")
         table.add_row(escape(one["task"]), escape(one["prompt"]), items, *cells(one["overall"], ends))
+        if five := in_five(one["overall"]):
+            table.add_row("", f"{escape(one['prompt'])}, top 5", items, *cells(five, ends))
     return table

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from mede2_jax.data.records import JudgedBy
 from mede2_jax.embedded import SAMPLE_ROLLOUTS, Embedded
 from mede2_jax.engines.chat import Sampling
+from mede2_jax.engines.paid.options import API_OPTIONS, GEMINI_OPTIONS, PAPER_JUDGE, APIOptions
 from mede2_jax.reasoning import offline_judge
 from mede2_jax.reasoning.prompts import JUDGES, Prompt
-
-PAPER_JUDGE = "gemini-2.5-pro"
-"""MedE², section 3.3."""
 
 EMBEDDED = Embedded({"judge": "offline", "out": "runs/judgments.jsonl"}, {"rollouts": SAMPLE_ROLLOUTS}, ("rollouts", "judge", "model"))
 """The sample's responses, judged by rules, in seconds."""
 
-API_OPTIONS = ("base_url", "concurrency", "patience", "timeout", "first_rest", "longest_rest", "cache", "max_cost", "prices")
-"""How an API is used; none of it changes a judgment."""
-GEMINI_OPTIONS = ("thinking", "block")
 
-
-class JudgeConfig(Sampling):
-    """A judging run."""
-
-    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
-        "engine": "judge",
-        "judge_model": "model",
-        "k": "repeat",
-        "n": "repeat",
-        "budget": "max_cost",
-        "max_budget": "max_cost",
-        "cache_dir": "cache",
-        "input": "rollouts",
-        "output": "out",
-        "retries": "attempts",
-        "media_dir": "image_root",
-        "max_new_tokens": "max_tokens",
-    }
+class _Judging(Sampling):
+    """Fields that come first in `--help`."""
 
     rollouts: Path | None = None
     """Rollouts to judge: what `python -m mede2_jax.rollout` writes."""
@@ -74,40 +52,25 @@ class JudgeConfig(Sampling):
 
     max_tokens: int = Field(default=8192, ge=1)
     """Longest reply in tokens; of a model that thinks, its thoughts count."""
-    base_url: str | None = None
-    """Where the API is; none: the vendor's own address."""
-    concurrency: int | None = Field(default=None, ge=1)
-    """Requests under way at a time; none: the engine's own number."""
-    patience: float | None = Field(default=None, ge=0.0)
-    """Seconds to go on when the API answers nothing at all; none: the engine's own."""
-    timeout: float | None = Field(default=None, gt=0.0)
-    """Seconds that one attempt may take; none: the engine's own."""
-    first_rest: float | None = Field(default=None, gt=0.0)
-    """Longest rest before a request that failed is sent again, in seconds, doubled from failure to failure; none: the engine's own."""
-    longest_rest: float | None = Field(default=None, gt=0.0)
-    """The most that it is doubled to; none: the engine's own."""
-    thinking: int | None = Field(default=None, ge=-1)
-    """Gemini: tokens it may think, as part of max_tokens (-1: as many as it likes); none: the model's default."""
-    block: bool = True
-    """Gemini: its own safety filters decide, which take some medical images for something else; off: they block nothing."""
-    cache: Path | None = Path("runs/api_cache.sqlite")
-    """Every paid answer by its whole request, so that none is paid for twice; none keeps no cache."""
-    max_cost: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
-    """US dollars that this run may cost; it ends there, and what was judged is kept."""
-    prices: Path | None = None
-    """YAML with dollars per million tokens by model; none: the file that comes with the package."""
 
-    @field_validator("base_url")
-    @classmethod
-    def _holds_no_secret(cls, value: str | None) -> str | None:
-        if value is not None:
-            parts = urlsplit(value)
-            if parts.username or parts.password or parts.query:
-                # The manifest keeps the config.
-                raise ValueError("must hold no user, password or key, which would end up in files; set the key's environment variable")
-            if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise ValueError(f"must be a URL such as https://HOST/v1 (got {value!r})")
-        return value
+
+class JudgeConfig(APIOptions, _Judging):
+    """A judging run."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {
+        "engine": "judge",
+        "judge_model": "model",
+        "k": "repeat",
+        "n": "repeat",
+        "budget": "max_cost",
+        "max_budget": "max_cost",
+        "cache_dir": "cache",
+        "input": "rollouts",
+        "output": "out",
+        "retries": "attempts",
+        "media_dir": "image_root",
+        "max_new_tokens": "max_tokens",
+    }
 
     @model_validator(mode="after")
     def _consistent(self) -> JudgeConfig:
@@ -119,10 +82,7 @@ class JudgeConfig(Sampling):
             fields = {name: type(self).model_fields[name].default for name in ("model", *API_OPTIONS, *GEMINI_OPTIONS)}
             if given := [name for name, default in fields.items() if getattr(self, name) != default]:
                 raise ValueError(f"judge=offline asks no API and has no use for {', '.join(given)}; leave it out, or choose another judge")
-        if self.judge == "openai" and (self.thinking is not None or not self.block):
-            raise ValueError("thinking and block are Gemini's; leave them out with judge=openai")
-        if self.judge == "openai" and self.model is None:
-            raise ValueError("judge=openai needs a model: --model=NAME as the API calls it, such as gpt-4o")
+        self.check_model(self.judge, self.model, "judge=")
         return self
 
     @property
@@ -141,9 +101,3 @@ class JudgeConfig(Sampling):
     def sampling(self) -> Sampling:
         """What an engine needs to know."""
         return Sampling(**{name: getattr(self, name) for name in Sampling.model_fields})
-
-    @property
-    def api_options(self) -> dict[str, Any]:
-        """How the API is used, where it is said."""
-        names = [*API_OPTIONS, *(GEMINI_OPTIONS if self.judge == "gemini" else ())]
-        return {name: value for name in names if (value := getattr(self, name)) is not None}

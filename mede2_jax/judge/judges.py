@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-import pydantic
-
-from mede2_jax.config import UserError, describe_validation_error
+from mede2_jax.config import UserError
 from mede2_jax.data.images import read_image_bytes
 from mede2_jax.data.judged import difference, files_digest, of_both
 from mede2_jax.data.reading import located
 from mede2_jax.data.records import ImagePart, JudgeUsage, Message, Part, Rollout, TextPart
-from mede2_jax.engines.chat import ChatEngine, ChatFailure, ChatReply, ChatRequest, Usage
+from mede2_jax.engines.chat import ChatEngine, ChatRequest
 from mede2_jax.engines.picture import Picture
+from mede2_jax.engines.until_read import Answer, Attempt, ask_until_read
 from mede2_jax.judge.config import JudgeConfig
 from mede2_jax.judge.job import JudgingJob, Task
 from mede2_jax.reasoning import offline_judge
 from mede2_jax.reasoning.answers import true_choice
-from mede2_jax.reasoning.prompts import JUDGE_AGAIN, UNKNOWN_TRUTH, Prompt, filled_around
-from mede2_jax.reasoning.rubric import Aspect, Unreadable, Verdict, read_reply, reply_schema
+from mede2_jax.reasoning.judge_reply import Verdict
+from mede2_jax.reasoning.prompts import UNKNOWN_TRUTH, Prompt, filled_around
+from mede2_jax.reasoning.rubric import Aspect, read_reply, reply_schema
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,8 @@ class Wanted:
         return f"{self.task.id}@{self.repeat}"
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What came of it: verdicts, or why there are none."""
-
-    wanted: Wanted
-    verdicts: dict[Aspect, Verdict] | None
-    reason: str = ""
-    """Why there are none."""
-    raw: str | None = None
-    """The last reply, as it came."""
-    usage: JudgeUsage | None = None
-    attempts: int = 0
-    """How often the judge was asked, in earlier runs too, where no reply could be read."""
-
-
-NO_USAGE = JudgeUsage(calls=0)
+Judged = Answer[Wanted, dict[Aspect, Verdict]]
+"""What came of it: verdicts, or why there are none."""
 
 
 class Judge(Protocol):
@@ -83,14 +69,9 @@ def open_judge(job: JudgingJob, notify: Callable[[str], None]) -> Iterator[Judge
     if config.judge == "offline":
         yield RuleJudge(job)
         return
-    from mede2_jax.engines.paid.config import APIConfig
     from mede2_jax.engines.paid.engine import open_api
 
-    try:
-        api = APIConfig(api=config.judge, model=config.judged_by.model, **config.api_options)
-    except pydantic.ValidationError as error:
-        raise UserError(describe_validation_error(error)) from None
-    with open_api(api, config.sampling, notify) as engine:
+    with open_api(config.api_config(config.judge, config.judged_by.model), config.sampling, notify) as engine:
         yield ChatJudge(job, engine)
 
 
@@ -104,19 +85,7 @@ class RuleJudge:
         """As `Judge.judge`; never fails."""
         for item in wanted:
             rollout = self.job.rollout(item.task)
-            yield Judged(item, offline_judge.judge(rollout.response, rollout.metadata, is_correct=item.task.outcome == "correct"))
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A judgment that an engine is asked for, and what came before."""
-
-    wanted: Wanted
-    attempt: int = 0
-    raw: str = ""
-    fault: str = ""
-    """What was wrong with the reply before."""
-    usage: JudgeUsage = NO_USAGE
+            yield Answer(item, offline_judge.judge(rollout.response, rollout.metadata, is_correct=item.task.outcome == "correct"))
 
 
 class ChatJudge:
@@ -129,33 +98,16 @@ class ChatJudge:
 
     def judge(self, wanted: Iterable[Wanted]) -> Iterator[Judged]:
         """As `Judge.judge`. What has to be asked again is asked after all else."""
-        asked: Iterable[_Asked] = (_Asked(item, attempt=item.asked_before, usage=item.spent_before or NO_USAGE) for item in wanted)
-        while True:
-            again: list[_Asked] = []
-            under_way: dict[str, _Asked] = {}
-            for reply in self.engine.answer(self._requests(asked, under_way)):
-                judged = self._read(reply, under_way.pop(reply.request.id))
-                if isinstance(judged, Judged):
-                    yield judged
-                else:
-                    again.append(judged)
-            if not again:
-                return
-            asked = again
+        config = self.job.config
+        return ask_until_read(self.engine, wanted, self._request, self._read, attempts=config.attempts, max_tokens=config.max_tokens)
 
-    def _requests(self, asked: Iterable[_Asked], under_way: dict[str, _Asked]) -> Iterator[ChatRequest]:
-        for item in asked:
-            request = self._request(item)
-            under_way[request.id] = item
-            yield request
+    def _read(self, wanted: Wanted, text: str) -> dict[Aspect, Verdict]:
+        return read_reply(text, reasons=self.reasons)
 
-    def _request(self, item: _Asked) -> ChatRequest:
-        config, task = self.job.config, item.wanted.task
-        rollout = self.job.rollout(task)
-        messages = [question(rollout, config.judge_prompt)]
-        if item.fault:
-            messages.append(Message(role="assistant", content=item.raw or "(nothing)"))
-            messages.append(Message(role="user", content=JUDGE_AGAIN.text.format(FAULT=item.fault)))
+    def _request(self, attempt: Attempt[Wanted]) -> ChatRequest:
+        config, wanted = self.job.config, attempt.wanted
+        task, rollout = wanted.task, self.job.rollout(wanted.task)
+        messages = (question(rollout, config.judge_prompt), *attempt.again)
         with located(self.job.file.where(task.number)):
             root, limit = self.job.image_root, config.max_image_pixels
             files = [read_image_bytes(root, name) for name in rollout.images]
@@ -163,25 +115,7 @@ class ChatJudge:
             if difference(task.digest, of_both(rollout.content_digest, now)):
                 raise UserError(f"images of {task.id!r} have changed since this run began; put them back, or start it again")
             images = tuple(Picture.read(file, name, limit) for file, name in zip(files, rollout.images, strict=True))
-        return ChatRequest(
-            item.wanted.id, tuple(messages), images, 1, seed(config, task.id, item.wanted.repeat, item.attempt), schema=self.schema
-        )
-
-    def _read(self, reply: ChatReply | ChatFailure, item: _Asked) -> Judged | _Asked:
-        if isinstance(reply, ChatFailure):
-            spent = _added(item.usage, reply.usage) if reply.usage else item.usage
-            return Judged(item.wanted, None, reply.reason, item.raw or None, spent if spent.calls else None, item.attempt)
-        completion = reply.completions[0]
-        usage = _added(item.usage, reply.usage or Usage(reply.prompt_tokens, len(completion.token_ids), 0.0, False))
-        try:
-            if completion.finish_reason == "length":
-                raise Unreadable(f"it was cut at max_tokens={self.job.config.max_tokens}")
-            return Judged(item.wanted, read_reply(completion.text, reasons=self.reasons), raw=completion.text, usage=usage)
-        except Unreadable as fault:
-            attempts = item.attempt + 1
-            if attempts - item.wanted.asked_before >= self.job.config.attempts:
-                return Judged(item.wanted, None, f"malformed reply: {fault}", completion.text, usage, attempts)
-            return replace(item, attempt=attempts, raw=completion.text, fault=str(fault), usage=usage)
+        return ChatRequest(wanted.id, messages, images, 1, seed(config, task.id, wanted.repeat, attempt.number), schema=self.schema)
 
 
 def question(rollout: Rollout, prompt: Prompt) -> Message:
@@ -230,15 +164,3 @@ def _joined(parts: list[Part]) -> tuple[Part, ...]:
         else:
             joined.append(part)
     return tuple(part for part in joined if not (isinstance(part, TextPart) and not part.text))
-
-
-def _added(before: JudgeUsage, usage: Usage) -> JudgeUsage:
-    return JudgeUsage(
-        prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
-        response_tokens=before.response_tokens + usage.response_tokens,
-        cost=before.cost + usage.cost,
-        cached_cost=((before.cached_cost or 0.0) + usage.cached_cost) or None,
-        calls=before.calls + 1,
-        cached=before.cached + usage.cached,
-        without=tuple(sorted({*(before.without or ()), *usage.without})) or None,
-    )

@@ -145,7 +145,7 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
         return sum(failure.usage.whole_cost for failure in self.failures.listed() if failure.usage is not None)
 
     def _outcome(self, judged: Judged) -> Outcome[Judgment, FailedJudgment]:
-        wanted, verdicts = judged.wanted, judged.verdicts
+        wanted, verdicts = judged.wanted, judged.said
         task = wanted.task
         if verdicts is None:
             failure = FailedJudgment(

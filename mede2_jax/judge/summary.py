@@ -11,10 +11,10 @@ from rich.table import Table
 
 from mede2_jax.data.records import Judgment
 from mede2_jax.foreign import one_line
-from mede2_jax.judge.agreement import Agreement, agreement
 from mede2_jax.outputs.progress import RunProgress
 from mede2_jax.outputs.summary import share
 from mede2_jax.reasoning.rubric import ASPECTS, MMRP, Aspect, failed
+from mede2_jax.statistics.agreement import Agreement, agreement
 
 
 class Tally:

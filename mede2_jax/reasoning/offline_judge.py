@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mede2_jax.reasoning.answers import normalised
-from mede2_jax.reasoning.rubric import Aspect, Verdict
+from mede2_jax.reasoning.judge_reply import Verdict
+from mede2_jax.reasoning.rubric import Aspect
 
 NAME = "rules/1"
 """Stands where other judges have their model; the number changes with the rules."""

@@ -19,6 +19,10 @@ DESCRIPTION = f"""Score responses to a benchmark. Nothing is sampled: the respon
   anybody's        … --responses=answers.csv --columns.id=qid --columns.response=text     (a list of texts is several samples)
   the owner's      … --task=mmmu_pro_standard10 --responses=his_output.jsonl --mode=official      (the file carries the items)
   two models       … --against=scores/other: McNemar's test and a paired bootstrap
+  open answers     … --prompt=mede2_open --judge.api=gemini --judge.max_cost=20     (a rule, then the judge; GEMINI_API_KEY)
+  own judge        … --judge.api=openai --judge.model=NAME --judge.base_url=http://node1:8000/v1
+  can I trust it   … --judge.check=200: how often rule and judge agree
+  DiagnosisArena   … --task=diagnosisarena_open --mode=official --judge.api=openai --judge.model=gpt-4o     (top-1, top-5)
 
 {describe_tasks()}
 """

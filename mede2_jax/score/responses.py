@@ -11,7 +11,7 @@ from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.manifest import Said, read_said
 from mede2_jax.score.config import ColumnsConfig
-from mede2_jax.tasks.asking import OURS, THEN, question_id
+from mede2_jax.tasks.asking import THEN, question_id
 from mede2_jax.tasks.item import Task
 from mede2_jax.tasks.tables import Row, rows
 
@@ -97,8 +97,8 @@ def of_prompt(responses: Responses, task: Task, prompt: str | None) -> tuple[Res
     Raises:
         UserError: The task has no such prompt, the file has nothing of it, or has several and none is given.
     """
-    if prompt is not None and prompt not in (OURS, *task.prompts):
-        raise UserError(f"--prompt={shown(prompt)} is none of {task.name}'s: {', '.join((*task.prompts, OURS))}")
+    if prompt is not None and prompt not in (*task.our_prompts, *task.prompts):
+        raise UserError(f"{task.no_prompt(prompt)}: {', '.join((*task.prompts, *task.our_prompts))}")
     if not responses.is_evaluation:
         return responses, prompt or task.prompts[0]
     scored = [one for one in responses.responses if not one.is_first]
@@ -115,6 +115,12 @@ def of_prompt(responses: Responses, task: Task, prompt: str | None) -> tuple[Res
         said = f"has replies of {', '.join(map(shown, others))}" if others else "has first turns only, and the second ones are scored"
         raise UserError(f"{responses.path} has none of {task.name}{f'/{prompt}' if prompt else ''}: it {said}")
     return dataclasses.replace(responses, responses=kept), str(chosen)
+
+
+def without(responses: Responses, ids: Sequence[str]) -> Responses:
+    """All but the responses to some items."""
+    gone = set(ids)
+    return dataclasses.replace(responses, responses=tuple(one for one in responses.responses if one.id not in gone)) if gone else responses
 
 
 def _asked_id(row: Row) -> str | None:

@@ -18,10 +18,14 @@ from mede2_jax.outputs.file import write_whole
 from mede2_jax.outputs.manifest import file_digest, read_manifest
 from mede2_jax.score.against import SCORE, VERDICTS, compare
 from mede2_jax.score.config import ScoreConfig
+from mede2_jax.score.judge_job import check_judge
+from mede2_jax.score.judge_run import Purse
+from mede2_jax.score.judge_tables import agreement_table, judge_notices
+from mede2_jax.score.judged import open_and_wrong, with_judge
 from mede2_jax.score.leakage import describe_leakage, leakage
-from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses
-from mede2_jax.score.summary import ENDS, Json, summarise, table
-from mede2_jax.score.verdicts import Sample, carried_items, judged, pair, steps_of
+from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses, without
+from mede2_jax.score.summary import ENDS, UNJUDGED, Json, summarise, table
+from mede2_jax.score.verdicts import Sample, as_asked, carried_items, judged, pair, steps_of
 from mede2_jax.tasks.catalogue import Items, find_task, open_items
 from mede2_jax.tasks.own import OwnTask
 
@@ -45,12 +49,22 @@ def run(config: ScoreConfig, console: Console) -> Json:
     task = find_task(config.task)
     if config.out is not None and config.out.exists() and not config.out.is_dir():
         raise UserError(f"--out={config.out} is a file; give a folder")
+    if config.prompt is not None and config.prompt in (*task.our_prompts, *task.prompts):
+        check_judge(task, config.mode, config.prompt, config.judge, config.out)  # before a long file is read
     responses, prompt = of_prompt(read_responses(config.responses, config.columns), task, config.prompt)
     items = open_items(task, config.data, images=False) if config.data is not None else carried_items(task, responses)
     return score(config, items, responses, prompt, console)
 
 
-def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, console: Console, more: Json | None = None) -> Json:
+def score(
+    config: ScoreConfig,
+    items: Items,
+    responses: Responses,
+    prompt: str,
+    console: Console,
+    more: Json | None = None,
+    purse: Purse | None = None,
+) -> Json:
     """Scores responses that were read; writes and shows the score, and returns it.
 
     Args:
@@ -60,14 +74,20 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         prompt: Which one.
         console: Where the table goes.
         more: What else score.json is to say of where they come from.
+        purse: What a judge may cost; None: what the config says, for this score alone.
 
     Raises:
-        UserError: They do not belong together.
+        UserError: They do not belong together; or a judge is wanted and cannot be asked, and what was judged is kept.
     """
     task = items.task
-    some = pair(items, responses, partial=config.partial)
-    samples = judged(items, some, config.mode, prompt)
-    all_items = table(task, items.by_id, samples)
+    check_judge(task, config.mode, prompt, config.judge, config.out)
+    asked, left_out = as_asked(items, prompt)
+    if not (rest := without(responses, left_out)).responses:
+        raise UserError(f"{responses.path}: all of its responses are to items whose options are images, which {prompt} cannot leave out")
+    some = pair(asked, rest, partial=config.partial)
+    by_rule = judged(asked, some, config.mode, prompt)
+    samples, judge = with_judge(config, asked, by_rule, prompt, purse or Purse(config.judge.max_cost), console)
+    all_items = table(task, asked.by_id, samples)
     result: Json = {
         "task": task.name,
         "title": task.title,
@@ -75,7 +95,8 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         "prompt": prompt,
         "rules": RULES,
         "version": __version__,
-        **_inputs(config, items, responses, len(some)),
+        **_inputs(config, items, responses),
+        "partial": {"items": len(some), "of": len(asked.items)} if config.partial else None,
         **(more or {}),
         **summarise(all_items, config),
         "steps": steps_of(samples),
@@ -83,12 +104,7 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
     }
     if responses.columns["id"] == PARENTS:
         result["leakage"] = leakage(all_items, items.digest, responses.path, config)
-    if isinstance(task, OwnTask):
-        result["definition"] = task.definition
-    if task.difference and config.mode == "official":
-        result["difference_from_owner"] = task.difference
-    if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
-        result["owners_figure"] = figure
+    result |= _besides(config, items, asked, left_out, samples, judge)
     if config.against is not None:
         result["against"] = compare(all_items, config.against, config)
     if config.out is not None:
@@ -97,7 +113,27 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
     return result
 
 
-def _inputs(config: ScoreConfig, items: Items, responses: Responses, answered: int) -> Json:
+def _besides(
+    config: ScoreConfig, items: Items, asked: Items, left_out: Sequence[str], samples: Sequence[Sample], judge: Json | None
+) -> Json:
+    """What only some scores say; `asked`: the items as they were asked, without those that were `left_out`."""
+    task, said = items.task, dict[str, Any]()
+    if left_out:
+        said["left_out"] = list(left_out)
+    if judge is not None:
+        said["judge"] = judge
+    elif config.mode == "mede2" and (unjudged := open_and_wrong(asked, samples)):
+        said["unjudged"] = unjudged
+    if isinstance(task, OwnTask):
+        said["definition"] = task.definition
+    if task.difference and config.mode == "official":
+        said["difference_from_owner"] = task.difference
+    if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
+        said["owners_figure"] = figure
+    return said
+
+
+def _inputs(config: ScoreConfig, items: Items, responses: Responses) -> Json:
     return {
         "data": {"files": [str(file) for file in items.files], "digest": items.digest, "deviations": items.deviations},
         "responses": {
@@ -106,7 +142,6 @@ def _inputs(config: ScoreConfig, items: Items, responses: Responses, answered: i
             "columns": dict(responses.columns),
             "models": list(responses.models),
         },
-        "partial": {"items": answered, "of": len(items.items)} if config.partial else None,
         "data_is_carried": config.data is None,
         **({"sampled": said} if responses.columns["id"] == PARENTS and (said := sampled(responses.path)) else {}),
     }
@@ -134,6 +169,8 @@ def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None
             "correct": sample.outcome == "correct",
             "outcome": sample.outcome,
             "finish": sample.finish,
+            **({} if sample.top5 is None else {"top5": sample.top5}),
+            **({} if (rule := sample.by_rule) is None else {"rule": {"step": rule.reading.step, "outcome": rule.outcome}}),
         }
         for sample in samples
     )
@@ -144,10 +181,14 @@ def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None
 def _show(result: Json, console: Console) -> None:
     overall = result["overall"]
     title = f"{result['title']} · {result['mode']} · asked as {result['prompt']}"
+    if "model" in (judge := result.get("judge") or {}):
+        title += f" · judged by {judge['model']}"
     shown_table = RichTable(title=title, title_style="bold", title_justify="left")
     shown_table.add_column("")
     ends = add_columns(shown_table, [overall])
     shown_table.add_row("all", f"{overall['items']:,}", *cells(overall, ends))
+    if five := in_five(overall):
+        shown_table.add_row("all, top 5", f"{overall['items']:,}", *cells(five, ends))
     for values in result["by"].values():
         shown_table.add_section()
         for value, one in values.items():
@@ -155,6 +196,8 @@ def _show(result: Json, console: Console) -> None:
     console.print(shown_table)
     if result["at"]:
         console.print(_curves(result["at"]))
+    if found := judge.get("agreement"):
+        console.print(agreement_table(found))
     steps = ", ".join(f"{step} {count:,}" for step, count in result["steps"].items())
     console.print(f"read by: {steps}", markup=False)
     if words := overall.get("words"):
@@ -171,10 +214,15 @@ def _between(interval: Sequence[float] | None) -> str:
 
 def add_columns(shown_table: RichTable, scores: Sequence[Json]) -> list[str]:
     """Adds the columns of scores to a table; returns the ends of responses that there are, for `cells`."""
-    ends = [end for end in ("unparsed", *ENDS) if any(one[end] for one in scores)]
+    ends = [end for end in ("unparsed", *ENDS, UNJUDGED) if any(one[end] for one in scores)]
     for name in ("items", "correct", "%", "95% interval", *ends):
-        shown_table.add_column(name, justify="right", no_wrap=True)
+        shown_table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     return ends
+
+
+def in_five(one: Json) -> Json | None:
+    """A score's top-5 as a score; None where one diagnosis is asked for."""
+    return one | one["top5"] if "top5" in one else None
 
 
 def cells(one: Json, ends: Sequence[str]) -> list[str]:
@@ -201,11 +249,15 @@ def _notices(result: Json) -> list[str]:
         notices.append(f"not the owner's whole test set, or another revision ({'; '.join(deviations)}): say so beside this score")
     if partial := result["partial"]:
         notices.append(f"partial: {partial['items']:,} of {partial['of']:,} items")
+    if left_out := result.get("left_out"):
+        some = ", ".join(map(shown, left_out[:LISTED])) + (", …" if len(left_out) > LISTED else "")
+        notices.append(f"{counted(len(left_out), 'item')} left out, whose options are images and cannot be taken away: {some}")
     if unparsed := result["unparsed"]:
         some = ", ".join(map(shown, unparsed[:LISTED])) + (", …" if len(unparsed) > LISTED else "")
         notices.append(f"{counted(len(unparsed), 'response')} in which no answer could be read, counted as not correct: {some}")
     if leaked := result.get("leakage"):
         notices.append(describe_leakage(leaked))
+    notices.extend(judge_notices(result))
     if said := result.get("difference_from_owner"):
         notices.append(said)
     if (figure := result.get("owners_figure")) is not None:

@@ -13,6 +13,7 @@ from mede2_jax.config import UserError
 from mede2_jax.reasoning.normal_form import normalised
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.verdicts import Sample
+from mede2_jax.scoring.judging import JUDGE_FAILED
 from mede2_jax.scoring.reading import several
 from mede2_jax.scoring.texts import SharedWords, shared_words
 from mede2_jax.statistics.intervals import Bootstrap, Interval, accuracy, bootstrap, mean_over_items, wilson
@@ -21,6 +22,8 @@ from mede2_jax.tasks.item import Item, Task
 
 Json = dict[str, Any]
 ENDS = ("cut", "refused", "failed")
+UNJUDGED = "judge_failed"
+"""How many responses a judge was to decide, and did not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Table:
     def right(self) -> np.ndarray:
         """[I] samples that are right."""
         return np.array([sum(one.outcome == "correct" for one in some) for some in self.samples])
+
+    @property
+    def in_five(self) -> np.ndarray | None:
+        """[I] samples of whose first five diagnoses one is right; None where one is asked for."""
+        if not any(one.top5 is not None for some in self.samples for one in some):
+            return None
+        return np.array([sum(bool(one.top5) for one in some) for some in self.samples])
 
     @property
     def count(self) -> np.ndarray:
@@ -77,11 +87,33 @@ def summarise(all_items: Table, config: ScoreConfig) -> Json:
 
 def score(some: Table, config: ScoreConfig) -> Json:
     """Accuracy of some items, with what it is made of."""
-    right, count = some.right, some.count
+    ends: Counter[str] = Counter(one.finish for samples in some.samples for one in samples)
+    outcomes: Counter[str] = Counter(one.outcome for samples in some.samples for one in samples)
+    in_five = some.in_five
+    return {
+        "items": len(some.items),
+        "samples": int(some.count.sum()),
+        **{name: outcomes[name] for name in ("correct", "wrong", "unparsed")},
+        **{name: ends[name] for name in ENDS},
+        UNJUDGED: sum(one.reading.step == JUDGE_FAILED for samples in some.samples for one in samples),
+        **estimated(some, some.right, config),
+        **({} if in_five is None else {"top5": {"correct": int(in_five.sum()), **estimated(some, in_five, config)}}),
+        **_words(some, config),
+    }
+
+
+def estimated(some: Table, right: np.ndarray, config: ScoreConfig) -> Json:
+    """The share of samples that are right, over items, and its interval.
+
+    Args:
+        some: The items.
+        right: [I] how many samples of each are.
+        config: Has the bootstrap's seed.
+    """
+    count = some.count
     estimate = accuracy(right, count)
-    single = bool((count == 1).all())
     interval: Interval | None
-    if single and some.clusters is None:
+    if bool((count == 1).all()) and some.clusters is None:
         interval, method = wilson(int(right.sum()), len(right)), "Wilson"
     else:
         found = bootstrap((right / count)[:, None], seed=config.seed, clusters=some.clusters, resamples=config.resamples)
@@ -89,18 +121,11 @@ def score(some: Table, config: ScoreConfig) -> Json:
         method = (
             f"bootstrap over {'clusters' if some.clusters is not None else 'items'}, {config.resamples:,} resamples, seed {config.seed}"
         )
-    ends: Counter[str] = Counter(one.finish for samples in some.samples for one in samples)
-    outcomes: Counter[str] = Counter(one.outcome for samples in some.samples for one in samples)
     return {
-        "items": len(right),
-        "samples": int(count.sum()),
-        **{name: outcomes[name] for name in ("correct", "wrong", "unparsed")},
-        **{name: ends[name] for name in ENDS},
         "accuracy": estimate.value,
         "standard_error": estimate.standard_error,
         "interval": None if interval is None else [interval.low, interval.high],
         "interval_method": method,
-        **_words(some, config),
     }
 
 

@@ -12,7 +12,7 @@ from mede2_jax.foreign import shown
 from mede2_jax.reasoning.answers import Outcome
 from mede2_jax.score.responses import Finish, Response, Responses
 from mede2_jax.scoring.modes import Mode, judge
-from mede2_jax.scoring.reading import NOTHING, Reading
+from mede2_jax.scoring.reading import NOTHING, Reading, Verdict
 from mede2_jax.tasks.catalogue import Items, check_unique, digest_of
 from mede2_jax.tasks.item import Item, Task
 from mede2_jax.tasks.tables import rows
@@ -27,6 +27,10 @@ class Sample:
     reading: Reading
     outcome: Outcome
     finish: Finish
+    by_rule: Verdict | None = None
+    """What the rule says, where a judge was asked besides."""
+    top5: bool | None = None
+    """Whether one of five diagnoses is right; None where one is asked for."""
 
 
 def carried_items(task: Task, responses: Responses) -> Items:
@@ -69,13 +73,20 @@ def pair(items: Items, responses: Responses, *, partial: bool) -> dict[str, list
     return {name: sorted(by_id[name], key=lambda response: response.sample) for name in known if name in by_id}
 
 
+def as_asked(items: Items, prompt: str) -> tuple[Items, list[str]]:
+    """The items as those who answer `prompt` see them, and the ids of those that cannot be asked so."""
+    seen = [(item.id, items.task.as_asked(item, prompt)) for item in items.items]
+    kept = tuple(item for _, item in seen if item is not None)
+    return dataclasses.replace(items, items=kept), [name for name, item in seen if item is None]
+
+
 def judged(items: Items, responses: Mapping[str, Sequence[Response]], mode: Mode, prompt: str) -> list[Sample]:
     """The verdict of every response."""
     known = items.by_id
     samples = []
     for name, some in responses.items():
         item = known[name]
-        rule = items.task.rule(item, prompt)
+        rule = items.task.rule_for(item, prompt)
         for response in some:
             if response.finish == "failed":
                 samples.append(Sample(name, response.sample, Reading(None, NOTHING), "unparsed", "failed"))

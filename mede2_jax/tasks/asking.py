@@ -12,6 +12,8 @@ from mede2_jax.foreign import shown
 
 OURS = "mede2"
 """The prompt of ours that every task has: the paper's system turn, and the question with its choices."""
+OPEN = "mede2_open"
+"""The same without the choices: the answer is a text, which is compared with that of the right choice."""
 OFFICIAL = "official"
 """Stands for each of an owner's ways to ask."""
 THEN = "then"

@@ -1,4 +1,4 @@
-"""DiagnosisArena (SPIRAL-MED/DiagnosisArena): 915 cases, with four options. Its open form wants a judge."""
+"""DiagnosisArena (SPIRAL-MED/DiagnosisArena): 915 cases, with four options, or open: five diagnoses, which a judge scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,35 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mede2_jax.scoring.diagnosisarena import read_choice
+from mede2_jax.reasoning.prompts import DIAGNOSIS
+from mede2_jax.scoring.diagnosisarena import OWNERS_JUDGE, read_choice
 from mede2_jax.scoring.reading import Rule
+from mede2_jax.scoring.texts import open_rule
 from mede2_jax.tasks.asking import Asked
 from mede2_jax.tasks.item import Item, Task, letter, options_of, text, written_options
 
 SECTIONS = ("Case Information", "Physical Examination", "Diagnostic Tests")
+_OPEN = """
+As a medical expert, please make a diagnosis for the patient's disease based on the case information, \n\
+physical examination, and diagnostic tests. Please enumerate the top 5 most likely diagnoses for the \n\
+following patient in order, with the most likely disease listed first.
+
+Case Information:
+%s
+
+Physical Examination:
+%s
+
+Diagnostic tests:
+%s
+
+Output the diagnosis in numeric order, one per line. For example:
+1. Disease A;
+2. Disease B;
+...
+
+Do not output anything else!
+"""
 _CHOICE = """
 According to the provided medical case and select the most appropriate diagnosis from the following four options. \
 Put your final answer within \\boxed{}.
@@ -45,15 +68,17 @@ class DiagnosisArena(Task):
         "the rule as it is meant"
     )
 
+    never_open = "diagnosisarena_open asks that"
+
     def read(self, row: Mapping[str, Any], where: str) -> Item:
         """See `Task.read`. Options are a mapping, a list, JSON of these, or lines that begin with their letters."""
         options = options_of(written_options(row.get("Options")), "Options", where)
         return Item(
             id=text(row, "id", where),
-            question="\n".join(f"{name}:\n{text(row, name, where, empty=True)}" for name in SECTIONS),
+            question=_case(row, where),
             answer=letter(text(row, "Right Option", where), options, "Right Option", where),
             options=options,
-            fields={name: text(row, name, where, empty=True) for name in SECTIONS} | {"Options": _as_written(row.get("Options"))},
+            fields=_sections(row, where) | {"Options": _as_written(row.get("Options"))},
         )
 
     def as_owner_asks(self, item: Item, prompt: str) -> Asked:
@@ -65,8 +90,47 @@ class DiagnosisArena(Task):
         return Rule(functools.partial(read_choice, letters=tuple(item.options)))
 
 
+class DiagnosisArenaOpen(Task):
+    """Five diagnoses, the likeliest first, which the owner has scored by a judge: top-1 is the accuracy, top-5 stands beside it.
+
+    In our words one diagnosis is asked for.
+    """
+
+    name, title = "diagnosisarena_open", "DiagnosisArena (open)"
+    files = DiagnosisArena.files
+    columns = ("id", *SECTIONS, "Final Diagnosis")
+    counts: Mapping[str, int] = DiagnosisArena.counts
+    owners_judge = OWNERS_JUDGE
+    never_open = "it is open; mede2 asks it as it is"
+
+    def read(self, row: Mapping[str, Any], where: str) -> Item:
+        """See `Task.read`."""
+        return Item(
+            id=text(row, "id", where),
+            question=f"{_case(row, where)}\n\n{DIAGNOSIS.text}",
+            answer=text(row, "Final Diagnosis", where),
+            fields=_sections(row, where) | {"kind": "open"},
+        )
+
+    def as_owner_asks(self, item: Item, prompt: str) -> Asked:
+        """See `Task.as_owner_asks`."""
+        return Asked((_OPEN % tuple(item.fields[name] for name in SECTIONS),))
+
+    def rule(self, item: Item, prompt: str) -> Rule:
+        """The owner has none but his judge: all of the reply, which is right if it is the very diagnosis."""
+        return open_rule()
+
+
+def _sections(row: Mapping[str, Any], where: str) -> dict[str, str]:
+    return {name: text(row, name, where, empty=True) for name in SECTIONS}
+
+
+def _case(row: Mapping[str, Any], where: str) -> str:
+    return "\n".join(f"{name}:\n{said}" for name, said in _sections(row, where).items())
+
+
 def _as_written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-TASKS = (DiagnosisArena(),)
+TASKS = (DiagnosisArena(), DiagnosisArenaOpen())

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from mede2_jax.config import UserError
+from mede2_jax.data.record_file import half_character
 from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.reasoning.prompts import SYSTEM
-from mede2_jax.scoring.reading import Reading, Rule, Truth
-from mede2_jax.tasks.asking import OFFICIAL, OURS, Asked, ItemImage, Piece, with_choices
+from mede2_jax.scoring.judging import Judging
+from mede2_jax.scoring.reading import Reading, Rule, Truth, several
+from mede2_jax.scoring.texts import open_rule
+from mede2_jax.tasks.asking import MARK, OFFICIAL, OPEN, OURS, Asked, ItemImage, Piece, with_choices
 
 LETTERS = string.ascii_uppercase
 _LINES = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
@@ -40,6 +43,11 @@ class Item:
     """What items that hang together share: a patient, a case, one question asked twice."""
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What else a prompt wants."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the answer is a text whose meaning counts: no choice, and not yes or no."""
+        return not self.options and self.fields.get("kind") != "yes_no"
 
 
 class Task(abc.ABC):
@@ -70,6 +78,10 @@ class Task(abc.ABC):
     """Whether items hang together, so that intervals are to be drawn over clusters."""
     difference: ClassVar[str] = ""
     """Where the owner's own figure is another than that of his rule as it is meant, and why."""
+    never_open: str = ""
+    """Why its items cannot be asked without their choices; empty: they can."""
+    owners_judge: ClassVar[Judging | None] = None
+    """How the owner has replies judged; None: by his rule alone."""
 
     @abc.abstractmethod
     def read(self, row: Mapping[str, Any], where: str) -> Item:
@@ -112,7 +124,29 @@ class Task(abc.ABC):
         Raises:
             UserError: An image is missing.
         """
-        return Asked(self.question_of(item), system=SYSTEM.text) if prompt == OURS else self.as_owner_asks(item, prompt)
+        if prompt not in (OURS, OPEN):
+            return self.as_owner_asks(item, prompt)
+        if (seen := self.as_asked(item, prompt)) is None:
+            raise UserError(f"{shown(item.id)}: its options are images, which cannot be left out")
+        return Asked(self.question_of(seen), system=SYSTEM.text)
+
+    def as_asked(self, item: Item, prompt: str) -> Item | None:
+        """An item as those who answer `prompt` see it: where its options are left out, the answer is the right one's text.
+
+        None: they cannot be, since some are images.
+        """
+        if prompt != OPEN or not item.options:
+            return item
+        if any(MARK.search(option) or not option.strip() for option in item.options.values()):
+            return None
+        texts = tuple(dict.fromkeys(item.options[one] for one in several(item.answer)))
+        truth: Truth = texts[0] if len(texts) == 1 else texts
+        return dataclasses.replace(item, options={}, answer=truth, fields={**item.fields, "kind": "open"})
+
+    @property
+    def our_prompts(self) -> tuple[str, ...]:
+        """Our ways to ask."""
+        return (OURS,) if self.never_open else (OURS, OPEN)
 
     def prompt_names(self, said: str) -> tuple[str, ...]:
         """What a user means by the name of a prompt: that one, or each of the owner's.
@@ -122,12 +156,15 @@ class Task(abc.ABC):
         """
         if said == OFFICIAL:
             return self.prompts
-        if said not in (OURS, *self.prompts):
-            own = ", ".join(name for name in self.prompts if name != OFFICIAL)
-            raise UserError(
-                f"--prompt={shown(said)} is none of {self.name}'s: {OURS}, {f'{own}, ' if own else ''}or {OFFICIAL} for all of its owner's"
-            )
+        if said not in (*self.our_prompts, *self.prompts):
+            names = ", ".join((*self.our_prompts, *(name for name in self.prompts if name != OFFICIAL)))
+            raise UserError(f"{self.no_prompt(said)}: {names}, or {OFFICIAL} for all of its owner's")
         return (said,)
+
+    def no_prompt(self, said: str) -> str:
+        """How an error begins of a prompt that the task does not have."""
+        why = f" ({self.never_open})" if said == OPEN else ""
+        return f"--prompt={shown(said)} is none of {self.name}'s{why}"
 
     @abc.abstractmethod
     def rule(self, item: Item, prompt: str) -> Rule:
@@ -137,6 +174,10 @@ class Task(abc.ABC):
             item: What was asked.
             prompt: How, one of `prompts`. Replies to ours are read as those to the first of them.
         """
+
+    def rule_for(self, item: Item, prompt: str) -> Rule:
+        """The rule for replies to an item as `as_asked` has it; without its choices it is that of open answers, whatever the owner's."""
+        return open_rule() if prompt == OPEN else self.rule(item, prompt)
 
     def owners_figure(self, readings: Mapping[str, Reading], items: Sequence[Item]) -> float | None:
         """The accuracy that the owner prints for these replies, where his random guesses can be known and change it; else None.
@@ -228,6 +269,7 @@ def python_literal(text: str, otherwise: Any = None) -> Any:
     if len(text) >= _LONGEST_LITERAL:
         return otherwise
     try:
-        return ast.literal_eval(text.strip())
+        value = ast.literal_eval(text.strip())
+        return value if half_character(value) is None else otherwise
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return otherwise

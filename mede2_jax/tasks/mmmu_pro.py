@@ -43,6 +43,7 @@ class MMMUPro(Task):
         self.setting, self.subjects, self.counts = setting, subjects, counts
         self.name = f"mmmu_pro_{setting}" + ("_health" if subjects else "")
         self.title = f"MMMU-Pro{'-Health' if subjects else ''} ({setting})"
+        self.never_open = "its choices are in the picture" if setting == "vision" else ""
         self.files = (f"{SETTINGS[setting]}/test-*.parquet", f"mmmu_pro_{setting}*")
 
     def read(self, row: Mapping[str, Any], where: str) -> Item:

@@ -70,6 +70,7 @@ class OwnTask(Task):
         self.columns = tuple(dict.fromkeys(name for name in wanted if name is not None))
         self.image_columns = columns.images
         self.breakdowns = (*(("kind",) if kinds else ()), *columns.groups)
+        self.never_open = "" if "choice" in config.all_kinds else "it has no choices to leave out; mede2 asks it as it is"
         self.clustered = columns.cluster is not None
         self.counts: Mapping[str, int] = {} if config.items is None else {"": config.items}
 

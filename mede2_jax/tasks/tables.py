@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mede2_jax.config import UserError
-from mede2_jax.data.record_file import RecordFile
+from mede2_jax.data.record_file import HALF_CHARACTER, RecordFile, half_character
 from mede2_jax.foreign import JSONFault, parse_json, shown
 
 Row = Mapping[str, Any]
@@ -80,6 +80,8 @@ def _columns(path: Path) -> Iterator[tuple[str, Row]]:
         raise UserError(f"{path}: {fault}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object or list")
+    if (field := half_character(value)) is not None:
+        raise UserError(f"{path}: field {field!r} {HALF_CHARACTER}")
     numbers = list(next(iter(value.values()))) if value and all(isinstance(column, dict) for column in value.values()) else []
     if numbers and all(number.isdigit() for number in numbers):
         if any(list(column) != numbers for column in value.values()):

@@ -15,7 +15,8 @@ from mede2_jax.foreign import visible
 from mede2_jax.origins.source import facts
 from mede2_jax.reasoning import prompts
 from mede2_jax.reasoning.answers import final_answer
-from mede2_jax.reasoning.rubric import ASPECTS, MMRP, Verdict
+from mede2_jax.reasoning.judge_reply import Verdict
+from mede2_jax.reasoning.rubric import ASPECTS, MMRP
 from mede2_jax.trace.pairs import History
 
 

@@ -75,6 +75,10 @@ def of_diagnosisarena(folder):
     write_parquet(folder / "data" / "test-00000-of-00001.parquet", rows)
 
 
+def of_diagnosisarena_open(folder):
+    of_diagnosisarena(folder)
+
+
 MAKERS = {name.removeprefix("of_"): make for name, make in dict(globals()).items() if name.startswith("of_")}
 
 

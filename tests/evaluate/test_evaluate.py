@@ -297,7 +297,9 @@ def test_broken_and_missing_images_are_named(data, tiny_model, server, tmp_path)
     [
         (["--task=medka"], "unknown task 'medka' (did you mean 'medqa'?)"),
         (["--task=medqa,medqa"], "--task: medqa is given twice"),
-        (["--prompt=haiku"], "--prompt=haiku is none of medqa's: mede2, cot, ao, reasoning, boxed, or official for all of its owner's"),
+        (["--prompt=haiku"], "--prompt=haiku is none of medqa's: mede2, mede2_open, cot, ao, reasoning, boxed, or official for all"),
+        (["--prompt=mede2_open", "--mode=official"], "no owner asks mede2_open, so none says how its replies are read"),
+        (["--judge.model=gpt-4o"], "no judge is asked, so model has no use; give judge.api=gemini or judge.api=openai"),
         (["--data=/none"], "no data of medqa at '/none'"),
         (["--data=/a,/b"], "data has 2 folders for 1 tasks; give one for all, or one for each"),
         (["--ids=medqa-0,medqa-77"], "--ids: medqa-77 is no item of medqa"),

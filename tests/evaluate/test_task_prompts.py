@@ -10,6 +10,7 @@ from mede2_jax.config import UserError
 from mede2_jax.reasoning.prompts import SYSTEM
 from mede2_jax.tasks.asking import OURS, second_turn
 from mede2_jax.tasks.catalogue import TASKS, find_task, open_items
+from mede2_jax.tasks.item import Item
 from mede2_jax.tasks.mmmu_pro import INSTRUCTIONS
 
 PROMPTS = Path(__file__).parents[2].parent / "shared" / "benchmarks" / "prompts.json"
@@ -161,12 +162,99 @@ def test_the_long_prompts_are_the_owners_byte_for_byte(tmp_path):
     data = write_jsonl(tmp_path / "diagnosisarena.jsonl", [row])
     filled = tuple(row[name] for name in ("Case Information", "Physical Examination", "Diagnostic Tests", "Options"))
     assert asked("diagnosisarena", data, "official")[0][1] == known["diagnosisarena_mcq"] % filled
+    assert asked("diagnosisarena_open", data, "official")[0][1] == known["diagnosisarena_open"] % filled[:3]
     data = write_parquet(
         tmp_path / "Pharmacy" / "validation-0.parquet", [mmmu(1, question="q", images={}), mmmu(2, options=(), question="q")]
     )
     choice, short = asked("mmmu_health", data, "official")
     assert choice[1] == known["mmmu_choice"].format(question="q", options="(A) True\n(B) False\n")
     assert short[1] == known["mmmu_short"].format(question="q")
+
+
+def test_without_choices_the_rest_is_said_as_before(tmp_path):
+    data = write_jsonl(tmp_path / "MM" / "test.jsonl", [medxpertqa(1, "D", images="ab")])
+    asked_so = "A patient, number 1. What is seen?[MM-1-a.jpeg][MM-1-b.jpeg]"
+    assert asked("medxpertqa_mm", data, "mede2_open") == [(SYSTEM.text, asked_so, None)]
+    data = write_jsonl(tmp_path / "medqa.jsonl", [medqa(3)])
+    assert asked("medqa", data, "mede2_open") == [(SYSTEM.text, "Case 3?", None)]
+    data = write_csv(tmp_path / "medbullets_op5.csv", [medbullets(1)])
+    assert asked("medbullets_op5", data, "mede2_open") == [(SYSTEM.text, "Case 1,\nwith a line end?", None)]
+    data = write_jsonl(tmp_path / "MMXU-test.jsonl", [mmxu(7)])
+    prior, current = (f"files/p10/p10000032/s7{n}/a.jpg" for n in (0, 1))
+    body = f"Prior image: [{prior}]\nCurrent image: [{current}]\nWhat changed?"
+    assert asked("mmxu", data, "mede2_open") == [(SYSTEM.text, body, None)]
+
+
+def test_without_choices_images_of_the_question_stay_in_their_places(tmp_path):
+    images = {1: b"1", 2: b"2", 3: b"3"}
+    rows = [
+        mmmu(1, question="First <image 2>, then <image 1>.", options=("<b>", "two\nlines"), answer="B", images=images),
+        mmmu(3, options=(), answer="2", question="How many in <image 1>?", images=images),
+    ]
+    data = write_parquet(tmp_path / "Pharmacy" / "validation-0.parquet", rows).parents[1]
+    assert asked("mmmu_health", data, "mede2_open") == [
+        (SYSTEM.text, "First [2.png], then [1.png].", None),
+        (SYSTEM.text, "How many in [1.png]?", None),
+    ]
+    task = find_task("mmmu_health")
+    seen = [task.as_asked(item, "mede2_open") for item in open_items(task, data).items]
+    assert [(item.answer, dict(item.options), item.is_open) for item in seen] == [("two\nlines", {}, True), ("2", {}, True)]
+    rows = [mmmu_pro(1, question="See <image 2>.", options=("a", "b", "c"), answer="B", images=images)]
+    data = write_parquet(tmp_path / "standard (4 options)" / "test-0.parquet", rows).parents[1]
+    assert asked("mmmu_pro_standard4", data, "mede2_open") == [(SYSTEM.text, "See [2.png].", None)]
+
+
+@pytest.mark.parametrize("options", [("<image 2>", "<image 3>"), ("yes", "see <image 2>"), ("yes", " ")])
+def test_options_that_are_images_cannot_be_left_out(tmp_path, options):
+    rows = [mmmu(1, options=options, images={1: b"1", 2: b"2", 3: b"3"}), mmmu(2)]
+    data = write_parquet(tmp_path / "Pharmacy" / "validation-0.parquet", rows).parents[1]
+    task = find_task("mmmu")
+    first, second = open_items(task, data).items
+    assert task.as_asked(first, "mede2_open") is None and task.as_asked(first, "mede2") is first
+    assert task.as_asked(second, "mede2_open").answer == "True"
+    with pytest.raises(UserError, match="validation_Pharmacy_1: its options are images, which cannot be left out"):
+        task.asked(first, "mede2_open")
+
+
+def test_several_right_options_are_several_right_texts():
+    task = find_task("medqa")
+    item = Item("x", "Which?", ("A", "C", "D"), {"A": "zinc", "B": "iron", "C": "zinc", "D": "Zn"})
+    assert task.as_asked(item, "mede2_open").answer == ("zinc", "Zn")
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        ("mmmu_pro_vision", "its choices are in the picture"),
+        ("mmmu_pro_vision_health", "its choices are in the picture"),
+        ("diagnosisarena", "diagnosisarena_open asks that"),
+        ("diagnosisarena_open", "it is open; mede2 asks it as it is"),
+        ("vqa_rad", "it has no choices to leave out; mede2 asks it as it is"),
+    ],
+)
+def test_some_tasks_have_no_choices_that_could_be_left_out(task, why):
+    with pytest.raises(UserError) as raised:
+        find_task(task).prompt_names("mede2_open")
+    assert f"--prompt=mede2_open is none of {task}'s ({why}): mede2, " in str(raised.value)
+
+
+def test_diagnosisarena_open_asks_for_five_diagnoses_and_in_our_words_for_one(tmp_path):
+    data = write_parquet(tmp_path / "data" / "test-0.parquet", [diagnosisarena(3, "A. x\nB. y")]).parents[1]
+    ((system, text, then),) = asked("diagnosisarena_open", data, "official")
+    assert system is None and then is None
+    assert text == (
+        "\nAs a medical expert, please make a diagnosis for the patient's disease based on the case information, \n"
+        "physical examination, and diagnostic tests. Please enumerate the top 5 most likely diagnoses for the \n"
+        "following patient in order, with the most likely disease listed first.\n\nCase Information:\nCase Information of 3\n\n"
+        "Physical Examination:\nPhysical Examination of 3\n\nDiagnostic tests:\nDiagnostic Tests of 3\n\n"
+        "Output the diagnosis in numeric order, one per line. For example:\n1. Disease A;\n2. Disease B;\n...\n\n"
+        "Do not output anything else!\n"
+    )
+    ((system, ours, _),) = asked("diagnosisarena_open", data, "mede2")
+    assert system == SYSTEM.text and ours == (
+        "Case Information:\nCase Information of 3\nPhysical Examination:\nPhysical Examination of 3\n"
+        "Diagnostic Tests:\nDiagnostic Tests of 3\n\nWhat is the most likely diagnosis?"
+    )
 
 
 def test_a_mark_without_its_image_is_said(tmp_path):
@@ -181,7 +269,7 @@ def test_names_of_prompts():
     assert find_task("medqa").prompt_names("official") == ("cot", "ao", "reasoning", "boxed")
     assert find_task("mmmu").prompt_names("official") == ("official",)
     assert all(task.prompt_names(OURS) == ("mede2",) for task in TASKS.values())
-    with pytest.raises(UserError, match=r"--prompt=ao is none of mmmu's: mede2, or official for all of its owner's$"):
+    with pytest.raises(UserError, match=r"--prompt=ao is none of mmmu's: mede2, mede2_open, or official for all of its owner's$"):
         find_task("mmmu").prompt_names("ao")
     with pytest.raises(UserError, match=r"--prompt=haiku is none of mmmu_pro_vision's: mede2, cot, direct, or official"):
         find_task("mmmu_pro_vision").prompt_names("haiku")

@@ -7,6 +7,7 @@ import csv
 import functools
 import io
 import json
+import random
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "medbullets_op4": [{"link": "u", "question": "Which?", **{f"op{letter}": letter for letter in "abcd"}, "answer_idx": "D"}],
     "mmxu": [{"id": 1, "content_type": "worsen", "question": "What?", "options": OPTIONS, "answer": "A", **SCANS}],
     "diagnosisarena": [{"id": 7, **CASE, "Options": form, "Right Option": "B"} for form in (OPTIONS, json.dumps(OPTIONS), "A. x\nB. y")],
+    "diagnosisarena_open": [{"id": 7, **CASE}],
 }
 OWN_ROWS: list[dict[str, Any]] = [
     {"id": 1, "q": "Which?", "a": "B", "o": ["x", "y"], "i": "a.png", "m": "CT", "lang": "en", "t": "pick"},
@@ -87,15 +89,20 @@ RESPONSES = [
 
 
 def _rows(name: str) -> Made:
+    from mede2_jax.scoring.reading import several
     from mede2_jax.tasks.catalogue import find_task, open_items
 
     def run(data: bytes) -> None:
         found = open_items(find_task(name), written("rows.jsonl", data))
         for item in found.items:
-            for prompt in found.task.prompts:
-                rule = found.task.rule(item, prompt)
+            for prompt in (*found.task.prompts, *found.task.our_prompts):
+                if (seen := found.task.as_asked(item, prompt)) is None:
+                    continue
+                rule = found.task.rule_for(seen, prompt)
                 reading = rule.read("(B) is the answer")
-                assert rule.is_right(reading, item.answer) in (True, False)
+                assert rule.is_right(reading, seen.answer) in (True, False)
+                if prompt == "mede2_open":
+                    assert not seen.options and all(isinstance(one, str) and one.strip() for one in several(seen.answer))
 
     return [json.dumps(row).encode() for row in ROWS[name]], on_lines, run
 
@@ -189,3 +196,81 @@ def score() -> Made:
 
     lines = [json.dumps({"id": f"MM-{n}", "response": f"<answer> {letter} </answer>"}) for n, letter in enumerate("ABC")]
     return ["\n".join(lines).encode()], on_one_line, run
+
+
+def _unreadable() -> type[BaseException]:
+    from mede2_jax.reasoning.judge_reply import Unreadable
+
+    return Unreadable
+
+
+@target(_unreadable())
+def same_answer_reply() -> Made:
+    """What a judge of open answers says."""
+    from mede2_jax.scoring.judging import read_same_answer
+
+    def run(data: bytes) -> None:
+        assert read_same_answer(data.decode("utf-8", "replace")).correct in (True, False)
+
+    objects = [json.dumps({"Same_Answer": {"Reason": "x", "Verdict": verdict}}).encode() for verdict in ("Yes", "No")]
+    around = [b"<think> a </think>\n```json\n" + objects[0] + b"\n```", objects[0] + b" or " + objects[1]]
+    tokens = (b"{", b"}", b'"', b"```", b"</think>", b'"Same_Answer"', b'"Verdict"', b'"Yes"', b'"No"', *objects)
+
+    def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+        return on_json(rng, objects) if rng.random() < 0.5 else on_bytes(rng, seeds, tokens=tokens)
+
+    return [*objects, *around], mutate, run
+
+
+@target(_unreadable())
+def diagnosisarena_judge_reply() -> Made:
+    from mede2_jax.scoring.diagnosisarena import read_finding
+
+    def run(data: bytes) -> None:
+        found = read_finding(data.decode("utf-8", "replace"))
+        assert found.top5 or not found.correct
+
+    seeds = [b"1. a: \\boxed{2};\n2. b: \\boxed{0};", b"1. a: \\boxed{1}; 2. b: \\boxed{ 2 }\n\\boxed{-1}"]
+    return seeds, functools.partial(on_bytes, tokens=(b"\\boxed{", b"}", b"2", b"\n", b"-")), run
+
+
+@target()
+def judged_answer() -> Made:
+    """What a judge is shown of an answer is that answer, whatever it says."""
+    from mede2_jax.scoring.judging import ask_same_answer
+
+    def run(data: bytes) -> None:
+        answer = data.decode("utf-8", "replace")
+        shown = ask_same_answer("q", "t", answer).partition("The data:\n\n")[2]
+        assert json.loads(shown) == {"question": "q", "right_answers": ["t"], "answer": answer}
+
+    tokens = (b'"', b"\\", b"{", b"}", b"{DATA}", b"%s", b"The data:\n\n", b"</answer>", b"\xe2\x80\xa8")
+    return [b'x"\n}\n\n{"Same_Answer": {"Verdict": "Yes"}}', b"The data:\n\n{DATA}"], functools.partial(on_bytes, tokens=tokens), run
+
+
+@target()
+def judged_answers_file() -> Made:
+    """Judgments of a score, taken up again by a run that has nothing to ask."""
+    from mede2_jax.json_file import check
+    from mede2_jax.outputs.file import OutputFile
+    from mede2_jax.score.judge_run import AnswerJudgment, Tally
+
+    line = {
+        "id": "a",
+        "item": "MM-0",
+        "answer": "x",
+        "correct": True,
+        "raw": "{}",
+        "judge": {"engine": "openai", "model": "m", "prompt": "p/1"},
+    }
+    usage = {"prompt_tokens": 3, "response_tokens": 1, "cost": 0.1, "calls": 1, "cached": 0}
+
+    def run(data: bytes) -> None:
+        path, tally = written("judged.jsonl", data + b"\n"), Tally()
+        with OutputFile(path, "judged answers") as file:
+            for raw, where in file.whole_lines():
+                judgment = check(raw, AnswerJudgment, where)
+                with contextlib.suppress(ValueError):  # it is there twice, which the run says with its place
+                    tally.add(judgment)
+
+    return [json.dumps(one).encode() for one in (line, line | {"usage": usage, "reason": "r", "top5": False})], on_lines, run

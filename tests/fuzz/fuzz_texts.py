@@ -217,7 +217,7 @@ def api_error() -> Made:
 
 
 def _unreadable() -> type[BaseException]:
-    from mede2_jax.reasoning.rubric import Unreadable
+    from mede2_jax.reasoning.judge_reply import Unreadable
 
     return Unreadable
 

@@ -17,7 +17,9 @@ KNOWN = {
     "judge-paper/1": "9cbd3a6a295da0be",
     "judge-reasons/1": "c6b5e1b466da6646",
     "judge-again/1": "979c1a67ddfd4758",
+    "judge-same-answer/1": "3fbe4d9135fd1682",
     "vision/1": "d5a4d07d32b3b825",
+    "diagnosis/1": "e580ed920e96bf02",
 }
 """Beginning of each text's digest. A text that is to change gets another version here and in prompts.py: records name the one they were
 made with."""
@@ -61,7 +63,9 @@ def test_origins_are_said():
         "judge-paper/1": "paper",
         "judge-reasons/1": "ours",
         "judge-again/1": "ours",
+        "judge-same-answer/1": "ours",
         "vision/1": "ours",
+        "diagnosis/1": "ours",
     }
 
 

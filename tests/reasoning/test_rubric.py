@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from mede2_jax.reasoning.rubric import ASPECTS, MMRP, NAMES, Unreadable, Verdict, failed, read_reply, reply_schema
+from mede2_jax.reasoning.judge_reply import Unreadable, Verdict
+from mede2_jax.reasoning.rubric import ASPECTS, MMRP, NAMES, failed, read_reply, reply_schema
 
 PAPER = dict.fromkeys(NAMES.values(), "Yes") | {"No_Hallucination": "No"}
 OTHER = PAPER | {"Reflection_Presence": "No"}

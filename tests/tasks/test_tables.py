@@ -6,6 +6,7 @@ import pytest
 from task_files import write_csv, write_jsonl, write_parquet
 
 from mede2_jax.config import UserError
+from mede2_jax.tasks.item import python_literal
 from mede2_jax.tasks.tables import rows
 
 RECORDS = [{"id": "1", "text": 'a, "b"\nc 肺'}, {"id": "2", "text": "<think> = 1"}]
@@ -51,6 +52,8 @@ def test_columns_that_nobody_wants_are_not_read_from_parquet(tmp_path):
         ("a.json", b'{"a": 1', "not valid JSON"),
         ("a.jsonl", b'{"a": 1}\n[2]\n', "a.jsonl:2: a record must be a JSON object"),
         ("a.json", b"[]", "no records"),
+        ("a.json", b'{"q1": {"response": "\\ud800"}}', "a.json: field 'q1.response' holds one half of a surrogate pair"),
+        ("a.json", b'[{"id": "1", "response": "\\ud800"}]', "a.json:1 (item 1): field 'response' holds one half of a surrogate pair"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, expected):
@@ -60,3 +63,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, expecte
     assert expected in str(raised.value) and "\n" not in str(raised.value)
     with pytest.raises(UserError, match="none"):
         found(tmp_path / f"none{name[1:]}")
+
+
+def test_half_a_character_is_no_text_in_a_list_that_python_wrote():
+    assert python_literal("['a', 'b\\u00e9']") == ["a", "bé"] and python_literal("['a', '\\ud800']", "none") == "none"

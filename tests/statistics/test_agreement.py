@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from mede2_jax.judge.agreement import agreement
+from mede2_jax.statistics.agreement import agreement
 
 
 def test_cohen():

@@ -1,4 +1,4 @@
-"""Does a judge agree with itself? Percent agreement and kappa over repeated judgments of the same responses.
+"""Do judgments of the same things agree, of one judge asked again or of two? Percent agreement and kappa.
 
 Kappa is the agreement beyond chance: 1 is complete, 0 what two judges have who draw by lot with the observed shares. Of two judgments
 each it is Cohen's (every repeat has shares of its own), of more Fleiss's. Undefined where all say the same of everything.
@@ -14,12 +14,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one criterion."""
+    """Of judgments of some items."""
 
     items: int
-    """Responses that have every repeat."""
+    """That have every judgment."""
     percent: float
-    """Share of equal pairs of judgments of one response."""
+    """Share of equal pairs of judgments of one item."""
     kappa: float | None
     kind: Literal["Cohen", "Fleiss"]
 
