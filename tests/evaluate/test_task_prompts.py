@@ -173,7 +173,7 @@ def test_the_long_prompts_are_the_owners_byte_for_byte(tmp_path):
 
 def test_without_choices_the_rest_is_said_as_before(tmp_path):
     data = write_jsonl(tmp_path / "MM" / "test.jsonl", [medxpertqa(1, "D", images="ab")])
-    asked_so = "A patient, number 1. What is seen?[MM-1-a.jpeg][MM-1-b.jpeg]"
+    asked_so = "[MM-1-a.jpeg][MM-1-b.jpeg]A patient, number 1. What is seen?"
     assert asked("medxpertqa_mm", data, "mede2_open") == [(SYSTEM.text, asked_so, None)]
     data = write_jsonl(tmp_path / "medqa.jsonl", [medqa(3)])
     assert asked("medqa", data, "mede2_open") == [(SYSTEM.text, "Case 3?", None)]
