@@ -24,7 +24,7 @@ class ReportConfig(Config):
     }
 
     scores: tuple[str, ...] = ()
-    """Folders that evaluate or score wrote, as FOLDER or NAME=FOLDER; folders of one NAME are one model's. The order is that of the tables."""
+    """Folders that evaluate or score wrote, as FOLDER or NAME=FOLDER; folders of one NAME are one model's. Tables keep their order."""
     runs: tuple[str, ...] = ()
     """Training runs, for their curves, as FOLDER or NAME=FOLDER."""
     funnel: tuple[Path, ...] = ()
