@@ -204,13 +204,17 @@ def proof_table(boards: Sequence[Board], files: Mapping[tuple[str, str], str]) -
                     Cell(short(said.responses.digest), said.responses.path),
                     Cell(_sampling(sampled)),
                     Cell(f"rules {said.rules}", f"mede2_jax {said.version}"),
-                    files.get((board.slug, score.model), ""),
+                    _file_cell(files.get((board.slug, score.model), "")),
                 )
             )
             sections.append(board.name)
     columns = ("score", "model", "benchmark", "prompts", "replies", "sampling", "read by", "file")
     notes = ("Digests are SHA-256, the first twelve digits here; the files beside this page have all of them.",)
     return Table("proof", "What each score is of", columns, tuple(rows), notes, tuple(sections), headings=len(columns))
+
+
+def _file_cell(path: str) -> Cell:
+    return Cell(path.rpartition("/")[2], link=path)
 
 
 def _model(models: Sequence[str], sampled: Mapping[str, Any]) -> str:

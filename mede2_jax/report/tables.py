@@ -26,6 +26,8 @@ class Cell:
     """What stands below it, smaller: a count, an interval."""
     kind: Kind = ""
     """How it stands out; the text says so as well."""
+    link: str = ""
+    """A file of the report."""
 
 
 @dataclasses.dataclass(frozen=True)
