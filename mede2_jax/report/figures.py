@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mede2_jax.config import counted
 from mede2_jax.report.drawing import COLOURS, HATCHES, Figure, canvas, name, style
 from mede2_jax.report.paper import paper
 from mede2_jax.report.scores import Board, Score, Value
@@ -103,8 +104,9 @@ def _side_by_side(boards: Sequence[Board]) -> Iterator[Figure]:
             )
         axes.set_xticks(range(len(some)), [name(board.title) for board in some], rotation=20 if len(some) > 3 else 0)
         axes.set_ylabel("accuracy (%)")
-        axes.legend(ncols=min(3, len(models)))
-        text = f"Accuracy of {len(models)} models on {len(some)} benchmarks, asked as {prompt} and read as {mode}, with 95% intervals."
+        figure.legend(loc="outside upper center", ncols=min(3, len(models)))
+        what = f"{len(models)} models on {counted(len(some), 'benchmark')}"
+        text = f"Accuracy of {what}, asked as {prompt} and read as {mode}, with 95% intervals."
         yield Figure(f"figure5-models-{prompt}-{mode}", f"Models side by side (Figure 5): asked as {prompt}, read as {mode}", text, figure)
 
 

@@ -82,12 +82,12 @@ def _paper_cell(cell: Checked | None) -> Cell:
     if cell is None:
         return Cell("–")
     if cell.count is None:
-        other = f" ({cell.other[0]} of {cell.other[1]})" if cell.other is not None else ""
+        other = f"\n({cell.other[0]} of {cell.other[1]})" if cell.other is not None else ""
         return Cell(cell.printed, f"✗ no k of {cell.total:,}{other}", "bad")
     way = (
         "" if cell.ways & ROUNDED == ROUNDED else " (cut)" if cell.ways == {"cut"} else " (half up)" if "half even" not in cell.ways else ""
     )
-    several = f" ({min(cell.counts)}–{max(cell.counts)} fit)" if len(cell.counts) > 1 and cell.count in cell.counts and not way else ""
+    several = f"\n({min(cell.counts)}–{max(cell.counts)} fit)" if len(cell.counts) > 1 and cell.count in cell.counts and not way else ""
     return Cell(cell.printed, f"{cell.count:,} of {cell.total:,}{way}{several}")
 
 
@@ -109,7 +109,7 @@ def _our_rows(said: Paper, table: PaperTable, models: Sequence[str], boards: Seq
         for prompt, mode in ways:
             found = [_scores_of(said.benchmarks[columns.benchmark].tasks, model, prompt, mode, boards) for columns in table.columns]
             for place in range(max(map(len, found), default=0)):
-                parts: list[Cell] = [Cell(model, f"asked as {prompt}, read as {mode}", "ours")]
+                parts: list[Cell] = [Cell(model, f"asked as {prompt}\nread as {mode}", "ours")]
                 for columns, some in zip(table.columns, found, strict=True):
                     parts.extend(_our_cells(said, columns, some[place] if place < len(some) else None, base, boards))
                 yield (*parts, Cell(""))
@@ -144,5 +144,5 @@ def _our_cell(part: Part | None, total: int, setting: str) -> Cell:
     kind = " samples" if part.samples != part.items else ""
     told = [f"{part.correct:,} of {part.samples:,}{kind}", between(part.interval)]
     if part.items != total:
-        told.append(f"not of {total:,} items")
-    return Cell(percent(part.accuracy), "; ".join(filter(None, [*told, setting])), "bad" if part.items != total else "ours")
+        told.append(f"not of {total:,}")
+    return Cell(percent(part.accuracy), "\n".join(filter(None, [*told, setting])), "bad" if part.items != total else "ours")

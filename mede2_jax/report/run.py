@@ -98,7 +98,12 @@ def _sections(
     leakage = leakage_table(boards)
     readings = readings_table(contents, _peers(contents) if config.peers else {})
     return [
-        Section("scores", "Scores", tables=(scores_table(boards),) if boards else (), folded=tuple(group_tables(boards))),
+        Section(
+            "scores",
+            "Scores",
+            tables=(scores_table(boards, config.base or boards[0].scores[0].model),) if boards else (),
+            folded=tuple(group_tables(boards)),
+        ),
         Section("leakage", "Training data", tables=() if leakage is None else (leakage,)),
         Section(
             "comparisons",
@@ -195,8 +200,12 @@ def _title(models: Sequence[str], boards: Sequence[Board]) -> str:
 
 
 def _notices(boards: Sequence[Board], contents: Sequence[Content]) -> list[str]:
-    told = [f"{score.model}, {board.name}: {notice}" for board in boards for score in board.scores for notice in score.notices]
+    told = []
     for board in boards:
+        for notice in dict.fromkeys(notice for score in board.scores for notice in score.notices.values()):
+            models = [score.model for score in board.scores if notice in score.notices.values()]
+            of = "" if len(models) == len(board.scores) else f"{', '.join(models)}, "
+            told.append(f"{of}{board.name}: {notice}")
         digests = {score.said.prompts.digest for score in board.scores if score.said.prompts.digest}
         rules = {score.said.rules for score in board.scores}
         if len(digests) > 1 and not any(score.said.partial for score in board.scores):

@@ -15,38 +15,37 @@ from mede2_jax.statistics.intervals import wilson
 ENDS = ("unparsed", "cut", "refused", "failed")
 
 
-def scores_table(boards: Sequence[Board]) -> Table:
-    """One row a score."""
+def scores_table(boards: Sequence[Board], base: str) -> Table:
+    """One row a score; `base` is the model that gains are over."""
     rows, sections = [], []
-    notes: list[str] = []
     for board in boards:
         for score in board.scores:
             part, said = score.said.overall, score.said
-            told = score.notices
-            notes.extend(f"{score.model}, {board.name}: {notice}" for notice in told)
             items = f"{part.items:,}" + (f" of {said.partial.of:,}" if said.partial else "")
             rows.append(
                 cells(
-                    Cell(score.model, "; ".join(told), "bad" if told else ""),
+                    Cell(score.model, "\n".join(score.notices), "bad" if score.notices else ""),
                     items,
                     right(part),
                     percent(part.accuracy),
                     between(part.interval),
                     *(f"{getattr(part, end):,}" for end in ENDS),
-                    gain(board, score),
+                    gain(board, score, base),
                 )
             )
             sections.append(board.name)
     kinds = sorted({score.said.overall.interval_method for board in boards for score in board.scores} - {""})
-    notes.append(f"95% intervals: {'; '.join(kinds)}. Unparsed, failed, refused and cut replies stay in the denominator.")
+    notes = [f"95% intervals: {'; '.join(kinds)}.", "Unparsed, failed, refused and cut replies stay in the denominator."]
+    if len(rows) > 1:
+        notes.append(f"Δ: points over {base}.")
     columns = ("model", "items", "correct", "%", "95% interval", *ENDS, "Δ")
     return Table("scores", "Scores", columns, tuple(rows), tuple(notes), tuple(sections))
 
 
-def gain(board: Board, score: Score) -> str:
-    """Points over the first model of a board."""
-    first = board.scores[0]
-    return "" if first is score else f"{100 * (score.said.overall.accuracy - first.said.overall.accuracy):+.2f}"
+def gain(board: Board, score: Score, base: str) -> str:
+    """Points over another model of the board; nothing where it is not there, or is this one."""
+    of_base = [one.said.overall.accuracy for one in board.scores if one.model == base]
+    return "" if not of_base or score.model == base else f"{100 * (score.said.overall.accuracy - of_base[0]):+.2f}"
 
 
 def right(part: Part) -> str:
@@ -67,11 +66,11 @@ def group_tables(boards: Sequence[Board]) -> Iterator[Table]:
                 sections.append(name.replace("_", " "))
         if rows:
             columns = ("", "items", *(score.model for score in board.scores))
-            yield Table(f"groups-{board.slug}", board.name, columns, tuple(rows), sections=tuple(sections))
+            yield Table(f"groups-{board.slug}", f"By group · {board.name}", columns, tuple(rows), sections=tuple(sections))
 
 
 def _part_cell(part: Part | None) -> Cell:
-    return Cell("–") if part is None else Cell(percent(part.accuracy), f"{right(part)}; {between(part.interval)}")
+    return Cell("–") if part is None else Cell(percent(part.accuracy), f"{right(part)}\n{between(part.interval)}")
 
 
 def readings_table(contents: Sequence[Content], peers: Mapping[tuple[str, str], Mapping[str, PeerReading]]) -> Table:
@@ -101,8 +100,8 @@ def _peer_cell(reading: PeerReading | None, ours: Part) -> Cell:
     if reading is None:
         return Cell("–")
     share = reading.correct / reading.samples
-    difference = "" if reading.samples != ours.samples else f"; {100 * (share - ours.correct / ours.samples):+.2f}"
-    unread = f"; {reading.unread:,} not read" if reading.unread else ""
+    difference = "" if reading.samples != ours.samples else f"\n{100 * (share - ours.correct / ours.samples):+.2f} to ours"
+    unread = f"\n{reading.unread:,} not read" if reading.unread else ""
     return Cell(percent(share), f"{reading.correct:,} of {reading.samples:,}{difference}{unread}")
 
 
@@ -112,7 +111,7 @@ def comparisons_table(found: Sequence[Comparison]) -> Table:
     for one in found:
         pair = f"{one.second} − {one.first}"
         if one.fault:
-            rows.append(cells(pair, Cell("not comparable", one.fault, "bad"), *[""] * 7))
+            rows.append(cells(pair, Cell("not comparable", one.fault, "bad"), *[""] * 6))
             continue
         interval = "" if one.interval is None else f"{100 * one.interval.low:+.2f} to {100 * one.interval.high:+.2f}"
         clear = one.holm is not None and one.holm < 0.05
@@ -176,8 +175,8 @@ def leakage_table(boards: Sequence[Board]) -> Table | None:
                 cells(
                     score.model,
                     f"{len(leakage.touched):,} of {all_of.items:,}",
-                    Cell(percent(all_of.accuracy), f"{right(all_of)}; {between(all_of.interval)}"),
-                    "–" if without is None else Cell(percent(without.accuracy), f"{right(without)}; {between(without.interval)}"),
+                    Cell(percent(all_of.accuracy), f"{right(all_of)}\n{between(all_of.interval)}"),
+                    "–" if without is None else Cell(percent(without.accuracy), f"{right(without)}\n{between(without.interval)}"),
                     ", ".join(leakage.touched[:8]) + (", …" if len(leakage.touched) > 8 else ""),
                 )
             )

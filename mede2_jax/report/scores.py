@@ -143,13 +143,15 @@ class Score:
         return self.folder / SCORE
 
     @property
-    def notices(self) -> list[str]:
-        """What has to be said wherever this score stands."""
-        told = []
+    def notices(self) -> dict[str, str]:
+        """What has to be said wherever this score stands: in a word, and in full."""
+        told = {}
         if self.said.partial is not None:
-            told.append(f"partial: {self.said.partial.items:,} of {self.said.partial.of:,} items")
+            told["partial"] = f"partial: {self.said.partial.items:,} of {self.said.partial.of:,} items"
         if self.said.data.deviations:
-            told.append(f"another revision, or a part, of the benchmark ({'; '.join(self.said.data.deviations)})")
+            told["not the owner's whole set"] = (
+                f"not the owner's whole test set, or another revision of it ({'; '.join(self.said.data.deviations)})"
+            )
         return told
 
 

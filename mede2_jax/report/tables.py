@@ -23,7 +23,7 @@ class Cell:
 
     text: str
     detail: str = ""
-    """What stands below it, smaller: a count, an interval."""
+    """What stands below it, smaller, each on a line: a count, an interval."""
     kind: Kind = ""
     """How it stands out; the text says so as well."""
     link: str = ""
@@ -61,7 +61,7 @@ def markdown(table: Table) -> str:
     for place, row in enumerate(table.rows):
         if table.sections and (not place or table.sections[place] != table.sections[place - 1]) and table.sections[place]:
             rows.append(_line([f"*{_marked(table.sections[place])}*", *[""] * (len(table.columns) - 1)]))
-        rows.append(_line([_marked(cell.text) + (f"<br>{_marked(cell.detail)}" if cell.detail else "") for cell in row]))
+        rows.append(_line([_marked(cell.text) + "".join(f"<br>{_marked(line)}" for line in cell.detail.splitlines()) for cell in row]))
     notes = [f"- {_marked(note)}" for note in table.notes]
     return "\n".join([f"### {_marked(table.title)}", "", *rows, *(["", *notes] if notes else [])]) + "\n"
 
@@ -74,7 +74,11 @@ def comma_separated(table: Table) -> str:
     head = [part for name, more in zip(table.columns, detailed, strict=True) for part in ((name, f"{name} (detail)") if more else (name,))]
     writer.writerow([*(["part"] if table.sections else []), *map(_inert, head)])
     for place, row in enumerate(table.rows):
-        values = [part for cell, more in zip(row, detailed, strict=True) for part in ((cell.text, cell.detail) if more else (cell.text,))]
+        values = [
+            part
+            for cell, more in zip(row, detailed, strict=True)
+            for part in ((cell.text, cell.detail.replace("\n", "; ")) if more else (cell.text,))
+        ]
         writer.writerow([*([_inert(table.sections[place])] if table.sections else []), *map(_inert, values)])
     return file.getvalue()
 

@@ -114,11 +114,11 @@
 
   const said = (one) => one.samples.flat().map((sample) => (sample.reply || []).map(([, text]) => text).join("\n")).join("\n").toLowerCase();
 
-  async function showNumber(number) {
+  async function showNumber(number, byHand) {
     const at = board.pieces.findLastIndex((first) => first <= number);
     const target = find("item");
     const hash = `#item=${place},${encodeURIComponent(board.ids[number])}`;
-    if (location.hash !== hash) history.replaceState(null, "", hash);
+    if (byHand && location.hash !== hash) history.replaceState(null, "", hash);
     const [mine, of] = [number, board];
     try {
       const items = await load(`items-${place}-${at}`);
@@ -197,6 +197,7 @@
     list = new Mede2.List(find("list"), showNumber);
     fill(find("board"), boards.map((name, at) => [String(at), name]));
     find("browser").hidden = false;
+    find("more").open = !matchMedia("(max-width: 40rem)").matches;
     await chooseBoard(0);
     find("board").onchange = async () => {
       await chooseBoard(Number(find("board").value));

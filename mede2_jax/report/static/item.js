@@ -8,15 +8,25 @@ Mede2.showItem = (() => {
   function picture(image) {
     if (!image.src) return make("p", { className: "fault" }, `image ${image.name}: ${image.fault}`);
     const shown = make("img", { loading: "lazy", decoding: "async", src: image.src, width: image.w, height: image.h, alt: image.name });
-    return make("figure", { className: "picture" }, shown);
+    // The whole image, in its own size; what is inside the page cannot be gone to.
+    const link = image.src.startsWith("data:") ? shown : make("a", { href: image.src, target: "_blank", rel: "noopener" }, shown);
+    return make("figure", { className: "picture" }, link);
   }
 
   function turn(one, images) {
     const body = make("div", { className: "said" });
-    for (const piece of one.pieces) body.append(typeof piece === "number" ? picture(images[piece]) : piece);
+    let pictures = null; // those that follow one another stand side by side
+    for (const piece of one.pieces) {
+      if (typeof piece !== "number") {
+        body.append(piece);
+        pictures = null;
+        continue;
+      }
+      if (!pictures) body.append((pictures = make("div", { className: "pictures" })));
+      pictures.append(picture(images[piece]));
+    }
     if (one.role === "user") return body;
-    const details = make("details", {}, make("summary", {}, one.role === "system" ? "system turn" : `${one.role}'s turn`), body);
-    return details;
+    return make("details", {}, make("summary", {}, one.role === "system" ? "system turn" : `${one.role}'s turn`), body);
   }
 
   function answer(item) {

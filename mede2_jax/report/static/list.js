@@ -30,6 +30,10 @@ Mede2.List = class {
     this.chosen = items.indexOf(before);
     this.drawn = null;
     this.draw();
+    if (this.chosen < 0 && items.length) {
+      this.chosen = 0;
+      this.onChoose(items[0], false);
+    }
   }
 
   show(number) {
@@ -47,7 +51,7 @@ Mede2.List = class {
     else if (top + Mede2.List.ROW > scrollTop + clientHeight) this.element.scrollTop = top + Mede2.List.ROW - clientHeight;
     this.drawn = null;
     this.draw();
-    this.onChoose(this.items[this.chosen]);
+    this.onChoose(this.items[this.chosen], true);
   }
 
   move(by) {
@@ -101,7 +105,7 @@ Mede2.List = class {
     }
     const [{ outcome, finish }] = samples;
     const end = finish === "stop" ? "" : ` ${SYMBOLS[finish]}`;
-    const word = make("span", { className: "word" }, ` ${WORDS[outcome]}`);
+    const word = make("span", { className: "word" }, ` ${end && outcome === "unparsed" ? WORDS[finish] : WORDS[outcome]}`);
     return make("span", { className: `outcome ${outcome}`, title: `${model}: ${WORDS[outcome]}${finish === "stop" ? "" : `, ${WORDS[finish]}`}` }, SYMBOLS[outcome] + end, word);
   }
 };
