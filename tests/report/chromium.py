@@ -36,7 +36,7 @@ def is_required():
     return os.environ.get(REQUIRED) == "1"
 
 
-def opened(browser, folder, *, width=1440, height=900, script=True, scheme="light", faults=None):
+def opened(browser, folder, *, width=1440, height=900, script=True, scheme="light", faults=None, fragment=""):
     """A report's page, from disk and without a network, when its items are there; what the console says goes to `faults`."""
     context = browser.new_context(
         offline=True, viewport={"width": width, "height": height}, java_script_enabled=script, color_scheme=scheme
@@ -46,7 +46,8 @@ def opened(browser, folder, *, width=1440, height=900, script=True, scheme="ligh
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
-    page.goto((Path(folder) / "index.html").resolve().as_uri())
+    page.goto((Path(folder) / "index.html").resolve().as_uri() + fragment)
     if script:
         page.wait_for_selector("body[data-ready]")
+        page.wait_for_selector("#item h3")
     return page

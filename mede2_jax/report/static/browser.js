@@ -81,6 +81,7 @@
 
   function show(numbers, more = "") {
     list.set(board, numbers);
+    if (!numbers.length) find("item").replaceChildren();
     find("count").textContent = `${numbers.length.toLocaleString("en")} of ${board.ids.length.toLocaleString("en")} items${more}`;
   }
 

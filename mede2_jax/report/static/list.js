@@ -27,13 +27,11 @@ Mede2.List = class {
     this.board = board;
     this.items = items;
     this.space.style.height = `${items.length * Mede2.List.ROW}px`;
-    this.chosen = items.indexOf(before);
+    const kept = items.indexOf(before);
+    this.chosen = kept < 0 && items.length ? 0 : kept;
     this.drawn = null;
     this.draw();
-    if (this.chosen < 0 && items.length) {
-      this.chosen = 0;
-      this.onChoose(items[0], false);
-    }
+    if (kept < 0 && items.length) this.onChoose(items[0], false);
   }
 
   show(number) {
