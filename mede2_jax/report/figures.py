@@ -49,7 +49,7 @@ def _by_size(board: Board) -> Iterator[Figure]:
             [size for size, _ in some],
             [100 * score.said.overall.accuracy for _, score in some],
             yerr=_errors([score for _, score in some]),
-            label=name(rest or board.title),
+            label=name(rest or "as it is"),
             capsize=3,
             **style(place),
         )

@@ -29,6 +29,8 @@ class Stage:
     """What else its manifest counts."""
     dropped: Mapping[str, int]
     """What was left out, by reason."""
+    lost: int
+    """Of what became its records: pairs are made of responses, and only pairs that were left out count here."""
     command: str
 
 
@@ -48,7 +50,7 @@ def funnel_figure(stages: Sequence[Stage]) -> Figure | None:
     figure, (axes,) = canvas(width=7.0, height=1.0 + 0.55 * len(stages))
     places = range(len(stages))
     kept = [stage.records for stage in stages]
-    lost = [sum(stage.dropped.values()) for stage in stages]
+    lost = [stage.lost for stage in stages]
     axes.barh(places, kept, 0.6, color=COLOURS[0], label="in the file")
     axes.barh(places, lost, 0.6, left=kept, color="#BBBBBB", hatch=HATCHES[1], edgecolor="white", label="left out on the way")
     for place, (there, gone) in enumerate(zip(kept, lost, strict=True)):
@@ -58,8 +60,8 @@ def funnel_figure(stages: Sequence[Stage]) -> Figure | None:
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.18)
     axes.set_xlabel("records")
-    axes.legend(loc="lower right")
-    text = "; ".join(f"{stage.name}: {stage.records:,} records, {sum(stage.dropped.values()):,} left out" for stage in stages)
+    figure.legend(loc="outside upper center", ncols=2)
+    text = "; ".join(f"{stage.name}: {stage.records:,} records, {stage.lost:,} left out" for stage in stages)
     return Figure("funnel", "Data", text, figure, _table(stages))
 
 
@@ -74,7 +76,16 @@ def _stage(path: Path) -> Stage:
         records = len(RecordFile(file))
     else:  # the manifest travelled alone
         records = next((counts[one] for one in ("samples", "judgments", "pairs train", "questions") if one in counts), 0)
-    return Stage(file.name, records, counts, dropped, str(said.get("command", "")))
+    return Stage(file.name, records, counts, dropped, _lost(said, records), str(said.get("command", "")))
+
+
+def _lost(said: Mapping[str, Any], records: int) -> int:
+    """What was left out of those that the file's records are the rest of; counts of several kinds say themselves which these are."""
+    counts, dropped = (value if isinstance(value := said.get(name), Mapping) else {} for name in ("counts", "dropped"))
+    kinds = {kind: sum(_flat(reasons).values()) for kind, reasons in dropped.items() if isinstance(reasons, Mapping)}
+    if not kinds:
+        return sum(_flat(dropped).values())
+    return next((lost for kind, lost in kinds.items() if _flat(counts.get(kind)).get("in") == records + lost), 0)
 
 
 def _flat(value: Any) -> dict[str, int]:

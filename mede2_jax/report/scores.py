@@ -178,8 +178,8 @@ class Board:
 
 
 def slug(text: str) -> str:
-    """A text as a part of a file name: ASCII letters and digits, and points and dashes between them."""
-    kept = "".join(one if one.isascii() and one.isalnum() else "-" for one in text)
+    """A text as a part of a file name: ASCII letters, digits and underscores, and dashes for all between them."""
+    kept = "".join(one if one.isascii() and (one.isalnum() or one == "_") else "-" for one in text)
     return "-".join(filter(None, kept.split("-")))[:80] or "x"
 
 

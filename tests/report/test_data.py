@@ -27,6 +27,7 @@ def test_a_funnel_says_what_was_left_out(chain, sample):
     stages = read_funnel([sample / "rollouts.jsonl", chain / "judgments.jsonl", chain / "pairs.jsonl.manifest.json"])
     assert [(stage.name, stage.records) for stage in stages] == [("rollouts.jsonl", 384), ("judgments.jsonl", 336), ("pairs.jsonl", 192)]
     assert stages[0].dropped == {} and stages[1].dropped == {"truncated": 24, "wrong answer": 24}
+    assert [stage.lost for stage in stages] == [0, 48, 288], "of 480 pairs; 48 responses that were not judged are no pairs"
     assert stages[2].dropped["pairs: beyond max_pairs"] == 268 and stages[2].counts["pairs: in"] == 480
     with plain_text():
         figure = funnel_figure(stages)

@@ -47,8 +47,8 @@ def test_which_figures_there_are():
     assert drawn(board(scored("a", 0.5))) == {}, "one model, one sample"
     assert list(drawn(board(scored("a", 0.5), scored("b", 0.6)))) == ["figure5-models-mede2-mede2"]
     sizes = drawn(board(scored("7B", 0.5), scored("32B", 0.6)))
-    assert list(sizes) == ["figure4-size-medxpertqa-mm-mede2-mede2", "figure5-models-mede2-mede2"]
-    assert list(drawn(board(scored("a", 0.5, samples=2)))) == ["figure6-samples-medxpertqa-mm-mede2-mede2"]
+    assert list(sizes) == ["figure4-size-medxpertqa_mm-mede2-mede2", "figure5-models-mede2-mede2"]
+    assert list(drawn(board(scored("a", 0.5, samples=2)))) == ["figure6-samples-medxpertqa_mm-mede2-mede2"]
 
 
 def lines_of(figure, axes=0):
@@ -57,7 +57,7 @@ def lines_of(figure, axes=0):
 
 def test_the_papers_sizes_stand_beside_ours_for_its_benchmark_only():
     scores = [scored("7B", 0.5), scored("32B", 0.6)]
-    lines = lines_of(drawn(board(*scores))["figure4-size-medxpertqa-mm-mede2-mede2"])
+    lines = lines_of(drawn(board(*scores))["figure4-size-medxpertqa_mm-mede2-mede2"])
     assert lines["paper, base"] == [20.7, 27.4, 28.35] and lines["paper, +Stage-II"] == [26.55, 33.5, 40.45]
     other = drawn(board(*(scored(one.model, 0.5, task="medqa") for one in scores)))
     assert not any("paper" in label for label in lines_of(other["figure4-size-medqa-mede2-mede2"]))

@@ -273,7 +273,7 @@ def test_anybodys_file_gets_its_questions_from_the_benchmark(data, tmp_path):
 def test_several_samples_have_curves(data, tmp_path):
     evaluation(tmp_path / "one", data, lambda item, sample: answer(item.answer if sample < 3 else "A"), samples=4)
     out = made(tmp_path / "out", f"--scores=one={tmp_path / 'one'}")
-    passed, majority, chance = rows(out, f"samples-{TASK.replace('_', '-')}-mede2-mede2")
+    passed, majority, chance = rows(out, f"samples-{TASK}-mede2-mede2")
     assert [passed[f"k = {k}"] for k in (1, 2, 4)] != ["–"] * 3 and passed["k = 4"] == "100.00"
     assert majority["k = 4"] == "100.00" and chance["model"] == "by chance" and chance["k = 1"] == "20.00" and chance["k = 2"] == "36.00"
     assert len(list((out / "figures").glob("figure6-samples*.png"))) == 1

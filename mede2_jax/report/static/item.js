@@ -53,7 +53,7 @@ Mede2.showItem = (() => {
     if (sample.read !== null) line.append(" · read ", make("b", {}, sample.read));
     line.append(` · by ${sample.step}`);
     if (sample.finish !== "stop") line.append(` · ${SYMBOLS[sample.finish]} ${WORDS[sample.finish]}`);
-    if (sample.tokens !== undefined) line.append(` · ${sample.tokens.toLocaleString("en")} tokens`);
+    if (sample.tokens) line.append(` · ${sample.tokens.toLocaleString("en")} tokens`);
     return line;
   }
 
