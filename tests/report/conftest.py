@@ -1,6 +1,11 @@
+import sys
+from pathlib import Path
+
 import chromium
 import pytest
 from report_files import benchmark
+
+sys.path.extend(str(Path(__file__).parents[1] / room) for room in ("evaluate", "tasks"))  # benchmark_files, evaluating, task_files
 
 
 @pytest.fixture(scope="session")
