@@ -7,6 +7,8 @@
 #   make_environment trl      .venv-trl   TRL with what it needs, to compare with; nothing of this package
 #   make_environment vllm     .venv-vllm  vLLM (its CPU build where there is no NVIDIA GPU), and this package as its plugin; no JAX
 #
+#   make_chromium             Chromium, where this user may install packages of Debian
+#
 # Sets ENV_PYTHON to the environment's interpreter. An environment is reused as long as its stamp matches pyproject.toml,
 # its constraints and this folder; a failed installation leaves no stamp, so the next call starts it afresh. A link is used as it is.
 # PYTHON=/path/to/python chooses the interpreter. MEDE2_EXTRAS=gpu (or tpu) adds that extra of pyproject.toml.
@@ -161,6 +163,20 @@ install_vllm() {
   fi
   say "environment $folder: installing the package as a plugin"
   install --no-deps -e . || stop "pip could not install the package into $folder"
+}
+
+# The report's page is tested in a real browser. One that cannot be had is told and no error: those tests are then skipped and say so.
+make_chromium() {
+  local name
+  for name in chromium chromium-browser google-chrome google-chrome-stable; do
+    if command -v "$name" >/dev/null 2>&1; then return; fi
+  done
+  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "Chromium: installing, for the tests of the report's page"
+    apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 && return
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 && return
+  fi
+  say "Chromium: there is none, and it could not be installed here, so the tests of the report's page are skipped"
 }
 
 install_package() {

@@ -48,6 +48,7 @@ elif [ "$1" = --all ]; then
   export MEDE2_TEST_MAKER=$!
   trap 'kill "$MEDE2_TEST_MAKER" 2>/dev/null || true; rm -f "$log"' EXIT
   lint
+  make_chromium
   failed=0
   run_pytest "${WORKERS[@]}" "$@" || failed=$?
   wait "$MEDE2_TEST_MAKER" || { cat "$log" && stop "an environment could not be made"; }

@@ -21,6 +21,7 @@ COMMANDS = {
     "pair": "set good responses against flawed ones",
     "evaluate": "ask a model the items of benchmarks, and score its replies",
     "score": "how many responses to a benchmark are right, by which rule, and how sure that is",
+    "report": "scores and runs as tables, figures and pages of items, in a folder that opens from disk",
     "trace": "show where a pair or a score comes from",
 }
 """In the order in which one comes to need them."""

@@ -10,8 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mede2_jax.config import UserError
-from mede2_jax.data.images import check_image, read_image_bytes, resolve_image
+from mede2_jax.data.images import check_image
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.reading import located
@@ -22,6 +21,7 @@ from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import write_whole
 from mede2_jax.tasks.asking import THEN, ItemImage, question_id
 from mede2_jax.tasks.catalogue import read_items
+from mede2_jax.tasks.image_files import image_bytes, image_roots
 from mede2_jax.tasks.item import Item
 
 QUESTIONS, IMAGES = "questions.jsonl", "images"
@@ -73,7 +73,7 @@ def prepare(chosen: Sequence[Chosen], roots: Sequence[Path], data: Sequence[Path
         UserError: An image is missing or damaged; names item and image.
     """
     for one, folder in zip(chosen, data, strict=True):
-        wanted, beside = set(one.ids), roots or _beside(one, folder)
+        wanted, beside = set(one.ids), roots or image_roots(one.items.task, folder)
 
         def questions(item: Item, one: Chosen = one, beside: Sequence[Path] = beside) -> list[Question]:
             with located(f"{one.items.task.name}, item {shown(item.id)}"):
@@ -122,7 +122,7 @@ def _questions(one: Chosen, item: Item, roots: Sequence[Path], store: ImageStore
         asked = task.asked(item, prompt)
         for image in asked.images:
             if image not in kept:
-                kept[image] = store.put(_bytes(image, roots), image.name)
+                kept[image] = store.put(image_bytes(image, roots), image.name)
         questions.append(
             Question(
                 id=question_id(task.name, prompt, item.id),
@@ -133,22 +133,3 @@ def _questions(one: Chosen, item: Item, roots: Sequence[Path], store: ImageStore
             )
         )
     return questions
-
-
-def _beside(one: Chosen, data: Path) -> list[Path]:
-    """Where the image files of a task may lie: in the folder that the user gave, or around the file."""
-    bases = [data] if data.is_dir() else [data.parent, data.parent.parent]
-    return [base / folder for base in bases for folder in one.items.task.image_folders]
-
-
-def _bytes(image: ItemImage, roots: Sequence[Path]) -> bytes:
-    if image.data is not None:
-        return image.data
-    for root in roots:
-        try:
-            resolve_image(root, image.name)
-        except UserError:
-            continue
-        return read_image_bytes(root, image.name)
-    places = " or ".join(shown(str(root), 200) for root in roots)
-    raise UserError(f"no image {shown(image.name)!r} in {places}; put it there, or give --images=FOLDER (data/README.md says where from)")

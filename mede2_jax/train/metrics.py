@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -32,14 +31,6 @@ SUMMARY = (
     "grad_norm",
     "tokens_per_second",
     "padding",
-)
-PANELS = (
-    ("loss", ("loss", "eval_loss")),
-    ("reward margin", ("margin", "eval_margin")),
-    ("accuracy", ("accuracy", "eval_accuracy")),
-    ("rewards", ("reward_chosen", "reward_rejected")),
-    ("log-probabilities", ("logprob_chosen", "logprob_rejected")),
-    ("gradient norm", ("grad_norm",)),
 )
 EDGE = 10
 """How many steps at each end of a run the closing table averages."""
@@ -153,27 +144,6 @@ def _summary(title: str, columns: Mapping[str, Sequence[dict[str, Any]]], names:
         if all(name in record for records in columns.values() for record in records):
             table.add_row(name, *(_number(_mean(records, name)) for records in columns.values()))
     return table
-
-
-def plot_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """A PNG with a panel for each kind of number the run has, over steps."""
-    from matplotlib.figure import Figure
-
-    present = [(title, [n for n in names if any(n in record for record in history)]) for title, names in PANELS]
-    present = [(title, names) for title, names in present if names]
-    columns = min(3, len(present))
-    figure = Figure(figsize=(4.6 * columns, 3.2 * math.ceil(len(present) / columns)), layout="constrained")
-    for index, (title, names) in enumerate(present):
-        axes = figure.add_subplot(math.ceil(len(present) / columns), columns, index + 1)
-        for name in names:
-            points = [(record["step"], record[name]) for record in history if name in record]
-            axes.plot(*zip(*points, strict=True), marker="o" if name.startswith("eval_") else None, markersize=3, linewidth=1.2, label=name)
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if len(names) > 1:
-            axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
 
 
 def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:

@@ -23,10 +23,11 @@ from mede2_jax.parallel import distributed
 from mede2_jax.train.batches import eval_batches, open_loader, open_pass, unstacked
 from mede2_jax.train.checkpoint import Best, Checkpoints, shapes_of
 from mede2_jax.train.config import TrainConfig
+from mede2_jax.train.curves import plot_curves
 from mede2_jax.train.export import export
 from mede2_jax.train.inputs import TrainingInputs, check_same, manifest_with_files, open_inputs, show_inputs
 from mede2_jax.train.loop import Loop
-from mede2_jax.train.metrics import Tracker, closing_table, plot_curves
+from mede2_jax.train.metrics import Tracker, closing_table
 from mede2_jax.train.model_spec import init_params
 from mede2_jax.train.optimizer import describe_warmup, make_optimizer, make_schedule
 from mede2_jax.train.progress import narrated

@@ -1,0 +1,366 @@
+"""From folders of the real `score` to a report: what stands in its tables and its data, and what it refuses."""
+
+import csv
+import json
+import re
+import shutil
+
+import pytest
+from report_files import PROMPT, TASK, answer, benchmark, evaluation, read_jsonl, write_jsonl
+
+from mede2_jax.command import run_command
+from mede2_jax.report.__main__ import main
+from mede2_jax.score.__main__ import main as score
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+def right_of(numbers):
+    """Replies that are right to these items, and an earlier letter to the others."""
+
+    def reply(item, sample):
+        number = int(item.id.removeprefix("MM-"))
+        return answer(item.answer if number in numbers else "ABCDE"["ABCDE".index(item.answer) - 1])
+
+    return reply
+
+
+@pytest.fixture(scope="module")
+def scores(data, tmp_path_factory):
+    """Two models, of which the second has six items more right."""
+    folder = tmp_path_factory.mktemp("scores")
+    evaluation(folder / "one", data, right_of(range(3)))
+    evaluation(folder / "two", data, right_of(range(9)))
+    return folder
+
+
+def made(out, *flags):
+    main([*flags, f"--out={out}"])
+    return out
+
+
+def rows(out, name):
+    with (out / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def loaded(out, name):
+    """A data file as the page has it."""
+    text = (out / "data" / f"{name}.js").read_text("utf-8")
+    match = re.fullmatch(r'mede2\("([^"]*)",(.*)\);\n', text, re.DOTALL)
+    assert match and match[1] == name
+    return json.loads(match[2])
+
+
+@pytest.fixture(scope="module")
+def report(scores, tmp_path_factory):
+    flags = [f"--scores=I={scores / 'one'},II={scores / 'two'}"]
+    return made(tmp_path_factory.mktemp("report") / "out", *flags)
+
+
+def test_scores_have_counts_and_intervals(report):
+    first, second = rows(report, "scores")
+    assert (first["model"], first["correct"], first["%"], first["95% interval"]) == ("I", "3 of 12", "25.00", "8.89–53.23")
+    assert (second["correct"], second["%"], second["Δ"]) == ("9 of 12", "75.00", "+50.00")
+    assert first["model (detail)"] == "not the owner's whole set" and first["part"] == "MedXpertQA MM · asked as mede2 · read as mede2"
+    page = (report / "index.html").read_text("utf-8")
+    assert "items: 12 instead of 2,000" in page and page.count("Before you cite these") == 1
+
+
+def test_two_models_are_compared_on_the_same_items(report):
+    (only,) = rows(report, "comparisons")
+    assert (only["models"], only["items"], only["points"]) == ("II − I", "12", "+50.00")
+    assert only["only 2nd / only 1st right"] == "6 / 0" and only["p"] == "0.0312" and only["p (Holm)"] == "0.0312"
+    assert only["p (detail)"] == "McNemar, exact" and only["fewest items"] == "6"
+
+
+def test_holm_is_over_all_comparisons_that_are_shown(data, scores, tmp_path):
+    evaluation(tmp_path / "three", data, right_of(range(12)))
+    out = made(tmp_path / "out", f"--scores=I={scores / 'one'},II={scores / 'two'},III={tmp_path / 'three'}")
+    found = {row["models"]: (row["p"], row["p (Holm)"]) for row in rows(out, "comparisons")}
+    # (0,6), (0,9) and (0,3): 1/32, 1/256 and 1/4; Holm: the smallest three times, the next twice, the last once.
+    assert found == {"II − I": ("0.0312", "0.0625"), "III − I": ("0.0039", "0.0117"), "III − II": ("0.2500", "0.2500")}
+
+
+def test_models_of_other_items_are_not_compared_and_it_is_said(data, scores, tmp_path):
+    responses = [{"id": f"MM-{n}", "response": "A"} for n in range(5)]
+    file = write_jsonl(tmp_path / "some.jsonl", responses)
+    out = tmp_path / "some"
+    score([f"--task={TASK}", f"--data={data}", f"--responses={file}", f"--prompt={PROMPT}", f"--out={out}", "--partial"])
+    made_at = made(tmp_path / "out", f"--scores=I={scores / 'one'},part={out}")
+    (only,) = rows(made_at, "comparisons")
+    assert only["items"] == "not comparable" and "7 items are in I only" in only["items (detail)"]
+    assert rows(made_at, "scores")[1]["items"] == "5 of 12"
+    assert "part, MedXpertQA MM · asked as mede2 · read as mede2: partial: 5 of 12 items" in (made_at / "index.html").read_text("utf-8")
+
+
+def test_ours_stand_in_the_papers_table(report):
+    found = {row[""]: row for row in rows(report, "table1")}
+    assert (
+        found["QwenVL2.5-7B"]["MedXpertQA-MM Overall"] == "20.70"
+        and found["QwenVL2.5-7B"]["MedXpertQA-MM Overall (detail)"] == "414 of 2,000"
+    )
+    assert found["QwenVL2.5-7B"]["MMMU-Pro-Health Overall (detail)"] == "✗ no k of 286; (82 of 288)"
+    ours = found["II"]
+    assert ours["MedXpertQA-MM Overall"] == "75.00" and ours["MedXpertQA-MM Overall (detail)"].startswith(
+        "9 of 12; 46.77–91.11; not of 2,000"
+    )
+    # Numbers 0, 3, 6 and 9 are of Understanding, three of which it has right.
+    assert ours["MedXpertQA-MM Understanding (detail)"].startswith("3 of 4;") and ours["MMMU-Health Overall"] == "–"
+    assert ours["MedXpertQA-MM Δ"] == "+50.00" and ours["part"] == "scored here"
+
+
+def test_readings_and_what_others_read(report):
+    (first, _) = rows(report, "readings")
+    assert first["read by"] == "answer tag 12" and first["MedEvalKit"] == "25.00"
+    # VLMEvalKit takes the last letter among four words: `<answer> A </answer>` is one.
+    assert first["VLMEvalKit (detail)"].startswith("3 of 12")
+
+
+def test_what_is_kept_of_each_score(report, scores):
+    (first, second) = rows(report, "proof")
+    assert first["model"] == "abababababab…" and first["sampling"] == "vllm, n 1, temperature 0.0, max_tokens 2048, seed 0"
+    copy = json.loads((report / "scores" / second["file"]).read_text("utf-8"))
+    assert copy == json.loads((scores / "two" / TASK / PROMPT / "score.json").read_text("utf-8"))
+
+
+def test_items_have_all_that_was_said(report, data):
+    index = loaded(report, "board-0")
+    assert index["models"] == ["I", "II"] and index["ids"] == [f"MM-{n}" for n in range(12)] and index["pieces"][0] == 0
+    assert index["codes"][0] == ["a"] * 3 + ["e"] * 9, "correct and stopped is a, wrong and stopped is e"
+    assert index["groups"]["question_type"]["values"] == ["Reasoning", "Understanding"]
+    items = loaded(report, "items-0-0")
+    item = items[1]
+    assert item["answer"] == ["B"] and item["options"]["B"] == "a fluid level on the right" and len(item["images"]) == 2
+    for image in item["images"]:
+        assert (report / image["src"]).read_bytes() == (data / "images" / _name_of(data, report / image["src"])).read_bytes()
+        assert (image["w"], image["h"]) == (160, 120)
+    (turns, sample) = item["turns"], item["samples"][1][0]
+    assert [turn["role"] for turn in turns] == ["system", "user"] and turns[1]["pieces"][-2:] == [0, 1]
+    assert sample["read"] == "B" and sample["outcome"] == "correct" and [kind for kind, _ in sample["reply"]] == ["think", "text"]
+    assert "".join(text for _, text in sample["reply"]).strip().endswith("<answer> B </answer>")
+
+
+def _name_of(data, file):
+    return next(path.name for path in (data / "images").iterdir() if path.read_bytes() == file.read_bytes())
+
+
+def test_cases_are_of_both_kinds(data, scores, tmp_path):
+    evaluation(tmp_path / "other", data, right_of({1, 2, 5, 7, 8, 9}))
+    out = made(tmp_path / "out", f"--scores=I={scores / 'one'},II={tmp_path / 'other'}", "--cases=2")
+    page = (out / "index.html").read_text("utf-8")
+    assert "II is right more often on 4 items, I on 1." in page
+    assert re.findall(r"MM-(\d+)</a> <span class=\"of\">(gained|lost) by II", page) == [("5", "gained"), ("7", "gained"), ("0", "lost")]
+    assert (
+        "<article"
+        not in (made(tmp_path / "none", f"--scores={scores / 'one'}", "--cases=0") / "index.html").read_text("utf-8").split('id="items"')[0]
+    )
+
+
+def test_nothing_foreign_is_markup(tmp_path):
+    data = benchmark(tmp_path / "data", 3)
+    lines = read_jsonl(data / "MM" / "test.jsonl")
+    for line in lines:
+        line["body_system"] = f"Bone {SCRIPT}"
+        line["options"]["A"] = line["options"]["A"] + "</script><img src=x onerror=alert(1)>"
+        head, _ = line["question"].split("\nAnswer Choices: ")
+        tail = " ".join(f"({one}) {text}" for one, text in line["options"].items())
+        line["question"] = f"{head} {SCRIPT} \u2028 {{{{ 7*7 }}}}\nAnswer Choices: {tail}"
+    write_jsonl(data / "MM" / "test.jsonl", lines)
+    evil = f"m{SCRIPT}$\\frac{{1}}{{0}}$"
+    evaluation(tmp_path / "one", data, lambda item, sample: answer("A", f"{SCRIPT} ]]> <!-- &lt; \u2029"))
+    evaluation(tmp_path / "two", data, lambda item, sample: answer("B", "Well."))
+    for more in ([], ["--single_file"]):
+        out = made(tmp_path / f"out{len(more)}", f"--scores={evil}={tmp_path / 'one'},7B={tmp_path / 'two'}", *more)
+        page = (out / "index.html").read_text("utf-8")
+        scripts = re.findall(r"<script\b[^>]*>", page)
+        assert len(scripts) == (4 if not more else 4 + 4), "ours, and when all is inside, the data: index, items, board and texts"
+        assert "alert('x')</script>" not in page and "<img src=x" not in page and "{{ 7*7 }}" in page
+        for path in out.rglob("*"):
+            if path.suffix in (".js", ".svg") and path.parent.name != "static":
+                assert "<script" not in path.read_text("utf-8") and "\u2028" not in path.read_text("utf-8"), path
+        table = (out / "tables" / "scores.md").read_text("utf-8")
+        assert "<script>" not in table and "\\<script\\>" in table
+
+
+def test_a_cell_is_no_formula(data, tmp_path):
+    evaluation(tmp_path / "one", data, right_of(range(3)))
+    out = made(tmp_path / "out", f"--scores=@SUM(1)={tmp_path / 'one'}")
+    assert rows(out, "scores")[0]["model"] == "'@SUM(1)"
+
+
+def test_the_same_scores_give_the_same_report(scores, tmp_path):
+    flags = [f"--scores=I={scores / 'one'},II={scores / 'two'}"]
+    one, other = (made(tmp_path / name, *flags) for name in ("one", "other"))
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    assert all((one / path).read_bytes() == (other / path).read_bytes() for path in files)
+
+
+def test_a_report_that_is_made_again_replaces_its_own_files_only(scores, tmp_path):
+    out = made(tmp_path / "out", f"--scores=I={scores / 'one'},II={scores / 'two'}")
+    (out / "notes.txt").write_text("mine")
+    (out / "figures" / "mine.png").write_text("mine")
+    assert (out / "tables" / "comparisons.csv").exists() and list((out / "figures").glob("figure5*.svg"))
+    made(out, f"--scores=I={scores / 'one'}")
+    assert not (out / "tables" / "comparisons.csv").exists() and not list((out / "figures").glob("figure5*"))
+    assert (out / "notes.txt").read_text() == (out / "figures" / "mine.png").read_text() == "mine"
+    listed = (out / "report-files.txt").read_text().splitlines()[1:]
+    assert sorted(listed) == sorted(
+        str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name not in ("notes.txt", "mine.png", "report-files.txt")
+    )
+
+
+def test_what_a_killed_report_left_is_its_own(scores, tmp_path):
+    out = made(tmp_path / "out", f"--scores=I={scores / 'one'}")
+    list_of = out / "report-files.txt"
+    list_of.write_text("\n".join(list_of.read_text().splitlines()[:1]) + "\ntables/old.csv\nindex.html\n")
+    (out / "tables" / "old.csv").write_text("left")
+    for name in ("tables", "scores", "data", "static", "images"):
+        if name != "tables":
+            shutil.rmtree(out / name)
+    for path in (out / "tables").iterdir():
+        if path.name != "old.csv":
+            path.unlink()
+    made(out, f"--scores=I={scores / 'one'}")
+    assert not (out / "tables" / "old.csv").exists() and (out / "data" / "index.js").exists()
+
+
+def test_replies_that_changed_since_are_not_shown(data, scores, tmp_path, capsys):
+    shutil.copytree(scores / "one", tmp_path / "one")
+    file = tmp_path / "one" / "rollouts.jsonl"
+    score_file = tmp_path / "one" / TASK / PROMPT / "score.json"
+    said = json.loads(score_file.read_text())
+    score_file.write_text(json.dumps(said | {"responses": said["responses"] | {"path": str(file)}}))
+    file.write_text(file.read_text().replace("<answer> A", "<answer> B"))
+    out = made(tmp_path / "out", f"--scores=I={tmp_path / 'one'}")
+    item = loaded(out, "items-0-0")[0]
+    assert item["samples"][0][0]["reply"] is None and item["turns"], "the question is the benchmark's"
+    assert "replies are not shown" in capsys.readouterr().out.replace("\n", " ")
+    assert "has changed since it was scored" in (out / "index.html").read_text("utf-8")
+    assert rows(out, "scores")[0]["correct"] == "3 of 12" and rows(out, "readings")[0]["MedEvalKit"] == "–"
+
+
+def test_scores_that_were_moved_without_the_benchmark(tmp_path):
+    data = benchmark(tmp_path / "data", 4)
+    evaluation(tmp_path / "one", data, right_of(range(2)))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "one", tmp_path / "elsewhere" / "one")
+    shutil.rmtree(data)
+    out = made(tmp_path / "out", f"--scores={tmp_path / 'elsewhere' / 'one'}")
+    item = loaded(out, "items-0-0")[0]
+    assert item["answer"] is None and item["images"][0]["w"] == 160 and item["samples"][0][0]["reply"], "replies lie beside the score"
+    assert "right answers and groups are not shown" in (out / "index.html").read_text("utf-8")
+    assert loaded(out, "board-0")["groups"] == {}
+
+
+def test_anybodys_file_gets_its_questions_from_the_benchmark(data, tmp_path):
+    file = tmp_path / "answers.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["qid", "text"])
+        writer.writerows([f"MM-{n}", f"So the answer is ({'ABCDE'[n % 5]})"] for n in range(12))
+    out = tmp_path / "score"
+    columns = ["--columns.id=qid", "--columns.response=text"]
+    score([f"--task={TASK}", f"--data={data}", f"--responses={file}", "--prompt=ao", "--mode=official", f"--out={out}", *columns])
+    report = made(tmp_path / "out", f"--scores={out}")
+    item = loaded(report, "items-0-0")[1]
+    assert item["turns"][0] == {"role": "system", "pieces": ["Please answer only."]} and len(item["images"]) == 2
+    assert item["samples"][0][0]["reply"] == [["text", "So the answer is (B)"]] and item["samples"][0][0]["step"] == "after 'answer is'"
+    assert "case 1. What is seen?" in loaded(report, "texts-0")[1]
+
+
+def test_several_samples_have_curves(data, tmp_path):
+    evaluation(tmp_path / "one", data, lambda item, sample: answer(item.answer if sample < 3 else "A"), samples=4)
+    out = made(tmp_path / "out", f"--scores=one={tmp_path / 'one'}")
+    passed, majority, chance = rows(out, f"samples-{TASK}-mede2-mede2")
+    assert [passed[f"k = {k}"] for k in (1, 2, 4)] != ["–"] * 3 and passed["k = 4"] == "100.00"
+    assert majority["k = 4"] == "100.00" and chance["model"] == "by chance" and chance["k = 1"] == "20.00" and chance["k = 2"] == "36.00"
+    assert len(list((out / "figures").glob("figure6-samples*.png"))) == 1
+    assert rows(out, "scores")[0]["correct"].endswith("of 48 samples")
+    assert len(loaded(out, "board-0")["codes"][0][0]) == 4
+
+
+def test_cut_refused_and_failed_are_told_apart(data, tmp_path):
+    ends = {0: ("<think> It may be", "length"), 1: ("no", "content_filter"), 2: None}
+    evaluation(tmp_path / "one", data, lambda item, sample: ends.get(int(item.id[3:]), answer(item.answer)))
+    out = made(tmp_path / "out", f"--scores=one={tmp_path / 'one'}")
+    (only,) = rows(out, "scores")
+    assert [only[name] for name in ("items", "correct", "unparsed", "cut", "refused", "failed")] == ["12", "9 of 12", "3", "1", "1", "1"]
+    samples = [item["samples"][0][0] for item in loaded(out, "items-0-0")[:3]]
+    assert [(one["outcome"], one["finish"]) for one in samples] == [("unparsed", "cut"), ("unparsed", "refused"), ("unparsed", "failed")]
+    assert samples[0]["reply"] == [["think", " It may be"]] and samples[2]["reply"] == []
+    assert loaded(out, "board-0")["codes"][0][:3] == ["j", "k", "l"]
+
+
+def test_what_score_json_says_besides_does_no_harm_and_leakage_is_shown(scores, tmp_path):
+    shutil.copytree(scores / "two", tmp_path / "two")
+    file = tmp_path / "two" / TASK / PROMPT / "score.json"
+    said = json.loads(file.read_text())
+    without = said["overall"] | {"items": 10, "samples": 10, "correct": 8, "accuracy": 0.8, "interval": [0.49, 0.94]}
+    leakage = {"touched": ["MM-1", "MM-2"], "without_touched": without, "method": {"n": 13}}
+    file.write_text(json.dumps(said | {"leakage": leakage, "shuffled": [1, 2], "another": {"deep": [None]}}))
+    out = made(tmp_path / "out", f"--scores=II={tmp_path / 'two'}")
+    (only,) = rows(out, "leakage")
+    assert (only["touched items"], only["% of all"], only["% without them"], only["which"]) == ("2 of 12", "75.00", "80.00", "MM-1, MM-2")
+    assert json.loads(next((out / "scores").iterdir()).read_text())["another"] == {"deep": [None]}
+
+
+def test_one_file_holds_everything(scores, tmp_path):
+    out = made(tmp_path / "out", f"--scores=I={scores / 'one'},II={scores / 'two'}", "--single_file")
+    page = (out / "index.html").read_text("utf-8")
+    assert not (out / "static").exists() and not (out / "data").exists() and not (out / "images").exists()
+    assert not re.findall(r'(?:src|href)="(?!#|data:|scores/)[^"]', page)
+    inside = dict(re.findall(r'<script type="application/json" data-name="([^"]+)">(.*?)</script>', page, re.DOTALL))
+    assert json.loads(inside["items-0-0"])[0]["images"][0]["src"].startswith("data:image/jpeg;base64,")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "nothing to report: give --scores=FOLDER,FOLDER"),
+        (["--scores={none}"], "there is no folder"),
+        (["--scores={empty}"], "holds no score.json; give a folder that python -m mede2_jax.score or evaluate wrote"),
+        (["--scores={one},{one}"], "is given twice"),
+        (["--scores=a={one},a={copy}"], "are both a's scores of medxpertqa_mm (mede2, mede2); give them two names"),
+        (["--scores={damaged}"], "they are not of one run"),
+        (["--scores={wrong}"], "overall.accuracy"),
+        (["--scores={one}", "--base=big"], "--base=big is none of the models: one"),
+        (["--scores={one}", "--judgments={one}"], "judgments and people belong together"),
+        (["--scores={one}", "--out={taken}"], "holds an index.html that is no report's"),
+        (["--scores={one}", "--out={listing}"], "which is outside"),
+        (["--runs={empty}"], "is no training run"),
+        (["--funnel={empty}/x.jsonl"], "there is neither"),
+        (["--score={one}"], "did you mean '--scores'?"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(scores, tmp_path, flags, expected, capsys):
+    places = {"none": tmp_path / "none", "one": scores / "one"}
+    for name in ("empty", "copy", "damaged", "wrong", "taken", "listing"):
+        places[name] = tmp_path / name
+        if name in ("copy", "damaged", "wrong"):
+            shutil.copytree(scores / "one", places[name])
+        else:
+            places[name].mkdir()
+    below = f"{TASK}/{PROMPT}"
+    verdicts = places["damaged"] / below / "verdicts.jsonl"
+    verdicts.write_text("".join(verdicts.read_text().splitlines(keepends=True)[1:]))
+    file = places["wrong"] / below / "score.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps(said | {"overall": said["overall"] | {"accuracy": "0.5"}}))
+    (places["taken"] / "index.html").write_text("mine")
+    (places["listing"] / "report-files.txt").write_text("# Files of a report\n../../etc/passwd\n")
+    given = [flag.format(**places) for flag in flags]
+    out = [] if any(flag.startswith("--out") for flag in flags) else [f"--out={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit) as raised:
+        run_command(main, [*given, *out])
+    captured = capsys.readouterr()
+    assert raised.value.code == 2 and captured.err.count("\n") == 1 and captured.err.startswith("error: "), captured.err
+    assert expected in captured.err and not (tmp_path / "out" / "index.html").exists()
+    assert (places["taken"] / "index.html").read_text() == "mine"
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--scores=stage1=scores/sft,stage2=scores/dpo" in capsys.readouterr().out
