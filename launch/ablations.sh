@@ -78,12 +78,12 @@ elicitation() {
   awk 1 "$text" "$multimodal" >"$out/mixed.jsonl"
   image_root=${image_root:-$(dirname "$multimodal")}
   evaluate base "$model"
-  local data name
-  for name in text multimodal mixed; do
-    data=$out/mixed.jsonl
-    if [ "$name" != mixed ]; then data=${!name}; fi
-    train sft '' "$model" "$data" "$out/$name"
-    evaluate "$name" "$out/$name/model"
+  local kind file
+  for kind in text multimodal mixed; do
+    file=$out/mixed.jsonl
+    if [ "$kind" != mixed ]; then file=${!kind}; fi
+    train sft '' "$model" "$file" "$out/$kind"
+    evaluate "$kind" "$out/$kind/model"
   done
   report "--runs=$out/text,$out/multimodal,$out/mixed"
 }

@@ -15,12 +15,12 @@ from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Judgment
 from mede2_jax.foreign import shown
-from mede2_jax.judge.agreement import agreement
 from mede2_jax.reasoning.rubric import MMRP
 from mede2_jax.report.drawing import COLOURS, Figure, canvas
 from mede2_jax.report.paper import paper
 from mede2_jax.report.score_tables import wilson_text
 from mede2_jax.report.tables import Table, cells
+from mede2_jax.statistics.agreement import agreement
 from mede2_jax.tasks.tables import rows
 
 Verdicts = Mapping[str, bool]

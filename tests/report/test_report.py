@@ -136,7 +136,7 @@ def test_items_have_all_that_was_said(report, data):
         assert (report / image["src"]).read_bytes() == (data / "images" / _name_of(data, report / image["src"])).read_bytes()
         assert (image["w"], image["h"]) == (160, 120)
     (turns, sample) = item["turns"], item["samples"][1][0]
-    assert [turn["role"] for turn in turns] == ["system", "user"] and turns[1]["pieces"][-2:] == [0, 1]
+    assert [turn["role"] for turn in turns] == ["system", "user"] and turns[1]["pieces"][:2] == [0, 1]
     assert sample["read"] == "B" and sample["outcome"] == "correct" and [kind for kind, _ in sample["reply"]] == ["think", "text"]
     assert "".join(text for _, text in sample["reply"]).strip().endswith("<answer> B </answer>")
 
