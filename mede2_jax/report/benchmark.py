@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 from mede2_jax.config import UserError
+from mede2_jax.foreign import shown
 from mede2_jax.report.replies import Image, Turn, found, responses_file
 from mede2_jax.report.scores import Board, Score
 from mede2_jax.score.config import ColumnsConfig
 from mede2_jax.score.responses import read_responses
 from mede2_jax.score.verdicts import carried_items
-from mede2_jax.tasks.asking import Asked, ItemImage
+from mede2_jax.tasks.asking import OURS, Asked, ItemImage
 from mede2_jax.tasks.catalogue import Items, digest_of, find_task, read_items
 from mede2_jax.tasks.image_files import image_bytes, image_roots
 from mede2_jax.tasks.item import Item, Task
@@ -60,9 +61,14 @@ def asked_items(known: Known, prompt: str, wanted: Set[str], keep: bool) -> Iter
 
     Yields:
         Id, turns, the bytes of each image by its name, and why one is missing.
+
+    Raises:
+        UserError: The benchmark has no such prompt, or its files cannot be read.
     """
     if known.task is None:
         return
+    if prompt not in (OURS, *known.task.prompts):
+        raise UserError(f"{known.task.name} has no prompt {shown(prompt)!r} in this version")
     for item in read_items(known.task, known.files, images=keep):
         if item.id not in wanted:
             continue

@@ -14,8 +14,8 @@ from mede2_jax.report.drawing import COLOURS, HATCHES, Figure, canvas, name
 from mede2_jax.report.tables import Cell, Table, cells
 
 SUFFIX = ".manifest.json"
-INPUTS = ("rollouts", "questions")
-"""Counts of a manifest that say what went in, where its file says nothing else."""
+MOST = 1 << 40
+"""Records of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +89,20 @@ def _lost(said: Mapping[str, Any], records: int) -> int:
 
 
 def _flat(value: Any) -> dict[str, int]:
-    """Counts one or two levels deep, by their names joined."""
+    """Counts one or two levels deep, by their names joined; what is none (a share, or more than any file holds) is left to the manifest."""
     if not isinstance(value, Mapping):
         return {}
     flat: dict[str, int] = {}
     for key, one in value.items():
         if isinstance(one, Mapping):
-            flat |= {f"{key}: {reason}": count for reason, count in one.items() if isinstance(count, int) and not isinstance(count, bool)}
-        elif isinstance(one, int) and not isinstance(one, bool):
+            flat |= {f"{key}: {reason}": count for reason, count in one.items() if _is_count(count)}
+        elif _is_count(one):
             flat[str(key)] = one
     return flat
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _table(stages: Sequence[Stage]) -> Table:

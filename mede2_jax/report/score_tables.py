@@ -146,7 +146,7 @@ def samples_tables(boards: Sequence[Board]) -> Iterator[Table]:
     """pass@k and MV@k, where items have several samples."""
     for board in boards:
         some = [score for score in board.scores if score.said.at.pass_]
-        ks = sorted({int(k) for score in some for k in score.said.at.pass_ if k.isdigit()})
+        ks = sorted({int(k) for score in some for k in score.said.at.pass_})
         rows: list[tuple[Cell, ...]] = []
         for score in some:
             at = score.said.at

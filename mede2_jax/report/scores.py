@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pydantic
 
@@ -22,26 +22,33 @@ OUTCOMES = ("correct", "wrong", "unparsed")
 FINISHES = ("stop", "cut", "refused", "failed")
 
 
+Count = Annotated[int, pydantic.Field(ge=0, le=1 << 40)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Ends = Annotated[list[Share], pydantic.Field(min_length=2, max_length=2)]
+Size = Annotated[str, pydantic.Field(pattern=r"^[1-9][0-9]{0,5}$")]
+"""A k, as JSON has it for a name."""
+
+
 class Value(Foreign):
     """A metric with its interval."""
 
-    value: float
-    interval: list[float] | None = None
+    value: Share
+    interval: Ends | None = None
 
 
 class Part(Foreign):
     """A score of all items, or of some."""
 
-    items: int
-    samples: int
-    correct: int
-    wrong: int = 0
-    unparsed: int = 0
-    cut: int = 0
-    refused: int = 0
-    failed: int = 0
-    accuracy: float
-    interval: list[float] | None = None
+    items: Count = pydantic.Field(gt=0)
+    samples: Count = pydantic.Field(gt=0)
+    correct: Count
+    wrong: Count = 0
+    unparsed: Count = 0
+    cut: Count = 0
+    refused: Count = 0
+    failed: Count = 0
+    accuracy: Share
+    interval: Ends | None = None
     interval_method: str = ""
 
 
@@ -65,8 +72,8 @@ class From(Foreign):
 class Some(Foreign):
     """How many items of all."""
 
-    items: int
-    of: int
+    items: Count
+    of: Count
 
 
 class Prompts(Foreign):
@@ -85,9 +92,9 @@ class Leakage(Foreign):
 class At(Foreign):
     """Metrics of k samples, by k."""
 
-    pass_: dict[str, Value] = pydantic.Field(default_factory=dict, alias="pass")
-    majority: dict[str, Value] = pydantic.Field(default_factory=dict)
-    chance: dict[str, float] = pydantic.Field(default_factory=dict)
+    pass_: dict[Size, Value] = pydantic.Field(default_factory=dict, alias="pass")
+    majority: dict[Size, Value] = pydantic.Field(default_factory=dict)
+    chance: dict[Size, Share] = pydantic.Field(default_factory=dict)
 
 
 class ScoreFile(Foreign):
@@ -109,8 +116,8 @@ class ScoreFile(Foreign):
     overall: Part
     by: dict[str, dict[str, Part]] = pydantic.Field(default_factory=dict)
     at: At = At()
-    steps: dict[str, int] = pydantic.Field(default_factory=dict)
-    owners_figure: float | None = None
+    steps: dict[str, Count] = pydantic.Field(default_factory=dict)
+    owners_figure: Share | None = None
     difference_from_owner: str = ""
     leakage: Leakage | None = None
 
@@ -268,7 +275,7 @@ def read_score(model: str, folder: Path) -> Score:
 
 class _Line(Foreign):
     id: str
-    sample: int
+    sample: Count
     read: str | None = None
     step: str = ""
     outcome: str

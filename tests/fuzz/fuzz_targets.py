@@ -2,8 +2,9 @@
 
 import fuzz_commands
 import fuzz_models
+import fuzz_reports
 import fuzz_scores
 import fuzz_texts
 from fuzz_target import TARGETS
 
-__all__ = ["TARGETS", "fuzz_commands", "fuzz_models", "fuzz_scores", "fuzz_texts"]
+__all__ = ["TARGETS", "fuzz_commands", "fuzz_models", "fuzz_reports", "fuzz_scores", "fuzz_texts"]

@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from report_files import PROMPT, TASK, answer, benchmark, evaluation, read_jsonl, write_jsonl
@@ -358,6 +360,21 @@ def test_what_cannot_be_reported_is_one_line(scores, tmp_path, flags, expected, 
     assert raised.value.code == 2 and captured.err.count("\n") == 1 and captured.err.startswith("error: "), captured.err
     assert expected in captured.err and not (tmp_path / "out" / "index.html").exists()
     assert (places["taken"] / "index.html").read_text() == "mine"
+
+
+def test_a_report_needs_no_jax():
+    code = "import sys, mede2_jax.report.__main__; print(sorted({'jax', 'torch', 'transformers', 'matplotlib'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_prompt_that_the_benchmark_does_not_have(data, tmp_path):
+    file = write_jsonl(tmp_path / "r.jsonl", [{"id": f"MM-{n}", "response": "A"} for n in range(12)])
+    score([f"--task={TASK}", f"--data={data}", f"--responses={file}", f"--out={tmp_path / 'one'}"])
+    said = json.loads((tmp_path / "one" / "score.json").read_text())
+    (tmp_path / "one" / "score.json").write_text(json.dumps(said | {"prompt": "of a later version"}))
+    out = made(tmp_path / "out", f"--scores={tmp_path / 'one'}")
+    assert "has no prompt &#39;of a later version&#39; in this version" in (out / "index.html").read_text("utf-8")
+    assert loaded(out, "items-0-0")[0]["turns"] == [] and rows(out, "scores")[0]["correct"] == "3 of 12"
 
 
 def test_help_teaches(capsys):
