@@ -18,11 +18,13 @@ from mede2_jax.data.records import Question
 from mede2_jax.evaluate.chosen import Chosen, choose, identity
 from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.evaluate.dry_run import ITEMS, show_prompts
+from mede2_jax.evaluate.paid import paid
 from mede2_jax.evaluate.questions import QUESTIONS, ImageStore, prepare, prompts_digest, write_questions
 from mede2_jax.evaluate.sampling import COMMAND, ROLLOUTS, check_benchmarks, of_benchmarks, sample
 from mede2_jax.outputs.file import OutputFile, write_whole
-from mede2_jax.rollout.engine import check_engine
-from mede2_jax.rollout.job import SamplingJob, open_job
+from mede2_jax.rollout.api import open_api_job
+from mede2_jax.rollout.engine import check_api, check_engine
+from mede2_jax.rollout.job import ModelJob, SamplingJob, open_job
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.responses import Responses, of_prompt, read_responses
 from mede2_jax.score.run import add_columns, cells, score
@@ -31,6 +33,8 @@ from mede2_jax.tasks.asking import THEN
 from mede2_jax.weights.model_info import read_info
 
 SUMMARY = "evaluation.json"
+ENTRY = ("task", "title", "prompt", "mode", "partial", "overall", "at", "api")
+"""What evaluation.json says of each score."""
 
 
 def run(config: EvaluateConfig, console: Console) -> Json:
@@ -39,19 +43,23 @@ def run(config: EvaluateConfig, console: Console) -> Json:
     Raises:
         UserError: What was given cannot be used, or the engine broke down; nothing that was there is lost.
     """
-    assert config.out is not None and config.model is not None
+    assert config.out is not None
     if config.out.exists() and not config.out.is_dir():
         raise UserError(f"--out={config.out} is a file; give a folder")
-    read_info(config.model)
+    if config.model is not None:
+        read_info(config.model)
     chosen = choose(config)
     benchmarks = identity(chosen)
     with OutputFile(config.out / ROLLOUTS, "rollouts", " (each shard needs one of its own)") as file:
         check_benchmarks(file, benchmarks)
+        if config.asks_an_api and file.is_empty:  # before images are copied; scoring what is there needs no key
+            check_api(config.api_rollouts(config.out / QUESTIONS, file.path))
         store = ImageStore(config.out, config.processor.max_image_pixels)
         questions = list(prepare(chosen, config.images, config.folders, store))
         numbers = write_questions(config.out / QUESTIONS, questions, keep=not file.is_empty)
         job = of_benchmarks(_job(config, config.out, numbers, console), benchmarks)
-        check_engine(job)
+        if isinstance(job, ModelJob):
+            check_engine(job)
         two_turns = [number for number, question in zip(numbers, questions, strict=True) if THEN in question.metadata]
         files = sample(job, file, benchmarks, two_turns, console)
         scores = _scores(config, chosen, questions, files, console)
@@ -68,7 +76,6 @@ def dry_run(config: EvaluateConfig, console: Console) -> None:
     Raises:
         UserError: What was given cannot be used.
     """
-    assert config.model is not None
     if config.limit is None and not config.ids:
         config = config.model_copy(update={"limit": ITEMS})
     chosen = choose(config)
@@ -82,6 +89,8 @@ def dry_run(config: EvaluateConfig, console: Console) -> None:
 
 def _job(config: EvaluateConfig, folder: Path, numbers: Sequence[int], console: Console) -> SamplingJob:
     """The sampling of questions of a folder's file."""
+    if config.asks_an_api:
+        return open_api_job(config.api_rollouts(folder / QUESTIONS, folder / ROLLOUTS), console, numbers)
     assert config.model is not None
     return open_job(config.rollouts(folder / QUESTIONS, folder / ROLLOUTS), config.model, console, numbers)
 
@@ -91,6 +100,7 @@ def _scores(
 ) -> list[Json]:
     assert config.out is not None
     read = functools.cache(lambda path: read_responses(path, ScoreConfig().columns))
+    costs = paid(files.values()) if config.asks_an_api else {}
     scores = []
     for one, folder in zip(chosen, config.folders, strict=True):
         for prompt in one.prompts:
@@ -108,9 +118,11 @@ def _scores(
             )
             path = files[any(THEN in question.metadata for question in asked)]
             replies = _of_ids(of_prompt(read(path), one.items.task, prompt)[0], one.ids)
-            more = {"prompts": {"digest": prompts_digest(asked), "questions": len(asked)}}
+            more: Json = {"prompts": {"digest": prompts_digest(asked), "questions": len(asked)}}
+            if (name, prompt) in costs:
+                more["api"] = costs[name, prompt]
             result = score(how, one.items, replies, prompt, console, more)
-            scores.append({name: result[name] for name in ("task", "title", "prompt", "mode", "partial", "overall")} | {"at": result["at"]})
+            scores.append({name: result[name] for name in ENTRY if name in result})
     return scores
 
 

@@ -26,6 +26,12 @@ def question_id(task: object, prompt: object, item: object) -> str:
     return f"{task}/{prompt}/{item}"
 
 
+def asked_as(id: str) -> tuple[str, str, str]:
+    """Task, prompt and item of such an id."""
+    task, prompt, item = id.split("/", 2)
+    return task, prompt, item
+
+
 @dataclasses.dataclass(frozen=True)
 class ItemImage:
     """An image of an item: a file of the benchmark, or the bytes that its table holds."""
