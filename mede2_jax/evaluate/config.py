@@ -41,6 +41,7 @@ class EvaluateConfig(SamplingRun, APIOptions):
         "budget": "max_cost",
         "max_budget": "max_cost",
         "cache_dir": "cache",
+        "baseline": "against",
     }
 
     task: tuple[str, ...] = ()
@@ -66,6 +67,9 @@ class EvaluateConfig(SamplingRun, APIOptions):
     """official: the owner's rule alone. mede2: the `<answer>`, else a plain answer, else the owner's rule on what follows `</think>`."""
     k: Sizes = ()
     """Of pass@k and MV@k; none: 1, 2, 4, … up to the samples of an item."""
+    against: Path | None = None
+    """Another evaluation of the same items, its folder: each score is compared with that of the same task and prompt there, and the
+    p-values are adjusted for their number."""
     resamples: int = Field(default=10_000, ge=100, le=1_000_000)
     """Of the bootstrap."""
     dry_run: bool = False
@@ -85,6 +89,8 @@ class EvaluateConfig(SamplingRun, APIOptions):
             raise ValueError(f"data has {len(self.data)} folders for {len(self.task)} tasks; give one for all, or one for each")
         if self.processor.image_root is not None:
             raise ValueError("processor.image_root has no use here; --images says where image files are")
+        if self.against is not None and self.out is not None and self.against.absolute() == self.out.absolute():
+            raise ValueError(f"against={self.against} is the folder of this evaluation itself; give another's")
         if self.k and max(self.k) > self.n:
             raise ValueError(f"k={max(self.k)} is more than n={self.n}; ask for more samples, or a smaller k")
         return self

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import Question
+from mede2_jax.evaluate.against import adjust, against_table, check_other
 from mede2_jax.evaluate.chosen import Chosen, choose, identity
 from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.evaluate.dry_run import ITEMS, show_prompts
@@ -33,7 +34,7 @@ from mede2_jax.tasks.asking import THEN
 from mede2_jax.weights.model_info import read_info
 
 SUMMARY = "evaluation.json"
-ENTRY = ("task", "title", "prompt", "mode", "partial", "overall", "at", "api")
+ENTRY = ("task", "title", "prompt", "mode", "partial", "overall", "at", "api", "against")
 """What evaluation.json says of each score."""
 
 
@@ -49,6 +50,8 @@ def run(config: EvaluateConfig, console: Console) -> Json:
     if config.model is not None:
         read_info(config.model)
     chosen = choose(config)
+    if config.against is not None:
+        check_other(chosen, config.against, config.mode)
     benchmarks = identity(chosen)
     with OutputFile(config.out / ROLLOUTS, "rollouts", " (each shard needs one of its own)") as file:
         check_benchmarks(file, benchmarks)
@@ -63,9 +66,12 @@ def run(config: EvaluateConfig, console: Console) -> Json:
         two_turns = [number for number, question in zip(numbers, questions, strict=True) if THEN in question.metadata]
         files = sample(job, file, benchmarks, two_turns, console)
         scores = _scores(config, chosen, questions, files, console)
+    adjust(scores)
     summary: Json = {"command": COMMAND, "config": config.model_dump(mode="json"), "benchmarks": benchmarks, "scores": scores}
     write_whole(config.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
     console.print(_closing_table(scores))
+    if config.against is not None:
+        console.print(against_table(scores, config.against))
     console.print(f"scores and verdicts are in {config.out}, in a folder for each task and prompt", soft_wrap=True, markup=False)
     return summary
 
@@ -115,6 +121,7 @@ def _scores(
                 partial=one.is_partial,
                 k=config.k,
                 resamples=config.resamples,
+                against=None if config.against is None else config.against / name / prompt,
             )
             path = files[any(THEN in question.metadata for question in asked)]
             replies = _of_ids(of_prompt(read(path), one.items.task, prompt)[0], one.ids)
