@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -72,15 +72,18 @@ class EvaluateConfig(SamplingRun, APIOptions):
     p-values are adjusted for their number."""
     resamples: int = Field(default=10_000, ge=100, le=1_000_000)
     """Of the bootstrap."""
+    shuffle_options: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Show the options of choices in another order, which follows from this seed and the item's id; several seeds with commas: each item
+    in each of these orders, and how much the order decides. Letters are counted as the options that they stand for."""
     dry_run: bool = False
     """Sample nothing and write nothing: show the first prompts of each task, with their images in place, as text and as tokens."""
     processor: QuestionOptions = QuestionOptions()
 
-    @field_validator("task", "prompt", "ids")
+    @field_validator("task", "prompt", "ids", "shuffle_options")
     @classmethod
-    def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_different(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if double := [name for at, name in enumerate(value) if name in value[:at]]:
-            raise ValueError(f"{shown(double[0])} is given twice")
+            raise ValueError(f"{shown(str(double[0]))} is given twice")
         return value
 
     @model_validator(mode="after")
@@ -91,8 +94,9 @@ class EvaluateConfig(SamplingRun, APIOptions):
             raise ValueError("processor.image_root has no use here; --images says where image files are")
         if self.against is not None and self.out is not None and self.against.absolute() == self.out.absolute():
             raise ValueError(f"against={self.against} is the folder of this evaluation itself; give another's")
-        if self.k and max(self.k) > self.n:
-            raise ValueError(f"k={max(self.k)} is more than n={self.n}; ask for more samples, or a smaller k")
+        if self.k and max(self.k) > (most := self.n * max(len(self.shuffle_options), 1)):
+            orders = f"{most} samples in {len(self.shuffle_options)} orders, " if self.shuffle_options else ""
+            raise ValueError(f"k={max(self.k)} is more than {orders}n={self.n}; ask for more samples, or a smaller k")
         return self
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ from mede2_jax.tasks.asking import THEN
 from mede2_jax.weights.model_info import read_info
 
 SUMMARY = "evaluation.json"
-ENTRY = ("task", "title", "prompt", "mode", "partial", "overall", "at", "api", "against")
+ENTRY = ("task", "title", "prompt", "mode", "partial", "overall", "at", "shuffles", "api", "against")
 """What evaluation.json says of each score."""
 
 
@@ -70,6 +70,8 @@ def run(config: EvaluateConfig, console: Console) -> Json:
     summary: Json = {"command": COMMAND, "config": config.model_dump(mode="json"), "benchmarks": benchmarks, "scores": scores}
     write_whole(config.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
     console.print(_closing_table(scores))
+    if config.shuffle_options:
+        console.print(_order_table(scores))
     if config.against is not None:
         console.print(against_table(scores, config.against))
     console.print(f"scores and verdicts are in {config.out}, in a folder for each task and prompt", soft_wrap=True, markup=False)
@@ -147,4 +149,20 @@ def _closing_table(scores: Sequence[Json]) -> Table:
     for one in scores:
         items = f"{one['overall']['items']:,}" + (f" of {one['partial']['of']:,}" if one["partial"] else "")
         table.add_row(escape(one["task"]), escape(one["prompt"]), items, *cells(one["overall"], ends))
+    return table
+
+
+def _order_table(scores: Sequence[Json]) -> Table:
+    """What the order of the options does to each score."""
+    table = Table(title="by order of the options; changed: answers that differ", title_justify="left", title_style="bold")
+    for name in ("task", "prompt"):
+        table.add_column(name, overflow="fold")
+    for name in ("orders", "%", "deviation", "changed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in scores:
+        spread, answers = one["shuffles"]["spread"], one["shuffles"]["answers"]
+        percent = f"{100 * spread['lowest']:.2f}–{100 * spread['highest']:.2f}"
+        deviation = "" if spread["standard_deviation"] is None else f"{100 * spread['standard_deviation']:.2f}"
+        changed = f"{answers['changed']:,} of {answers['items']:,}" if answers["items"] else ""
+        table.add_row(escape(one["task"]), escape(one["prompt"]), f"{len(one['shuffles']['by_seed'])}", percent, deviation, changed)
     return table

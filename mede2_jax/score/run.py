@@ -19,6 +19,7 @@ from mede2_jax.outputs.manifest import file_digest, read_manifest
 from mede2_jax.score.against import SCORE, VERDICTS, compare
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses
+from mede2_jax.score.shuffles import described, order_table, over_orders
 from mede2_jax.score.summary import ENDS, Json, summarise, table
 from mede2_jax.score.verdicts import Sample, carried_items, judged, pair, steps_of
 from mede2_jax.tasks.catalogue import Items, find_task, open_items
@@ -78,13 +79,21 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         **(more or {}),
         **summarise(all_items, config),
         "steps": steps_of(samples),
-        "unparsed": [f"{sample.id}#{sample.sample}" for sample in samples if sample.outcome == "unparsed"],
+        "unparsed": [sample.name for sample in samples if sample.outcome == "unparsed"],
     }
+    is_shuffled = any(sample.shuffle is not None for sample in samples)
+    if is_shuffled:
+        result["shuffles"] = over_orders(all_items, config)
     if isinstance(task, OwnTask):
         result["definition"] = task.definition
     if task.difference and config.mode == "official":
         result["difference_from_owner"] = task.difference
-    if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
+    # He guesses letters as they were shown to nobody but us.
+    if (
+        config.mode == "official"
+        and not is_shuffled
+        and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None
+    ):
         result["owners_figure"] = figure
     if config.against is not None:
         result["against"] = compare(all_items, config.against, config)
@@ -131,6 +140,7 @@ def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None
             "correct": sample.outcome == "correct",
             "outcome": sample.outcome,
             "finish": sample.finish,
+            **({} if sample.shuffle is None else {"shuffle": sample.shuffle, "order": sample.order}),
         }
         for sample in samples
     )
@@ -152,6 +162,9 @@ def _show(result: Json, console: Console) -> None:
     console.print(shown_table)
     if result["at"]:
         console.print(_curves(result["at"]))
+    if orders := result.get("shuffles"):
+        console.print(order_table(orders))
+        console.print(described(orders), markup=False)
     steps = ", ".join(f"{step} {count:,}" for step, count in result["steps"].items())
     console.print(f"read by: {steps}", markup=False)
     if words := overall.get("words"):
