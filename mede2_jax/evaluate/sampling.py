@@ -82,7 +82,13 @@ class EvaluationRun(RolloutRun):
         question = self.question(rollout.question_id)
         if (rollout.prompt, rollout.images) != (self.conversation(question, rollout.sample), question.images):
             raise UserError(f"{where}: {shown(question.id)} was asked otherwise then, in words or images; use another --out")
+        if (rollout.source, rollout.metadata) != (question.source, self.metadata(question)):  # scores go by what it says of itself
+            raise UserError(f"{where}: what it says of {shown(question.id)} in source and metadata is not so; use another --out")
         return rollout
+
+    def metadata(self, question: Question) -> Mapping[str, Any]:
+        """What replies say of a question."""
+        return question.metadata
 
     def question(self, id: str) -> Question:
         """The question of that id."""
@@ -191,7 +197,7 @@ class SecondTurns(EvaluationRun):
             failure = FailedSamples(question=question, samples=(sample,), reason=self.faults[name])
             return Outcome(self.items(wanted), failure=failure)
         first = self.first[name]
-        metadata = {key: value for key, value in first.metadata.items() if key != THEN}
+        metadata = self.metadata(self.question(question))
         nothing = {"prompt_tokens": 0, "response_tokens": 0, "usage": None, "reason": f"the first turn: {first.reason}"}
         prompt = self.conversation(self.question(question), sample)
         return Outcome(self.items(wanted), [first.model_copy(update={**nothing, "prompt": prompt, "metadata": metadata})])
@@ -219,7 +225,11 @@ class SecondTurns(EvaluationRun):
 
     def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
         rollout = super()._rollout(question, sample, reply, index)
-        return rollout.model_copy(update={"metadata": {name: value for name, value in rollout.metadata.items() if name != THEN}})
+        return rollout.model_copy(update={"metadata": self.metadata(question)})
+
+    def metadata(self, question: Question) -> Mapping[str, Any]:
+        """As of first turns; it is the last one."""
+        return {name: value for name, value in question.metadata.items() if name != THEN}
 
 
 def sample(

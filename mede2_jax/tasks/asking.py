@@ -40,8 +40,15 @@ def question_id(task: object, prompt: object, item: object, shuffle: object = No
 
 
 def asked_as(id: str) -> AskedAs:
-    """What such an id says."""
-    task, prompt, item = id.split("/", 2)
+    """What such an id says.
+
+    Raises:
+        UserError: It is none.
+    """
+    parts = id.split("/", 2)
+    if len(parts) < 3:
+        raise UserError(f"{shown(repr(id))} is no id of a question that evaluate asks (TASK/PROMPT/ITEM); use another --out")
+    task, prompt, item = parts
     name, mark, seed = prompt.rpartition("~")
     return AskedAs(task, name, item, int(seed)) if mark and seed.isdecimal() else AskedAs(task, prompt, item, None)
 

@@ -149,6 +149,11 @@ def test_a_folder_of_other_orders_is_refused(many, tmp_path):
         with pytest.raises(UserError, match=r"was begun otherwise \(medqa.shuffle_options: \[3\] then"):
             shuffled(many, out, knows, *more)
     assert not shuffled(many, out, knows, "--shuffle_options=3").bodies
+    rows = lines(out / "rollouts.jsonl")
+    for change in ({"order": "DCBA" if rows[1]["metadata"]["order"] == "ABCD" else "ABCD"}, {"item": "medqa-0", "shuffle": 4}):
+        write_jsonl(out / "rollouts.jsonl", [rows[0], rows[1] | {"metadata": rows[1]["metadata"] | change}, *rows[2:]])
+        with pytest.raises(UserError, match=r"rollouts.jsonl:2: what it says of medqa/mede2~3/medqa-\d+ in source and metadata is not so"):
+            shuffled(many, out, knows, "--shuffle_options=3")
 
 
 def test_every_task_with_options_shows_them_so_and_open_items_as_they_are(data, tmp_path):
