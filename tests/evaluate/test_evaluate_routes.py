@@ -8,7 +8,6 @@ import hashlib
 import json
 
 import pytest
-from benchmark_files import own
 from chat_server import END, ChatServer
 from evaluating import flags, lines, result
 from gemini_server import KEY, GeminiServer
@@ -56,14 +55,11 @@ def gemini_told():
     return server
 
 
-@pytest.fixture
-def everywhere(data, tmp_path, monkeypatch):
-    """All benchmarks and one that a YAML file describes, by name or path."""
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", "loopback-key")
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    path = own(tmp_path / "own")
-    return {**data, str(path): path.parent}
 
 
 @pytest.mark.parametrize("more", [[], ["--shuffle_options=1,2"], ["--mode=official"]], ids=["plain", "shuffled", "official"])
