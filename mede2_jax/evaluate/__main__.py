@@ -19,6 +19,8 @@ DESCRIPTION = f"""Ask a model the items of benchmarks, in their owners' words or
   several        … --task=medqa,mmmu_pro_standard10 --data=MedQA,MMMU_Pro        (a folder for each; one engine for all)
   his words      … --prompt=mede2,official --mode=official     (official: each of the owner's prompts, two turns too)
   scaling        … --n=32 --temperature=0.5                    (pass@k and majority votes; n may grow)
+  other orders   … --shuffle_options=1,2,3                     (of the options: accuracy by order, and its spread)
+  two models     … --against=scores/sft                        (each score compared, p-values adjusted for their number)
   what is asked  … --dry_run                                   (the first prompts with their images, as text and tokens)
   a first look   … --limit=20                                  (the score says that it is partial)
   own servers    … --base_url=http://node1:8000/v1,http://node2:8000/v1
@@ -28,7 +30,8 @@ DESCRIPTION = f"""Ask a model the items of benchmarks, in their owners' words or
   go on          the same command: what is there stays, what is missing is sampled
 
 In --out: rollouts.jsonl (second_turns.jsonl) with every prompt and reply, questions.jsonl, images/, TASK/PROMPT/score.json and
-verdicts.jsonl, evaluation.json. Greedy, one sample and {EvaluateConfig().max_tokens:,} tokens are our defaults, not the owners'.
+verdicts.jsonl, evaluation.json. An API is asked 16 things at a time and given 300 seconds for each, unless --concurrency and --timeout
+say otherwise. Greedy, one sample and {EvaluateConfig().max_tokens:,} tokens are our defaults, not the owners'.
 
 {describe_tasks()}
 """

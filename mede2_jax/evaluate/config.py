@@ -19,7 +19,7 @@ from mede2_jax.tasks.asking import OURS
 _NAMES = {"gemini": "gemini-2.5-pro", "openai": "gpt-4o"}
 
 
-class EvaluateConfig(SamplingRun, APIOptions):
+class EvaluateConfig(APIOptions, SamplingRun):
     """A model, and the benchmarks that it is asked."""
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {

@@ -53,7 +53,7 @@ class APIOptions(Config):
         return {name: value for name, value in values.items() if value is not None}
 
 
-class APIRun(QuestionRun, APIOptions):
+class APIRun(APIOptions, QuestionRun):
     """A sampling run of an API's model."""
 
     engine: API

@@ -29,7 +29,7 @@ RULES = 1
 """Version of the rules that read replies: a score names it, and another one may give another score of the same file."""
 SAMPLED = ("command", "model", "processor", "engine", "versions", "finished", "answered_by", "cost")
 """What a score keeps of the manifest of rollouts,"""
-SAMPLED_BY = ("temperature", "top_p", "max_tokens", "stop", "seed", "n", "limit", "shard", "data")
+SAMPLED_BY = ("temperature", "top_p", "max_tokens", "stop", "seed", "n", "limit", "shard", "data", "thinking")
 """and of the config in it."""
 LISTED = 20
 """Ids of unparsed samples that the table names; score.json has all."""
