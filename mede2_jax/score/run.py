@@ -140,7 +140,7 @@ def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None
             "correct": sample.outcome == "correct",
             "outcome": sample.outcome,
             "finish": sample.finish,
-            **({} if sample.shuffle is None else {"shuffle": sample.shuffle, "order": sample.order}),
+            **sample.asked,
         }
         for sample in samples
     )

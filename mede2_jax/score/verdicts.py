@@ -31,11 +31,18 @@ class Sample:
     shuffle: int | None = None
     """As of `Response`, as what follows. What was read is the option by its own letter, wherever it was shown."""
     order: str = ""
+    of_order: int = 0
+    """The number of the sample among those in the same order; `sample` is the one among all of the item."""
 
     @property
     def name(self) -> str:
-        """Which sample of which item, and in which order its options were shown."""
-        return f"{self.id}#{self.sample}" + ("" if self.shuffle is None else f"~{self.shuffle}")
+        """Which sample of which item; in an order of seed 7 `medqa-3#0~7`."""
+        return f"{self.id}#{self.sample}" if self.shuffle is None else f"{self.id}#{self.of_order}~{self.shuffle}"
+
+    @property
+    def asked(self) -> dict[str, int | str]:
+        """How its options were shown; empty: in the owner's own order."""
+        return {} if self.shuffle is None else {"shuffle": self.shuffle, "of_order": self.of_order, "order": self.order}
 
 
 def carried_items(task: Task, responses: Responses) -> Items:
@@ -85,10 +92,11 @@ def judged(items: Items, responses: Mapping[str, Sequence[Response]], mode: Mode
     for name, some in responses.items():
         item = known[name]
         rule = items.task.rule(item, prompt)
-        for response in some:
-            asked = response.shuffle, response.order
+        for place, response in enumerate(some):
+            number = response.sample if response.shuffle is None else place
+            asked = response.shuffle, response.order, response.sample
             if response.finish == "failed":
-                samples.append(Sample(name, response.sample, Reading(None, NOTHING), "unparsed", "failed", *asked))
+                samples.append(Sample(name, number, Reading(None, NOTHING), "unparsed", "failed", *asked))
                 continue
             if item.options and (response.shuffle is None) != (not response.order):
                 raise UserError(f"{shown(name)}: a reply says only half of how its options were shown (seed and order); sample it anew")
@@ -96,7 +104,7 @@ def judged(items: Items, responses: Mapping[str, Sequence[Response]], mode: Mode
                 verdict = _shuffled(items.task, item, response, mode, prompt)
             else:
                 verdict = judge(mode, response.text, item.answer, rule, item.options or None)
-            samples.append(Sample(name, response.sample, verdict.reading, verdict.outcome, response.finish, *asked))
+            samples.append(Sample(name, number, verdict.reading, verdict.outcome, response.finish, *asked))
     return samples
 
 

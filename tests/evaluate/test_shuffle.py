@@ -81,7 +81,10 @@ def test_who_always_says_a_is_right_where_the_right_one_stands_there(many, tmp_p
     assert (spread["lowest"], spread["highest"], spread["mean"]) == (min(shares), max(shares), pytest.approx(statistics.fmean(shares)))
     changed = sum(len({orders[seed, item.id][0] for seed in SEEDS}) > 1 for item in items)
     assert found["shuffles"]["answers"] == {"items": ITEMS, "changed": changed, "share": changed / ITEMS} and changed > 0
-    for row in lines(out / "medqa" / "mede2" / "verdicts.jsonl"):
+    verdicts = lines(out / "medqa" / "mede2" / "verdicts.jsonl")
+    assert [row["sample"] for row in verdicts] == list(range(6)) * ITEMS, "one number for each sample of an item"
+    assert [(row["shuffle"], row["of_order"]) for row in verdicts[:6]] == [(seed, sample) for seed in SEEDS for sample in range(2)]
+    for row in verdicts:
         assert row["order"] == orders[row["shuffle"], row["id"]] and row["read"] == row["order"][0]
     for row in lines(out / "rollouts.jsonl"):
         assert row["metadata"]["order"] == orders[row["metadata"]["shuffle"], row["metadata"]["item"]]
