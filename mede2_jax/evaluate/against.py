@@ -52,16 +52,14 @@ def adjust(scores: Sequence[Json]) -> None:
 def against_table(scores: Sequence[Json], other: Path) -> Table:
     """Differences with their intervals, and p before and after the adjustment."""
     table = Table(title=f"against {escape(shown(str(other), 200))}: this evaluation − the other", title_justify="left", title_style="bold")
-    for name in ("task", "prompt"):
-        table.add_column(name, overflow="fold")
+    table.add_column("score", overflow="fold")
     for name in ("%", "other %", "points", "95% interval", "p", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in scores:
         found = one["against"]
         interval = found["interval"]
         table.add_row(
-            escape(one["task"]),
-            escape(one["prompt"]),
+            escape(f"{one['task']}/{one['prompt']}"),
             f"{100 * one['overall']['accuracy']:.2f}",
             f"{100 * found['accuracy']:.2f}",
             f"{100 * found['difference']:+.2f}",
