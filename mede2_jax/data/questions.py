@@ -58,6 +58,15 @@ class QuestionFile:
         with located(self.file.where(number)):
             return tuple(decode_image(read_image_bytes(self.image_root, name), name, self.max_image_pixels) for name in question.images)
 
+    def files(self, number: int, question: Question) -> tuple[bytes, ...]:
+        """The image files of a question, as they are.
+
+        Raises:
+            UserError: One is missing.
+        """
+        with located(self.file.where(number)):
+            return tuple(read_image_bytes(self.image_root, name) for name in question.images)
+
     def ids(self) -> list[str]:
         """The id of every question, in order; every question is read, no image is.
 

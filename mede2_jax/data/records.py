@@ -152,6 +152,24 @@ class Question(Prompted):
         return self
 
 
+class SampleUsage(Config):
+    """What a sample of an API took, and who gave it; its tokens are the sample's own."""
+
+    model: str | None = None
+    """What the API says has answered, which may name a version."""
+    cost: float = 0.0
+    """US dollars, without what came from the cache."""
+    cached_cost: float | None = None
+    """US dollars that the answer from the cache had cost when it was paid for; None: it came from the API."""
+    without: tuple[str, ...] | None = None
+    """Options that the API does not take, and was asked without; None: it takes all."""
+
+    @property
+    def whole_cost(self) -> float:
+        """US dollars that this sample has cost, whenever it was paid for."""
+        return self.cost + (self.cached_cost or 0.0)
+
+
 class Rollout(Question):
     """One sampled response to a question, with all that is needed to judge it. Its parent is the question."""
 
@@ -159,15 +177,19 @@ class Rollout(Question):
     """Which of the question's samples it is, from 0."""
     response: str
     """Without the end token; empty if the model ended its turn at once."""
-    finish_reason: Literal["stop", "length"]
-    """`length`: cut at the longest allowed."""
+    finish_reason: Literal["stop", "length", "refusal"]
+    """`length`: cut at the longest allowed. `refusal`: an API, or its filters, would not answer."""
     prompt_tokens: int
     """Image tokens counted."""
     response_tokens: int
-    """The end token counted."""
+    """The end token counted; of an API what is paid as output, thoughts too."""
     seed: int
     model: str
-    """Digest of the model that was sampled."""
+    """Digest of the model that was sampled; of an API, `gemini/NAME` or `openai/NAME`."""
+    reason: str | None = None
+    """Why an API's reply holds no response."""
+    usage: SampleUsage | None = None
+    """Of an API."""
     token_ids: tuple[int, ...] | None = None
     """As sampled, where log-probabilities were asked for: text need not become the same tokens again."""
     logprobs: tuple[float, ...] | None = None

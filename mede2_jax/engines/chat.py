@@ -23,6 +23,8 @@ from mede2_jax.engines.picture import Picture
 
 FinishReason = Literal["stop", "length"]
 """`stop`: the model ended its turn, or wrote a stop text. `length`: it was cut at `max_tokens`."""
+NoAnswer = Literal["failed", "refused", "cut"]
+"""`refused`: an API, or its filters, will not answer this. `cut`: `max_tokens` were used up before the answer began. Else `failed`."""
 
 
 class Sampling(Config):
@@ -109,6 +111,7 @@ class ChatFailure:
     reason: str
     usage: Usage | None = None
     """Of engines whose answers cost money, where it took something all the same."""
+    end: NoAnswer = "failed"
 
 
 class ChatEngine(Protocol):

@@ -21,6 +21,8 @@ class Chosen:
     prompts: tuple[str, ...]
     ids: tuple[str, ...]
     """Of the items that are asked, in the order of the files."""
+    shuffles: tuple[int, ...] = ()
+    """Seeds of the orders in which options are shown; none: the owner's own."""
 
     @property
     def is_partial(self) -> bool:
@@ -40,7 +42,9 @@ def choose(config: EvaluateConfig) -> list[Chosen]:
     if unknown := [one for one in config.ids if not any(one in items.by_id for items in tasks)]:
         several = ", ".join(map(shown, unknown[:MOST_FAULTS])) + (", …" if len(unknown) > MOST_FAULTS else "")
         raise UserError(f"--ids: {several} {'is' if len(unknown) == 1 else 'are'} no item of {', '.join(config.task)}")
-    chosen = [Chosen(items, asked, _ids(items, config)) for items, asked in zip(tasks, prompts, strict=True)]
+    if config.shuffle_options:
+        _check_shuffles(tasks)
+    chosen = [Chosen(items, asked, _ids(items, config), config.shuffle_options) for items, asked in zip(tasks, prompts, strict=True)]
     for one in chosen:
         known = one.items.by_id
         for prompt in one.prompts:
@@ -51,7 +55,22 @@ def choose(config: EvaluateConfig) -> list[Chosen]:
 
 def identity(chosen: Sequence[Chosen]) -> Mapping[str, Any]:
     """What an evaluation is of: another one may not go on with its files. Which of the items are asked may change."""
-    return {one.items.task.name: {"data": one.items.digest, "prompts": list(one.prompts)} for one in chosen}
+    return {
+        one.items.task.name: {"data": one.items.digest, "prompts": list(one.prompts)}
+        | ({"shuffle_options": list(one.shuffles)} if one.shuffles else {})
+        for one in chosen
+    }
+
+
+def _check_shuffles(tasks: Sequence[Items]) -> None:
+    for items in tasks:
+        why = ""
+        if items.task.options_in_picture:
+            why = "has its options in its pictures"
+        elif not any(item.options for item in items.items):
+            why = "has no options"
+        if why:
+            raise UserError(f"--shuffle_options: {items.task.name} {why}; leave that task out")
 
 
 def _ids(items: Items, config: EvaluateConfig) -> tuple[str, ...]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from mede2_jax.config import Config
 from mede2_jax.foreign import shown
+from mede2_jax.rollout.api import APIS, APIOptions, APIRun, api_run
 from mede2_jax.rollout.config import QuestionOptions, RolloutConfig, SamplingRun
 from mede2_jax.score.config import JudgeOptions, Sizes
 from mede2_jax.scoring.modes import Mode
 from mede2_jax.tasks.asking import OURS
 
+_NAMES = {"gemini": "gemini-2.5-pro", "openai": "gpt-4o"}
 
-class EvaluateConfig(SamplingRun):
+
+class EvaluateConfig(APIOptions, SamplingRun):
     """A model, and the benchmarks that it is asked."""
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {
@@ -32,6 +36,12 @@ class EvaluateConfig(SamplingRun):
         "output_path": "out",
         "image_root": "images",
         "questions": "data",
+        "judge": "engine",
+        "api": "engine",
+        "budget": "max_cost",
+        "max_budget": "max_cost",
+        "cache_dir": "cache",
+        "baseline": "against",
     }
 
     task: tuple[str, ...] = ()
@@ -57,18 +67,24 @@ class EvaluateConfig(SamplingRun):
     """official: the owner's rule alone. mede2: the `<answer>`, else a plain answer, else the owner's rule on what follows `</think>`."""
     k: Sizes = ()
     """Of pass@k and MV@k; none: 1, 2, 4, … up to the samples of an item."""
+    against: Path | None = None
+    """Another evaluation of the same items, its folder: each score is compared with that of the same task and prompt there, and the
+    p-values are adjusted for their number."""
     resamples: int = Field(default=10_000, ge=100, le=1_000_000)
     """Of the bootstrap."""
+    shuffle_options: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Show the options of choices in another order, which follows from this seed and the item's id; several seeds with commas: each item
+    in each of these orders, and how much the order decides. Letters are counted as the options that they stand for."""
     dry_run: bool = False
     """Sample nothing and write nothing: show the first prompts of each task, with their images in place, as text and as tokens."""
     judge: JudgeOptions = JudgeOptions()
     processor: QuestionOptions = QuestionOptions()
 
-    @field_validator("task", "prompt", "ids")
+    @field_validator("task", "prompt", "ids", "shuffle_options")
     @classmethod
-    def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_different(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if double := [name for at, name in enumerate(value) if name in value[:at]]:
-            raise ValueError(f"{shown(double[0])} is given twice")
+            raise ValueError(f"{shown(str(double[0]))} is given twice")
         return value
 
     @model_validator(mode="after")
@@ -77,9 +93,42 @@ class EvaluateConfig(SamplingRun):
             raise ValueError(f"data has {len(self.data)} folders for {len(self.task)} tasks; give one for all, or one for each")
         if self.processor.image_root is not None:
             raise ValueError("processor.image_root has no use here; --images says where image files are")
-        if self.k and max(self.k) > self.n:
-            raise ValueError(f"k={max(self.k)} is more than n={self.n}; ask for more samples, or a smaller k")
+        if self.against is not None and self.out is not None and self.against.absolute() == self.out.absolute():
+            raise ValueError(f"against={self.against} is the folder of this evaluation itself; give another's")
+        if self.k and max(self.k) > (most := self.n * max(len(self.shuffle_options), 1)):
+            orders = f"{most} samples in {len(self.shuffle_options)} orders, " if self.shuffle_options else ""
+            raise ValueError(f"k={max(self.k)} is more than {orders}n={self.n}; ask for more samples, or a smaller k")
         return self
+
+    @model_validator(mode="after")
+    def _one_who_answers(self) -> Self:
+        if not self.asks_an_api:
+            if given := self._changed(*APIOptions.model_fields):
+                raise ValueError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for engine=gemini or engine=openai; give one")
+            return self
+        if given := self._changed("model", "logprobs", "served_model", "vllm", "flax"):
+            raise ValueError(f"engine={self.engine} asks an API and has no use for {', '.join(given)}; its model is --api_model=NAME")
+        if others := self.processor.model_copy(update={"max_image_pixels": 1}).model_dump(
+            exclude_defaults=True, exclude={"max_image_pixels"}
+        ):
+            raise ValueError(f"engine={self.engine} has no processor of ours; leave out processor.{', processor.'.join(others)}")
+        if self.api_model is None:
+            raise ValueError(f"engine={self.engine} needs a model: --api_model=NAME as the API calls it, such as {_NAMES[self.engine]}")
+        if len(self.base_url) > 1:
+            raise ValueError(f"engine={self.engine} asks one API, and base_url names {len(self.base_url)}; give one")
+        if self.engine == "openai" and (self.thinking is not None or not self.block):
+            raise ValueError("thinking and block are Gemini's; leave them out with engine=openai")
+        return self
+
+    def _changed(self, *names: str) -> list[str]:
+        """The options of these that are not as they are by default."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
+
+    @property
+    def asks_an_api(self) -> bool:
+        """Whether no model of ours is sampled."""
+        return self.engine in APIS
 
     @property
     def folders(self) -> Sequence[Path]:
@@ -87,6 +136,13 @@ class EvaluateConfig(SamplingRun):
         return self.data if len(self.data) == len(self.task) else self.data * len(self.task)
 
     def rollouts(self, questions: Path, out: Path) -> RolloutConfig:
-        """The sampling run."""
-        shared = {name: getattr(self, name) for name in SamplingRun.model_fields}
-        return RolloutConfig(**shared, questions=questions, out=out, data=self.processor)
+        """The sampling run of a model."""
+        return RolloutConfig(**self._shared(SamplingRun), questions=questions, out=out, data=self.processor)
+
+    def api_rollouts(self, questions: Path, out: Path) -> APIRun:
+        """The sampling run of an API."""
+        values = self._shared(SamplingRun) | self._shared(APIOptions) | {"questions": questions, "out": out, "data": self.processor}
+        return api_run(values, self.model_fields_set)
+
+    def _shared(self, some: type[Config]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in some.model_fields}

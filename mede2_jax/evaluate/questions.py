@@ -19,10 +19,11 @@ from mede2_jax.data.records import Question
 from mede2_jax.evaluate.chosen import Chosen
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import write_whole
-from mede2_jax.tasks.asking import THEN, ItemImage, question_id
+from mede2_jax.tasks.asking import ORDER, SHUFFLE, THEN, ItemImage, question_id
 from mede2_jax.tasks.catalogue import read_items
 from mede2_jax.tasks.image_files import image_bytes, image_roots
 from mede2_jax.tasks.item import Item
+from mede2_jax.tasks.shuffling import order_of, shuffled
 
 QUESTIONS, IMAGES = "questions.jsonl", "images"
 _SUFFIX = re.compile(r"\.[a-z]{3,4}")
@@ -116,20 +117,23 @@ def prompts_digest(questions: Sequence[Question]) -> str:
 def _questions(one: Chosen, item: Item, roots: Sequence[Path], store: ImageStore) -> list[Question]:
     task, kept = one.items.task, dict[ItemImage, str]()
     questions = []
-    for prompt in one.prompts:
-        if task.as_asked(item, prompt) is None:
+    for prompt, seed in itertools.product(one.prompts, one.shuffles or (None,)):
+        seen = task.as_asked(item, prompt)
+        if seen is None:
             continue  # the score says that it is left out
-        asked = task.asked(item, prompt)
+        order = order_of(seed, item) if seed is not None and seen.options else ""
+        asked = task.asked(shuffled(task, item, order) if order else item, prompt)
+        metadata = {SHUFFLE: seed, ORDER: order or None, THEN: asked.then}
         for image in asked.images:
             if image not in kept:
                 kept[image] = store.put(image_bytes(image, roots), image.name)
         questions.append(
             Question(
-                id=question_id(task.name, prompt, item.id),
+                id=question_id(task.name, prompt, item.id, seed),
                 prompt=asked.messages,
                 images=tuple(kept[image] for image in asked.images),
                 source=task.name,
-                metadata={"prompt": prompt, "item": item.id} | ({} if asked.then is None else {THEN: asked.then}),
+                metadata={"prompt": prompt, "item": item.id} | {name: said for name, said in metadata.items() if said is not None},
             )
         )
     return questions

@@ -9,21 +9,22 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
 from mede2_jax.config import UserError
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
-from mede2_jax.data.records import Message, Question, Rollout
-from mede2_jax.engines.chat import ChatReply, ChatRequest
+from mede2_jax.data.records import Message, Question, Rollout, SampleUsage
+from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, begun_otherwise, differences, read_begun
 from mede2_jax.outputs.resumable import Outcome
+from mede2_jax.rollout.api import APIJob
 from mede2_jax.rollout.engine import open_engine
-from mede2_jax.rollout.job import SamplingJob
+from mede2_jax.rollout.job import ModelJob, SamplingJob
 from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples
 from mede2_jax.rollout.run import RolloutRun, Samples
 from mede2_jax.tasks.asking import THEN, second_turn
@@ -32,6 +33,7 @@ COMMAND = "python -m mede2_jax.evaluate"
 ROLLOUTS, SECOND_TURNS = "rollouts.jsonl", "second_turns.jsonl"
 Sample = tuple[str, int]
 """A question, and the number of a reply to it."""
+JobT = TypeVar("JobT", bound=SamplingJob)
 
 
 class BegunEvaluation(BegunRollouts):
@@ -52,7 +54,7 @@ def check_benchmarks(file: OutputFile, benchmarks: Mapping[str, Any]) -> None:
             raise begun_otherwise(file.path, differing.values())
 
 
-def of_benchmarks(job: SamplingJob, benchmarks: Mapping[str, Any]) -> SamplingJob:
+def of_benchmarks(job: JobT, benchmarks: Mapping[str, Any]) -> JobT:
     """A job whose questions are known by what they were made of: which of the items are in their file may change."""
     digest = hashlib.sha256(json.dumps(benchmarks, sort_keys=True).encode()).hexdigest()
     return dataclasses.replace(job, inputs={**job.inputs, "questions": {**job.inputs["questions"], "digest": digest}})
@@ -80,7 +82,13 @@ class EvaluationRun(RolloutRun):
         question = self.question(rollout.question_id)
         if (rollout.prompt, rollout.images) != (self.conversation(question, rollout.sample), question.images):
             raise UserError(f"{where}: {shown(question.id)} was asked otherwise then, in words or images; use another --out")
+        if (rollout.source, rollout.metadata) != (question.source, self.metadata(question)):  # scores go by what it says of itself
+            raise UserError(f"{where}: what it says of {shown(question.id)} in source and metadata is not so; use another --out")
         return rollout
+
+    def metadata(self, question: Question) -> Mapping[str, Any]:
+        """What replies say of a question."""
+        return question.metadata
 
     def question(self, id: str) -> Question:
         """The question of that id."""
@@ -91,6 +99,41 @@ class EvaluationRun(RolloutRun):
     def conversation(self, question: Question, sample: int) -> tuple[Message, ...]:
         """What is sent for a sample."""
         return question.prompt
+
+    def plan(self) -> list[Samples]:
+        """Each question's missing samples; of an API each alone, since each may be refused, and costs something, alone."""
+        runs = super().plan()
+        return alone(runs) if isinstance(self.job, APIJob) else runs
+
+    def _outcome(self, reply: ChatReply | ChatFailure) -> Outcome[Rollout, FailedSamples]:
+        """A refusal, or a reply that was cut before it began, is what came of the sample; it is not asked again."""
+        if isinstance(reply, ChatReply) or reply.end == "failed":
+            return super()._outcome(reply)
+        asked = reply.request
+        # One sample, as `plan` asks for.
+        empty = Completion("", (), None, "length" if reply.end == "cut" else "stop", asked.seed)
+        tokens = reply.usage.prompt_tokens if reply.usage else 0
+        found = super()._outcome(ChatReply(asked, tokens, (empty,), reply.usage))
+        more = {"reason": reply.reason} | ({"finish_reason": "refusal"} if reply.end == "refused" else {})
+        return dataclasses.replace(found, records=[rollout.model_copy(update=more) for rollout in found.records])
+
+    def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
+        rollout = super()._rollout(question, sample, reply, index)
+        usage = reply.usage
+        if usage is None:
+            return rollout
+        said = SampleUsage(
+            model=usage.model or None,
+            cost=usage.cost,
+            cached_cost=usage.cached_cost if usage.cached else None,
+            without=usage.without or None,
+        )
+        return rollout.model_copy(update={"usage": said, "response_tokens": usage.response_tokens})
+
+
+def alone(runs: Sequence[Samples]) -> list[Samples]:
+    """Each sample as a request of its own."""
+    return [(number, range(sample, sample + 1)) for number, samples in runs for sample in samples]
 
 
 class SecondTurns(EvaluationRun):
@@ -119,7 +162,7 @@ class SecondTurns(EvaluationRun):
 
     def plan(self) -> list[Samples]:
         """Each missing sample alone: each has a conversation of its own."""
-        return [(number, range(sample, sample + 1)) for number, samples in super().plan() for sample in samples]
+        return alone(super().plan())
 
     def request(self, number: int, samples: range) -> ChatRequest:
         """The request for a sample."""
@@ -128,33 +171,51 @@ class SecondTurns(EvaluationRun):
 
     @contextlib.contextmanager
     def answers(self) -> Iterator[Iterator[Outcome[Rollout, FailedSamples]]]:
-        """The engine's replies, after what cannot be asked."""
-        longest = max(self._length(*self._name(one)) for one in self.missing)
-        self.job = dataclasses.replace(self.job, longest_prompt=max(longest, 1))
-        lost = [one for one in self.missing if self._name(one) in self.faults]
-        failures: Iterator[Outcome[Rollout, FailedSamples]] = (Outcome(self.items(one), failure=self._failure(one)) for one in lost)
-        if len(lost) == len(self.missing):
-            yield failures
+        """The engine's replies, after what cannot be asked, and what need not be."""
+        self._find_faults()
+        without = [one for one in self.missing if self._without_asking(self._name(one))]
+        outcomes = map(self._unasked, without)
+        if len(without) == len(self.missing):
+            yield outcomes
             return
-        requests = (self.request(*one) for one in self.missing if self._name(one) not in self.faults)
+        requests = (self.request(*one) for one in self.missing if not self._without_asking(self._name(one)))
         with open_engine(self.job, self.say) as engine:
-            yield itertools.chain(failures, map(self._outcome, engine.answer(requests)))
+            yield itertools.chain(outcomes, map(self._outcome, engine.answer(requests)))
 
     def _name(self, wanted: Samples) -> Sample:
         number, samples = wanted
         return self.job.all_ids[number], samples.start
 
-    def _failure(self, wanted: Samples) -> FailedSamples:
-        question, sample = self._name(wanted)
-        return FailedSamples(question=question, samples=(sample,), reason=self.faults[question, sample])
+    def _without_asking(self, name: Sample) -> bool:
+        """Whether there is nothing to be said to a first reply: it is none, cannot be shown, or an API's without a response in it."""
+        return name in self.faults or self.first[name].reason is not None
 
-    def _length(self, id: str, sample: int) -> int:
+    def _unasked(self, wanted: Samples) -> Outcome[Rollout, FailedSamples]:
+        """What becomes of such a sample: it failed, or ends as its first turn has ended."""
+        name = question, sample = self._name(wanted)
+        if name in self.faults:
+            failure = FailedSamples(question=question, samples=(sample,), reason=self.faults[name])
+            return Outcome(self.items(wanted), failure=failure)
+        first = self.first[name]
+        metadata = self.metadata(self.question(question))
+        nothing = {"prompt_tokens": 0, "response_tokens": 0, "usage": None, "reason": f"the first turn: {first.reason}"}
+        prompt = self.conversation(self.question(question), sample)
+        return Outcome(self.items(wanted), [first.model_copy(update={**nothing, "prompt": prompt, "metadata": metadata})])
+
+    def _find_faults(self) -> None:
+        """Takes note of first turns without a reply, and of replies that cannot be shown to a model of ours."""
+        names = [self._name(one) for one in self.missing]
+        self.faults = {name: "the first turn has no reply" for name in names if name not in self.first}
+        if isinstance(self.job, ModelJob):
+            longest = max(self._length(self.job, *name) for name in names)
+            self.job = dataclasses.replace(self.job, longest_prompt=max(longest, 1))
+
+    def _length(self, job: ModelJob, id: str, sample: int) -> int:
         """Tokens of a prompt, images counted; 0 where it cannot be asked, of which it takes note."""
         first = self.first.get((id, sample))
         if first is None:
-            self.faults[id, sample] = "the first turn has no reply"
             return 0
-        chat = self.job.processor.chat
+        chat = job.processor.chat
         try:
             more = len(chat.prompt(self.conversation(self.question(id), sample))) - len(chat.prompt(first.prompt))
         except UserError as error:  # a reply may hold what the template refuses
@@ -164,7 +225,11 @@ class SecondTurns(EvaluationRun):
 
     def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
         rollout = super()._rollout(question, sample, reply, index)
-        return rollout.model_copy(update={"metadata": {name: value for name, value in rollout.metadata.items() if name != THEN}})
+        return rollout.model_copy(update={"metadata": self.metadata(question)})
+
+    def metadata(self, question: Question) -> Mapping[str, Any]:
+        """As of first turns; it is the last one."""
+        return {name: value for name, value in question.metadata.items() if name != THEN}
 
 
 def sample(

@@ -11,7 +11,7 @@ from mede2_jax.config import UserError, counted
 from mede2_jax.engines.chat import ChatReply
 from mede2_jax.engines.flax import logprob_check
 from mede2_jax.rollout.config import RolloutConfig
-from mede2_jax.rollout.engine import check_engine, engine_dtype, engine_kind, open_engine
+from mede2_jax.rollout.engine import check_engine, engine_dtype, open_engine
 from mede2_jax.rollout.job import open_job
 from mede2_jax.rollout.run import first_requests
 
@@ -40,7 +40,7 @@ def check_logprobs(config: RolloutConfig, model_dir: Path, console: Console) -> 
         raise UserError("no question could be answered, so there is nothing to compare")
     dtype = engine_dtype(job)
     samples = sum(len(reply.completions) for reply in replies)
-    console.print(f"{counted(samples, 'response')} of engine {engine_kind(config)}; now scored as in training, computing in {dtype}")
+    console.print(f"{counted(samples, 'response')} of engine {job.engine}; now scored as in training, computing in {dtype}")
     found = logprob_check.compare(replies, job.processor, logprob_check.training_logprobs(model_dir, dtype))
     if not np.isfinite(found.difference).all():
         raise UserError("log-probabilities are not finite, on one side at least; is the model whole, and did training stay finite?")

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.embedded import SAMPLE_QUESTIONS, Embedded
 from mede2_jax.engines.chat import Sampling
 from mede2_jax.engines.flax.sampler import FlaxConfig
 from mede2_jax.engines.vllm.pool import ServerConfig
-from mede2_jax.engines.vllm.server import VLLMConfig
+from mede2_jax.engines.vllm.server import VLLMConfig, is_installed
 from mede2_jax.engines.wire.http import base_urls
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 
@@ -34,6 +34,9 @@ class QuestionOptions(ProcessorOptions):
     """An image file with more pixels is an error."""
 
 
+Engine = Literal["auto", "vllm", "flax", "gemini", "openai"]
+
+
 class SamplingRun(Sampling, ServerConfig):
     """What every run that samples a model is given, whatever it asks."""
 
@@ -49,8 +52,9 @@ class SamplingRun(Sampling, ServerConfig):
     """Each question's samples have seeds that follow from this one and the question's id."""
     logprobs: bool = False
     """Keep the token ids of each response and their log-probabilities."""
-    engine: Literal["auto", "vllm", "flax"] = "auto"
-    """vllm: servers; flax: in this process; auto: vllm where there is base_url or vLLM's environment, else flax."""
+    engine: Engine = "auto"
+    """vllm: servers; flax: in this process; auto: vllm where there is base_url or vLLM's environment, else flax. gemini: Google's API;
+    openai: any API that speaks OpenAI's protocol."""
     base_url: tuple[str, ...] = ()
     """Servers to use, http://HOST:PORT/v1, several with commas between; none: vllm starts one of its own."""
     vllm: VLLMConfig = VLLMConfig()
@@ -67,8 +71,8 @@ class SamplingRun(Sampling, ServerConfig):
 
     @field_validator("base_url")
     @classmethod
-    def _are_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(base_urls(value))
+    def _are_urls(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return tuple(base_urls(value, path="" if info.data.get("engine") == "gemini" else "/v1"))
 
     @model_validator(mode="after")
     def _can_sample(self) -> Self:
@@ -97,8 +101,18 @@ class SamplingRun(Sampling, ServerConfig):
         return ServerConfig(**{name: getattr(self, name) for name in ServerConfig.model_fields})
 
 
-class RolloutConfig(SamplingRun):
-    """A sampling run."""
+class QuestionRun(SamplingRun):
+    """A sampling run over a file of questions."""
+
+    questions: Path | None = None
+    """Questions: JSONL, or JSON with one list (`data/README.md` has the format)."""
+    out: Path | None = None
+    """File that the responses go to, one line each. What it already holds is kept, and what is missing is added."""
+    data: QuestionOptions = QuestionOptions()
+
+
+class RolloutConfig(QuestionRun):
+    """A sampling run of a model."""
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {
         "max_new_tokens": "max_tokens",
@@ -115,17 +129,14 @@ class RolloutConfig(SamplingRun):
         "media_dir": "data.image_root",
     }
 
+    engine: Literal["auto", "vllm", "flax"] = "auto"
+    """vllm: servers; flax: in this process; auto: vllm where there is base_url or vLLM's environment, else flax."""
     family: FamilyName | None = None
     """Of the tiny random model that is made when no model is given; none: qwen2_5_vl."""
-    questions: Path | None = None
-    """Questions: JSONL, or JSON with one list (`data/README.md` has the format)."""
-    out: Path | None = None
-    """File that the responses go to, one line each. What it already holds is kept, and what is missing is added."""
     check_logprobs: bool = False
     """Instead of writing rollouts: sample a few questions (8, or `limit`) and compare the engine's log-probabilities with training's."""
     max_difference: float | None = Field(default=None, gt=0)
     """With check_logprobs: fail when a token's log-probabilities differ by more than this, in nats."""
-    data: QuestionOptions = QuestionOptions()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -136,6 +147,13 @@ class RolloutConfig(SamplingRun):
         if self.vllm.adapter is not None and self.check_logprobs:
             raise ValueError(ADAPTER_NEEDS)
         return self
+
+
+def engine_kind(config: RolloutConfig) -> Literal["vllm", "flax"]:
+    """The engine that `config.engine` means here."""
+    if config.engine != "auto":
+        return config.engine
+    return "vllm" if config.base_url or is_installed(config.vllm) else "flax"
 
 
 def embedded_defaults(family: FamilyName = DEFAULT_FAMILY) -> dict[str, Any]:

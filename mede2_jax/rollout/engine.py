@@ -7,24 +7,17 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatEngine, tokens_text
-from mede2_jax.engines.vllm.server import VLLMServer, is_installed
-from mede2_jax.rollout.config import RolloutConfig
-from mede2_jax.rollout.job import SamplingJob
+from mede2_jax.engines.vllm.server import VLLMServer
+from mede2_jax.rollout.api import APIJob, APIRun
+from mede2_jax.rollout.config import engine_kind
+from mede2_jax.rollout.job import ModelJob, SamplingJob
 from mede2_jax.weights.model_info import own_dtype
 
 
-def engine_kind(config: RolloutConfig) -> Literal["vllm", "flax"]:
-    """The engine that `config.engine` means here."""
-    if config.engine != "auto":
-        return config.engine
-    return "vllm" if config.base_url or is_installed(config.vllm) else "flax"
-
-
-def check_engine(job: SamplingJob) -> None:
+def check_engine(job: ModelJob) -> None:
     """Refuses what the engine cannot do; starts nothing.
 
     Raises:
@@ -43,7 +36,7 @@ def check_engine(job: SamplingJob) -> None:
         )
 
 
-def engine_dtype(job: SamplingJob) -> str:
+def engine_dtype(job: ModelJob) -> str:
     """What the engine computes in."""
     chosen = job.config.flax.dtype if engine_kind(job.config) == "flax" else job.config.vllm.dtype
     return own_dtype(job.info) if chosen == "auto" else chosen
@@ -56,6 +49,30 @@ def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[Cha
     Raises:
         UserError: It cannot be started.
     """
+    if isinstance(job, APIJob):
+        from mede2_jax.engines.paid.engine import open_api
+
+        with open_api(job.config.api, job.config.sampling, notify, job.totals) as api:
+            yield api
+        return
+    assert isinstance(job, ModelJob)
+    with _open_sampler(job, notify) as engine:
+        yield engine
+
+
+def check_api(config: APIRun) -> None:
+    """Refuses an API that cannot be asked: no key, no client, or `max_cost` for a model without a price. Asks nothing.
+
+    Raises:
+        UserError: As said.
+    """
+    from mede2_jax.engines.paid.engine import open_api
+
+    open_api(config.api, config.sampling, lambda _: None)
+
+
+@contextlib.contextmanager
+def _open_sampler(job: ModelJob, notify: Callable[[str], None]) -> Iterator[ChatEngine]:
     config = job.config
     with contextlib.ExitStack() as stack:
         if engine_kind(config) == "flax":
@@ -97,7 +114,7 @@ def open_engine(job: SamplingJob, notify: Callable[[str], None]) -> Iterator[Cha
         )
 
 
-def _own_server(job: SamplingJob, notify: Callable[[str], None]) -> VLLMServer:
+def _own_server(job: ModelJob, notify: Callable[[str], None]) -> VLLMServer:
     """A server for this run; its context is as long as this run's longest prompt and response need."""
     config = job.config
     vllm = config.vllm

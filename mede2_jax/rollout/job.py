@@ -1,15 +1,17 @@
-"""What a sampling run is made of, opened and checked before anything is written or started: model, processor and questions."""
+"""What a sampling run is made of, opened and checked before anything is written or started: questions, and the model that answers."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 
 from mede2_jax import __version__
@@ -22,19 +24,53 @@ from mede2_jax.data.reading import reading_progress
 from mede2_jax.data.records import Question
 from mede2_jax.data.rows import prompt_tokens
 from mede2_jax.engines.chat import ChatRequest, TokenRules, token_rules
+from mede2_jax.engines.picture import Picture
 from mede2_jax.families import Family, model_config
 from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.reasoning.answers import BareLetters, true_choice
-from mede2_jax.rollout.config import RolloutConfig
+from mede2_jax.rollout.config import QuestionRun, RolloutConfig, engine_kind
 from mede2_jax.weights.model_info import ModelInfo, read_info
 
 VERSIONS = ("jax", "transformers", "pillow")
 """What can change a sample; vLLM's own stands at the beginning of its log."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplingJob:
-    """What is known before anything is sampled."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingJob(abc.ABC):
+    """What is known before anything is sampled, whoever answers."""
+
+    config: QuestionRun
+    questions: QuestionFile
+    all_ids: tuple[str, ...]
+    """Of every question in the file, by record number."""
+    numbers: tuple[int, ...]
+    """Record numbers of the questions that this run samples."""
+    inputs: dict[str, Any]
+    """What the manifest says of all this; a run that goes on must have the same."""
+
+    @property
+    @abc.abstractmethod
+    def engine(self) -> str:
+        """What samples, as the manifest has it."""
+
+    @property
+    @abc.abstractmethod
+    def described(self) -> str:
+        """Who answers, for the user."""
+
+    @property
+    def sampled(self) -> str:
+        """Digest of what is sampled: the model, or the model with an adapter; an API's name of it."""
+        return str(self.inputs["model"]["digest"])
+
+    @abc.abstractmethod
+    def images(self, number: int, question: Question) -> tuple[Image.Image | Picture, ...]:
+        """The images of a question, as its engine takes them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelJob(SamplingJob):
+    """A model of ours is sampled: its own processor makes the prompts."""
 
     config: RolloutConfig
     model_dir: Path
@@ -44,20 +80,22 @@ class SamplingJob:
     """The family's model config."""
     processor: Processor
     rules: TokenRules
-    questions: QuestionFile
-    all_ids: tuple[str, ...]
-    """Of every question in the file, by record number."""
-    numbers: tuple[int, ...]
-    """Record numbers of the questions that this run samples."""
     longest_prompt: int
     """Tokens, of these questions."""
-    inputs: dict[str, Any]
-    """What the manifest says of all this; a run that goes on must have the same."""
 
     @property
-    def sampled(self) -> str:
-        """Digest of what is sampled: the model, or the model with an adapter."""
-        return str(self.inputs["model"]["digest"])
+    def engine(self) -> str:
+        """See `SamplingJob.engine`."""
+        return engine_kind(self.config)
+
+    @property
+    def described(self) -> str:
+        """See `SamplingJob.described`."""
+        return f"model {self.model_dir}"
+
+    def images(self, number: int, question: Question) -> tuple[Image.Image, ...]:
+        """See `SamplingJob.images`: in RGB."""
+        return self.questions.images(number, question)
 
     def prompt_ids(self, request: ChatRequest) -> list[int]:
         """The token ids of a request's prompt, as training has them."""
@@ -65,7 +103,7 @@ class SamplingJob:
         return prompt_tokens(request.messages, self.processor, grids).tolist()
 
 
-def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: Sequence[int] | None = None) -> SamplingJob:
+def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: Sequence[int] | None = None) -> ModelJob:
     """Opens and checks model and questions; writes nothing.
 
     Args:
@@ -84,18 +122,46 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: 
     family, sizes = model_config(model_dir)
     processor = family.load_processor(model_dir, config.data)
     numbers = _numbers(config, len(all_ids)) if numbers is None else tuple(numbers)
-    images, longest = _check_questions(questions, numbers, processor, console)
-    digest = file_digest(questions.file.path)
+    lengths: list[int] = []
+
+    def measure(question: Question, sizes: list[ImageSize]) -> None:
+        lengths.append(len(prompt_tokens(question.prompt, processor, [processor.grid(*size) for size in sizes])))
+
+    images = check_questions(questions, numbers, measure, console)
     sampled = info.digest if config.vllm.adapter is None else _adapted_digest(info.digest, config.vllm.adapter)
     inputs = {
         "model": {"path": str(model_dir.absolute()), "family": info.family, "digest": sampled},
         "processor": {"digest": processor.fingerprint, "reserved": list(processor.chat.reserved)},
-        "questions": {"path": str(questions.file.path.absolute()), "count": len(all_ids), "digest": digest},
-        "images": {"root": str(questions.image_root.absolute()), "digests": images},
-        "versions": {"mede2_jax": __version__, "python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        **question_inputs(questions, len(all_ids), images),
+        "versions": versions(*VERSIONS),
     }
-    rules = token_rules(processor, sizes.language.vocab_size)
-    return SamplingJob(config, model_dir, info, family, sizes, processor, rules, questions, all_ids, numbers, longest, inputs)
+    return ModelJob(
+        config=config,
+        questions=questions,
+        all_ids=all_ids,
+        numbers=numbers,
+        inputs=inputs,
+        model_dir=model_dir,
+        info=info,
+        family=family,
+        sizes=sizes,
+        processor=processor,
+        rules=token_rules(processor, sizes.language.vocab_size),
+        longest_prompt=max(lengths),
+    )
+
+
+def question_inputs(questions: QuestionFile, count: int, images: dict[str, str]) -> dict[str, Any]:
+    """What the manifest says of questions and images."""
+    return {
+        "questions": {"path": str(questions.file.path.absolute()), "count": count, "digest": file_digest(questions.file.path)},
+        "images": {"root": str(questions.image_root.absolute()), "digests": images},
+    }
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Of this package, Python, and others."""
+    return {"mede2_jax": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def question_seed(seed: int, question_id: str) -> int:
@@ -120,13 +186,20 @@ def _numbers(config: RolloutConfig, count: int) -> tuple[int, ...]:
     return numbers
 
 
-def _check_questions(questions: QuestionFile, numbers: Sequence[int], processor: Processor, console: Console) -> tuple[dict[str, str], int]:
-    """Reads each question as it will be sampled; returns the digest of each one's images, and the tokens of the longest prompt."""
-    lengths: list[int] = []
+Measure = Callable[[Question, list[ImageSize]], None]
+"""Called with each question and the sizes of its images, in several threads."""
+
+
+def check_questions(questions: QuestionFile, numbers: Sequence[int], measure: Measure, console: Console) -> dict[str, str]:
+    """Reads each question as it will be sampled; returns the digest of each one's images.
+
+    Raises:
+        UserError: The first fault, with its place.
+    """
     bare = BareLetters()
 
     def accept(question: Question, sizes: list[ImageSize]) -> None:
-        lengths.append(len(prompt_tokens(question.prompt, processor, [processor.grid(*size) for size in sizes])))
+        measure(question, sizes)
         bare.add(question.id, question.answer, question.options)
         if question.options and question.answer is not None:
             try:
@@ -146,4 +219,4 @@ def _check_questions(questions: QuestionFile, numbers: Sequence[int], processor:
     for notice in (bare.notice, describe_stacks(stacks)):
         if notice:
             console.print(notice, soft_wrap=True, markup=False)
-    return digests, max(lengths)
+    return digests

@@ -10,11 +10,10 @@ import pydantic
 from mede2_jax.config import counted
 from mede2_jax.outputs.failures import Failure
 from mede2_jax.outputs.manifest import Begun, begun_otherwise, differences, short_digest
-from mede2_jax.rollout.engine import engine_kind
 from mede2_jax.rollout.job import SamplingJob
 
 INPUTS = ("model", "processor", "questions")
-"""What a run is made of and has a digest of."""
+"""What a run is made of and has a digest of; an API has no processor that anybody knows."""
 ENGINE_SECTIONS = {"flax.": ("flax.dtype",), "vllm.": ("vllm.dtype", "vllm.extra")}
 """How an engine uses its machine is free to change, but for what it computes in. What is served, an adapter with it, has a digest."""
 FREE_TO_CHANGE = (
@@ -30,6 +29,11 @@ FREE_TO_CHANGE = (
     "concurrency",
     "patience",
     "timeout",
+    "first_rest",
+    "longest_rest",
+    "cache",
+    "max_cost",
+    "prices",
     "check_logprobs",
     "data.image_root",
     "data.max_image_pixels",
@@ -53,7 +57,7 @@ class BegunRollouts(Begun):
     """What a run needs of the manifest of the run before."""
 
     model: Digested
-    processor: Digested
+    processor: Digested | None = None
     questions: Digested
     images: Images
     engine: str = ""
@@ -64,6 +68,8 @@ class FailedSamples(Failure):
 
     question: str
     samples: tuple[int, ...]
+    cost: float | None = pydantic.Field(default=None, ge=0.0, allow_inf_nan=False)
+    """US dollars that an API took all the same; None: nothing."""
 
     @property
     def items(self) -> Sequence[Hashable]:
@@ -81,16 +87,18 @@ def check_same(job: SamplingJob, before: BegunRollouts) -> None:
     Raises:
         UserError: It may not: config, engine, model, questions or images are not the same.
     """
-    config = job.config
+    config, engine = job.config, job.engine
     assert config.out is not None
     options = differences(before.config, config.model_dump(mode="json"), lambda option: _is_free(option, job))
-    engine = engine_kind(config)
     if before.engine not in ("", engine):  # the same seed gives other samples there
         options |= differences({"engine": before.engine}, {"engine": engine}, lambda _: False)
     differing = list(options.values())
     for name in INPUTS:
-        digest, entry = getattr(before, name).digest, job.inputs[name]
+        said: Digested | None = getattr(before, name)
+        digest, entry = said.digest if said else "none", job.inputs.get(name, {"digest": "none"})
         if name == "processor" and differing:  # options that differ change its digest as well
+            continue
+        if name == "model" and {"engine", "api_model"} & options.keys():  # it follows from these
             continue
         if digest != entry["digest"]:
             differing.append(f"{name} {entry.get('path', '')}: {short_digest(digest)} then, {short_digest(entry['digest'])} now")
@@ -105,5 +113,5 @@ def check_same(job: SamplingJob, before: BegunRollouts) -> None:
 def _is_free(option: str, job: SamplingJob) -> bool:
     for section, bound in ENGINE_SECTIONS.items():
         if option.startswith(section):
-            return option not in bound or not section.startswith(engine_kind(job.config))
+            return option not in bound or not section.startswith(job.engine)
     return option in FREE_TO_CHANGE

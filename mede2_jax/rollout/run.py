@@ -17,12 +17,13 @@ from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, manifest_path
 from mede2_jax.outputs.progress import AGAIN
 from mede2_jax.outputs.resumable import Outcome, ResumableRun
+from mede2_jax.rollout.api import APIJob
 from mede2_jax.rollout.config import RolloutConfig
-from mede2_jax.rollout.engine import check_engine, engine_kind, open_engine
+from mede2_jax.rollout.engine import check_engine, open_engine
 from mede2_jax.rollout.job import SamplingJob, open_job, question_seed
 from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples, check_same
 from mede2_jax.rollout.output import missing_runs, note
-from mede2_jax.rollout.summary import Tally, closing_table
+from mede2_jax.rollout.summary import PaidTally, Tally, closing_table
 
 Samples = tuple[int, range]
 """A question, by its number in the file, and samples of it: one request, so that its prompt and images are computed once."""
@@ -54,7 +55,7 @@ def first_requests(job: SamplingJob) -> Iterator[ChatRequest]:
 def request(job: SamplingJob, number: int, samples: range) -> ChatRequest:
     """The request for these samples of the question with that number."""
     question = job.questions.question(number)
-    images = job.questions.images(number, question)
+    images = job.images(number, question)
     seed = question_seed(job.config.seed, question.id) + samples.start
     return ChatRequest(question.id, question.prompt, images, len(samples), seed)
 
@@ -66,8 +67,8 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
     BEGUN, FAILURE = BegunRollouts, FailedSamples
 
     def __init__(self, job: SamplingJob, file: OutputFile, console: Console) -> None:
-        super().__init__(job.config, file, Tally(), console)
-        self.job, self.engine = job, engine_kind(job.config)
+        super().__init__(job.config, file, PaidTally() if isinstance(job, APIJob) else Tally(), console)
+        self.job = job
         self.seeds = {id: question_seed(job.config.seed, id) for id in job.all_ids}
         self.number_of = {job.all_ids[number]: number for number in job.numbers}
         self.done: dict[str, set[int]] = {}
@@ -117,7 +118,7 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         images = self.job.inputs["images"]
         # Of questions that a smaller limit leaves out as well: their samples are still in the file.
         digests = {**(self.before.images.digests if self.before else {}), **images["digests"]}
-        return {**self.job.inputs, "images": {**images, "digests": digests}, "engine": self.engine}
+        return {**self.job.inputs, "images": {**images, "digests": digests}, "engine": self.job.engine}
 
     def counts(self) -> Mapping[str, Any]:
         """Questions."""
@@ -127,6 +128,10 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         """Samples that failed, by reason."""
         return self.failures.by_reason()
 
+    def more(self) -> Mapping[str, Any]:
+        """Of an API, who answered and what it cost."""
+        return self.tally.paid(self._lost) if isinstance(self.tally, PaidTally) else {}
+
     def begin(self) -> None:
         """Says how many samples are wanted, or that all are there."""
         config, begun, total = self.job.config, self.progress.begun_with, self.progress.total
@@ -135,17 +140,22 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             return
         there = f", {begun:,} are there" if begun else ""
         what = f"{counted(len(self.job.numbers), 'question')} × {config.n} = {counted(total, 'sample')}{there}"
-        self.say(f"{what}; engine {self.engine}, model {self.job.model_dir}")
+        self.say(f"{what}; engine {self.job.engine}, {self.job.described}")
 
     def finish(self) -> None:
         """The closing table."""
         failed = self.failures.by_reason(now=True)
-        self.console.print(closing_table(self.tally, self.progress, failed))
+        self.console.print(closing_table(self.tally, self.progress, failed, self._lost))
         self.say(f"{'rollouts:':10} {self.out}")
         if failed:
             self.say(f"{sum(failed.values()):,} samples failed: see {manifest_path(self.out)}; {AGAIN}", style="yellow")
         if not self.tally.samples:
             raise UserError(f"no question could be answered; the first: {self.failures.now[0].reason}")
+
+    @property
+    def _lost(self) -> float:
+        """US dollars that samples which failed have cost."""
+        return sum(failure.cost or 0.0 for failure in self.failures.listed())
 
     def _outcome(self, reply: ChatReply | ChatFailure) -> Outcome[Rollout, FailedSamples]:
         asked = reply.request
@@ -153,7 +163,8 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         samples = range(first, first + asked.n)
         number = self.number_of[asked.id]
         if isinstance(reply, ChatFailure):
-            failure = FailedSamples(question=asked.id, samples=tuple(samples), reason=reply.reason)
+            cost = reply.usage.cost if reply.usage else None
+            failure = FailedSamples(question=asked.id, samples=tuple(samples), reason=reply.reason, cost=cost or None)
             return Outcome(self.items((number, samples)), failure=failure)
         question = self.job.questions.question(number)
         rollouts = [self._rollout(question, sample, reply, index) for index, sample in enumerate(samples)]

@@ -15,6 +15,7 @@ from mede2_jax.foreign import shown
 from mede2_jax.json_file import load_json
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.summary import Table
+from mede2_jax.scoring.modes import Mode
 from mede2_jax.statistics.comparison import detectable_difference, discordant, fewest_one_way, mcnemar, paired_bootstrap, paired_items
 
 SCORE, VERDICTS = "score.json", "verdicts.jsonl"
@@ -26,11 +27,8 @@ def compare(ours: Table, other: Path, config: ScoreConfig) -> dict[str, Any]:
     Raises:
         UserError: The other is no score of the same task and mode, or has other items.
     """
-    said = load_json(other / SCORE, "give the folder that python -m mede2_jax.score wrote with --out")
-    for name, this in (("task", ours.task.name), ("mode", config.mode)):
-        if said.get(name) != this:
-            raise UserError(f"{other / SCORE} is of {name} {shown(said.get(name))}, this score of {this}; compare scores of one kind")
-    theirs = _right(other / VERDICTS)
+    check_kind(other, ours.task.name, config.mode)
+    theirs = right_by_item(other)
     mine = {item.id: [one.outcome == "correct" for one in some] for item, some in zip(ours.items, ours.samples, strict=True)}
     ids = paired_items(mine, theirs, ("this score", str(other)))
     first, second = (np.array([np.mean(verdicts[name]) for name in ids]) for verdicts in (mine, theirs))
@@ -55,9 +53,26 @@ def compare(ours: Table, other: Path, config: ScoreConfig) -> dict[str, Any]:
     return result
 
 
-def _right(path: Path) -> dict[str, list[bool]]:
+def check_kind(other: Path, task: str, mode: Mode) -> None:
+    """Refuses a score of another task or mode.
+
+    Raises:
+        UserError: As said; or there is no score in that folder.
+    """
+    said = load_json(other / SCORE, "give the folder that python -m mede2_jax.score wrote with --out")
+    for name, this in (("task", task), ("mode", mode)):
+        if said.get(name) != this:
+            raise UserError(f"{other / SCORE} is of {name} {shown(said.get(name))}, this score of {this}; compare scores of one kind")
+
+
+def right_by_item(folder: Path) -> dict[str, list[bool]]:
+    """Whether each sample of each item is right, by the verdicts of a score.
+
+    Raises:
+        UserError: They cannot be read.
+    """
     verdicts: dict[str, list[bool]] = defaultdict(list)
-    file = RecordFile(path)
+    file = RecordFile(folder / VERDICTS)
     for number in range(len(file)):
         record = file[number]
         if not isinstance(record.get("id"), str) or not isinstance(record.get("correct"), bool):

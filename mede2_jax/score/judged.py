@@ -104,7 +104,7 @@ def _said(config: ScoreConfig, items: Items, job: JudgeJob, answers: JudgedAnswe
         "responses": len(deciding),
         "correct": sum(answers.judgments[case].correct for case in cases if case in answers.judgments),
         "failed": len(lost),
-        "failures": {f"{one.id}#{one.sample}": failure.reason for one, failure in lost},
+        "failures": {one.name: failure.reason for one, failure in lost},
         "judgments": len(answers.judgments),
         **answers.used(job.cases),
         "agreement": _agreement(config, items, job, answers, samples),

@@ -11,7 +11,7 @@ from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.manifest import Said, read_said
 from mede2_jax.score.config import ColumnsConfig
-from mede2_jax.tasks.asking import THEN, question_id
+from mede2_jax.tasks.asking import ORDER, SHUFFLE, THEN, asked_as, question_id
 from mede2_jax.tasks.item import Task
 from mede2_jax.tasks.tables import Row, rows
 
@@ -42,6 +42,10 @@ class Response:
     finish: Finish
     is_first: bool = False
     """Whether it is the first of two turns, and the reply to the second one is scored."""
+    shuffle: int | None = None
+    """The seed of the order in which the options were shown; None: the owner's own."""
+    order: str = ""
+    """That order; empty: the owner's own, or there were no options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +106,16 @@ def of_prompt(responses: Responses, task: Task, prompt: str | None) -> tuple[Res
     if not responses.is_evaluation:
         return responses, prompt or task.prompts[0]
     scored = [one for one in responses.responses if not one.is_first]
-    parts = [(whose, name, item, one) for one in scored for whose, name, item in [one.id.split("/", 2)]]
-    there = sorted({name for whose, name, _, _ in parts if whose == task.name})
+    parts = [(asked_as(one.id), one) for one in scored]
+    there = sorted({asked.prompt for asked, _ in parts if asked.task == task.name})
     chosen = prompt or (there[0] if len(there) == 1 else None)
     if chosen is None and there:
         raise UserError(
             f"{responses.path} has replies to several prompts of {task.name}; say which with --prompt=NAME ({', '.join(there)})"
         )
-    kept = tuple(dataclasses.replace(one, id=item) for whose, name, item, one in parts if (whose, name) == (task.name, chosen))
+    kept = tuple(dataclasses.replace(one, id=asked.item, shuffle=asked.shuffle) for asked, one in parts if asked[:2] == (task.name, chosen))
     if not kept:
-        others = sorted({f"{whose}/{name}" for whose, name, _, _ in parts})
+        others = sorted({f"{asked.task}/{asked.prompt}" for asked, _ in parts})
         said = f"has replies of {', '.join(map(shown, others))}" if others else "has first turns only, and the second ones are scored"
         raise UserError(f"{responses.path} has none of {task.name}{f'/{prompt}' if prompt else ''}: it {said}")
     return dataclasses.replace(responses, responses=kept), str(chosen)
@@ -128,7 +132,7 @@ def _asked_id(row: Row) -> str | None:
     metadata = row.get("metadata")
     if not isinstance(metadata, Mapping):
         return None
-    return question_id(row.get("source"), metadata.get("prompt"), metadata.get("item"))
+    return question_id(row.get("source"), metadata.get("prompt"), metadata.get("item"), metadata.get(SHUFFLE))
 
 
 def _failed(path: Path, there: Set[tuple[str, int]]) -> Iterator[Response]:
@@ -175,12 +179,15 @@ def _of_row(row: Row, found: Mapping[str, str], columns: ColumnsConfig, where: s
         raise UserError(f"{where}: column {found['response']!r} is missing; give every row one, empty where the model said nothing")
     said, first = row[found["response"]], _sample(row.get(columns.sample, 0), columns.sample, where)
     several = isinstance(said, list)
-    is_first = found["id"] == PARENTS and isinstance(row.get("metadata"), Mapping) and THEN in row["metadata"]
+    metadata = row["metadata"] if found["id"] == PARENTS and isinstance(row.get("metadata"), Mapping) else {}
+    order = metadata.get(ORDER, "") if identity == _asked_id(row) else ""
+    if not isinstance(order, str):
+        raise UserError(f"{where}: metadata.{ORDER} must be the letters of the options as they were shown, found {shown(order)}")
     finish = row.get(columns.finish)
     for number, one in enumerate(said if several else [said]):
         text, ended = _text(one, found["response"], where)
         of_this = finish[number] if several and isinstance(finish, list) and len(finish) == len(said) else finish
-        yield Response(str(identity), first + number, text, ended or _FINISHES.get(str(of_this), "stop"), is_first)
+        yield Response(str(identity), first + number, text, ended or _FINISHES.get(str(of_this), "stop"), THEN in metadata, order=order)
 
 
 def _sample(value: Any, name: str, where: str) -> int:

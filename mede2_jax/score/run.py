@@ -24,6 +24,7 @@ from mede2_jax.score.judge_tables import agreement_table, judge_notices
 from mede2_jax.score.judged import open_and_wrong, with_judge
 from mede2_jax.score.leakage import describe_leakage, leakage
 from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses, without
+from mede2_jax.score.shuffles import described, order_table, over_orders
 from mede2_jax.score.summary import ENDS, UNJUDGED, Json, summarise, table
 from mede2_jax.score.verdicts import Sample, as_asked, carried_items, judged, pair, steps_of
 from mede2_jax.tasks.catalogue import Items, find_task, open_items
@@ -31,9 +32,9 @@ from mede2_jax.tasks.own import OwnTask
 
 RULES = 1
 """Version of the rules that read replies: a score names it, and another one may give another score of the same file."""
-SAMPLED = ("command", "model", "processor", "engine", "versions", "finished")
+SAMPLED = ("command", "model", "processor", "engine", "versions", "finished", "answered_by", "cost")
 """What a score keeps of the manifest of rollouts,"""
-SAMPLED_BY = ("temperature", "top_p", "max_tokens", "stop", "seed", "n", "limit", "shard", "data")
+SAMPLED_BY = ("temperature", "top_p", "max_tokens", "stop", "seed", "n", "limit", "shard", "data", "thinking")
 """and of the config in it."""
 LISTED = 20
 """Ids of unparsed samples that the table names; score.json has all."""
@@ -100,10 +101,12 @@ def score(
         **(more or {}),
         **summarise(all_items, config),
         "steps": steps_of(samples),
-        "unparsed": [f"{sample.id}#{sample.sample}" for sample in samples if sample.outcome == "unparsed"],
+        "unparsed": [sample.name for sample in samples if sample.outcome == "unparsed"],
     }
     if responses.columns["id"] == PARENTS:
         result["leakage"] = leakage(all_items, items.digest, responses.path, config)
+    if any(sample.shuffle is not None for sample in samples):
+        result["shuffles"] = over_orders(all_items, config)
     result |= _besides(config, items, asked, left_out, samples, judge)
     if config.against is not None:
         result["against"] = compare(all_items, config.against, config)
@@ -128,7 +131,12 @@ def _besides(
         said["definition"] = task.definition
     if task.difference and config.mode == "official":
         said["difference_from_owner"] = task.difference
-    if config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
+    # He guesses letters as they were shown, which of shuffled options nobody but us was.
+    if (
+        config.mode == "official"
+        and all(sample.shuffle is None for sample in samples)
+        and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None
+    ):
         said["owners_figure"] = figure
     return said
 
@@ -171,6 +179,7 @@ def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None
             "finish": sample.finish,
             **({} if sample.top5 is None else {"top5": sample.top5}),
             **({} if (rule := sample.by_rule) is None else {"rule": {"step": rule.reading.step, "outcome": rule.outcome}}),
+            **sample.asked,
         }
         for sample in samples
     )
@@ -198,6 +207,9 @@ def _show(result: Json, console: Console) -> None:
         console.print(_curves(result["at"]))
     if found := judge.get("agreement"):
         console.print(agreement_table(found))
+    if orders := result.get("shuffles"):
+        console.print(order_table(orders))
+        console.print(described(orders), markup=False)
     steps = ", ".join(f"{step} {count:,}" for step, count in result["steps"].items())
     console.print(f"read by: {steps}", markup=False)
     if words := overall.get("words"):

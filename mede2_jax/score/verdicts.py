@@ -15,6 +15,7 @@ from mede2_jax.scoring.modes import Mode, judge
 from mede2_jax.scoring.reading import NOTHING, Reading, Verdict
 from mede2_jax.tasks.catalogue import Items, check_unique, digest_of
 from mede2_jax.tasks.item import Item, Task
+from mede2_jax.tasks.shuffling import meant_by, shuffled
 from mede2_jax.tasks.tables import rows
 
 
@@ -27,10 +28,25 @@ class Sample:
     reading: Reading
     outcome: Outcome
     finish: Finish
+    shuffle: int | None = None
+    """As of `Response`, as what follows. What was read is the option by its own letter, wherever it was shown."""
+    order: str = ""
+    of_order: int = 0
+    """The number of the sample among those in the same order; `sample` is the one among all of the item."""
     by_rule: Verdict | None = None
     """What the rule says, where a judge was asked besides."""
     top5: bool | None = None
     """Whether one of five diagnoses is right; None where one is asked for."""
+
+    @property
+    def name(self) -> str:
+        """Which sample of which item; in an order of seed 7 `medqa-3#0~7`."""
+        return f"{self.id}#{self.sample}" if self.shuffle is None else f"{self.id}#{self.of_order}~{self.shuffle}"
+
+    @property
+    def asked(self) -> dict[str, int | str]:
+        """How its options were shown; empty: in the owner's own order."""
+        return {} if self.shuffle is None else {"shuffle": self.shuffle, "of_order": self.of_order, "order": self.order}
 
 
 def carried_items(task: Task, responses: Responses) -> Items:
@@ -64,13 +80,13 @@ def pair(items: Items, responses: Responses, *, partial: bool) -> dict[str, list
             f"{responses.path}: {_ids(unknown)} {'is' if len(unknown) == 1 else 'are'} no item of {items.task.name} in {items.files[0]}; "
             "are these responses to that benchmark, and is its file the same revision?"
         )
-    check_unique(((one.id, f" (sample {one.sample})" if one.sample else "") for one in responses.responses), str(responses.path))
+    check_unique(((one.id, _which(one)) for one in responses.responses), str(responses.path))
     by_id: dict[str, list[Response]] = defaultdict(list)
     for response in responses.responses:
         by_id[response.id].append(response)
     if not partial:
         _check_complete(items, responses.path, {name: len(some) for name, some in by_id.items()})
-    return {name: sorted(by_id[name], key=lambda response: response.sample) for name in known if name in by_id}
+    return {name: sorted(by_id[name], key=_place) for name in known if name in by_id}
 
 
 def as_asked(items: Items, prompt: str) -> tuple[Items, list[str]]:
@@ -87,13 +103,37 @@ def judged(items: Items, responses: Mapping[str, Sequence[Response]], mode: Mode
     for name, some in responses.items():
         item = known[name]
         rule = items.task.rule_for(item, prompt)
-        for response in some:
+        for place, response in enumerate(some):
+            number = response.sample if response.shuffle is None else place
+            asked = response.shuffle, response.order, response.sample
             if response.finish == "failed":
-                samples.append(Sample(name, response.sample, Reading(None, NOTHING), "unparsed", "failed"))
+                samples.append(Sample(name, number, Reading(None, NOTHING), "unparsed", "failed", *asked))
                 continue
-            verdict = judge(mode, response.text, item.answer, rule, item.options or None)
-            samples.append(Sample(name, response.sample, verdict.reading, verdict.outcome, response.finish))
+            if item.options and (response.shuffle is None) != (not response.order):
+                raise UserError(f"{shown(name)}: a reply says only half of how its options were shown (seed and order); sample it anew")
+            if response.order:
+                verdict = _shuffled(items.task, item, response, mode, prompt)
+            else:
+                verdict = judge(mode, response.text, item.answer, rule, item.options or None)
+            samples.append(Sample(name, number, verdict.reading, verdict.outcome, response.finish, *asked))
     return samples
+
+
+def _shuffled(task: Task, item: Item, response: Response, mode: Mode, prompt: str) -> Verdict:
+    """Read and judged as it was asked; what was read then stands for the option that was shown there."""
+    shown_item = shuffled(task, item, response.order)
+    verdict = judge(mode, response.text, shown_item.answer, task.rule(shown_item, prompt), shown_item.options)
+    answer = meant_by(verdict.reading.answer, item, response.order)
+    return dataclasses.replace(verdict, reading=dataclasses.replace(verdict.reading, answer=answer))
+
+
+def _which(one: Response) -> str:
+    shuffle = "" if one.shuffle is None else f" (options in the order of seed {one.shuffle})"
+    return shuffle + (f" (sample {one.sample})" if one.sample else "")
+
+
+def _place(one: Response) -> tuple[int, int]:
+    return -1 if one.shuffle is None else one.shuffle, one.sample
 
 
 def _check_complete(items: Items, path: Path, counts: Mapping[str, int]) -> None:

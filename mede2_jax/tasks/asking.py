@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import ImagePart, Message, Part, TextPart
@@ -18,14 +19,40 @@ OFFICIAL = "official"
 """Stands for each of an owner's ways to ask."""
 THEN = "then"
 """In the metadata of a question in two turns: what the user says to the first reply."""
+SHUFFLE, ORDER = "shuffle", "order"
+"""In the metadata of a question whose options stand in another order than the owner's: the seed; and (of a choice) the order itself."""
 CHOICES = "\nAnswer Choices: "
 MARK = re.compile(r"<image (\d)>")
 """Stands in a question or an option of MMMU's for the column `image_k`."""
 
 
-def question_id(task: object, prompt: object, item: object) -> str:
-    """Of an item asked in one way."""
-    return f"{task}/{prompt}/{item}"
+class AskedAs(NamedTuple):
+    """What the id of a question says of it."""
+
+    task: str
+    prompt: str
+    item: str
+    shuffle: int | None
+    """The seed of its options' order; None: the owner's own."""
+
+
+def question_id(task: object, prompt: object, item: object, shuffle: object = None) -> str:
+    """Of an item asked in one way: `medqa/cot/medqa-3`, with its options in the order of seed 7 `medqa/cot~7/medqa-3`."""
+    return f"{task}/{prompt}{'' if shuffle is None else f'~{shuffle}'}/{item}"
+
+
+def asked_as(id: str) -> AskedAs:
+    """What such an id says.
+
+    Raises:
+        UserError: It is none.
+    """
+    parts = id.split("/", 2)
+    if len(parts) < 3:
+        raise UserError(f"{shown(repr(id))} is no id of a question that evaluate asks (TASK/PROMPT/ITEM); use another --out")
+    task, prompt, item = parts
+    name, mark, seed = prompt.rpartition("~")
+    return AskedAs(task, name, item, int(seed)) if mark and seed.isdecimal() else AskedAs(task, prompt, item, None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from mede2_jax.foreign import JSONFault, parse_json
 from mede2_jax.reasoning.prompts import DIAGNOSIS
 from mede2_jax.scoring.diagnosisarena import OWNERS_JUDGE, read_choice
 from mede2_jax.scoring.reading import Rule
 from mede2_jax.scoring.texts import open_rule
 from mede2_jax.tasks.asking import Asked
-from mede2_jax.tasks.item import Item, Task, letter, options_of, text, written_options
+from mede2_jax.tasks.item import LETTERED, Item, Task, letter, options_of, text, written_options
 
 SECTIONS = ("Case Information", "Physical Examination", "Diagnostic Tests")
 _OPEN = """
@@ -85,6 +87,10 @@ class DiagnosisArena(Task):
         """See `Task.as_owner_asks`. Options stand as they are in the file."""
         return Asked((_CHOICE % tuple(item.fields[name] for name in (*SECTIONS, "Options")),))
 
+    def following_options(self, before: Item, item: Item) -> Item:
+        """See `Task.following_options`: the options as they are written."""
+        return dataclasses.replace(item, fields={**item.fields, "Options": _rewritten(item.fields["Options"], item.options)})
+
     def rule(self, item: Item, prompt: str) -> Rule:
         """See `Task.rule`."""
         return Rule(functools.partial(read_choice, letters=tuple(item.options)))
@@ -127,6 +133,26 @@ def _sections(row: Mapping[str, Any], where: str) -> dict[str, str]:
 
 def _case(row: Mapping[str, Any], where: str) -> str:
     return "\n".join(f"{name}:\n{said}" for name, said in _sections(row, where).items())
+
+
+def _rewritten(written: str, options: Mapping[str, str]) -> str:
+    """Other texts behind the same letters, in the same form: JSON, what Python writes, or lines."""
+    value = written_options(written)
+    if LETTERED.search(written) and value == dict(LETTERED.findall(written)):
+        return LETTERED.sub(
+            lambda line: f"{line[0][: line.start(2) - line.start()]}{options[line[1]]}{written[line.end(2) : line.end()]}", written
+        )
+    same: Any
+    if isinstance(value, Mapping):
+        same = {letter: options.get(letter, text) for letter, text in value.items()}
+    else:
+        pairs = zip(value, options.items(), strict=True)
+        same = [{**one, "letter": letter, "content": text} if isinstance(one, Mapping) else text for one, (letter, text) in pairs]
+    try:
+        parse_json(written)
+    except JSONFault:
+        return repr(same)
+    return json.dumps(same, ensure_ascii=False)
 
 
 def _as_written(value: Any) -> str:

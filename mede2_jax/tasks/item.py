@@ -20,7 +20,8 @@ from mede2_jax.scoring.texts import open_rule
 from mede2_jax.tasks.asking import MARK, OFFICIAL, OPEN, OURS, Asked, ItemImage, Piece, with_choices
 
 LETTERS = string.ascii_uppercase
-_LINES = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
+LETTERED = re.compile(r"^\s*\(?([A-Z])[.):]\s+(.*\S)\s*$", re.MULTILINE)
+"""A line that begins with its letter, as `A. gout` or `(A) gout`."""
 _LONGEST_LITERAL = 1 << 20
 
 
@@ -76,6 +77,8 @@ class Task(abc.ABC):
     """Items that the owner's files hold: "" of all, `column=value` of a part."""
     clustered: bool = False
     """Whether items hang together, so that intervals are to be drawn over clusters."""
+    options_in_picture: bool = False
+    """Whether a model sees the options in the item's picture alone, so that nobody can show them in another order."""
     difference: ClassVar[str] = ""
     """Where the owner's own figure is another than that of his rule as it is meant, and why."""
     never_open: str = ""
@@ -147,6 +150,10 @@ class Task(abc.ABC):
     def our_prompts(self) -> tuple[str, ...]:
         """Our ways to ask."""
         return (OURS,) if self.never_open else (OURS, OPEN)
+
+    def following_options(self, before: Item, item: Item) -> Item:
+        """An item whose options stand in another order than `before`, with what follows them in its other fields."""
+        return item
 
     def prompt_names(self, said: str) -> tuple[str, ...]:
         """What a user means by the name of a prompt: that one, or each of the owner's.
@@ -261,7 +268,7 @@ def written_options(value: Any) -> Any:
         pass
     if value.lstrip()[:1] in ("[", "{"):
         return python_literal(value, value)
-    return dict(_LINES.findall(value)) or value
+    return dict(LETTERED.findall(value)) or value
 
 
 def python_literal(text: str, otherwise: Any = None) -> Any:

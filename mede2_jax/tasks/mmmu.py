@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,13 @@ def images_by_mark(item: Item) -> dict[str, ItemImage]:
     return dict(zip(dict.fromkeys(MARK.findall(marked_texts(item.question, item.options))), item.images, strict=False))
 
 
+def with_images_in_order(before: Item, item: Item) -> Item:
+    """An item whose marks stand in another order than `before`, with its images in the order of its own."""
+    by_mark = images_by_mark(before)
+    marks = dict.fromkeys(MARK.findall(marked_texts(item.question, item.options)))
+    return dataclasses.replace(item, images=tuple(by_mark[mark] for mark in marks if mark in by_mark))
+
+
 def marked_texts(question: str, options: Mapping[str, str]) -> str:
     """All texts in which marks stand."""
     return "\n".join([question, *options.values()])
@@ -143,6 +151,10 @@ class MMMU(Task):
     def holds(self, item: Item) -> bool:
         """By subject."""
         return not self.subjects or item.groups["subject"] in self.subjects
+
+    def following_options(self, before: Item, item: Item) -> Item:
+        """See `Task.following_options`."""
+        return with_images_in_order(before, item)
 
     def question_of(self, item: Item) -> tuple[Piece, ...]:
         """See `Task.question_of`."""

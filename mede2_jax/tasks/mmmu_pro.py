@@ -13,7 +13,17 @@ from mede2_jax.scoring.mmmu_pro import read
 from mede2_jax.scoring.reading import Rule
 from mede2_jax.tasks.asking import MARK, Asked, ItemImage, Piece, image_of, with_choices, with_images_in_place
 from mede2_jax.tasks.item import Item, Task, letter, lettered, text
-from mede2_jax.tasks.mmmu import HEALTH, MMMU, held_image, images_by_mark, listed, marked_images, marked_texts, subject_of
+from mede2_jax.tasks.mmmu import (
+    HEALTH,
+    MMMU,
+    held_image,
+    images_by_mark,
+    listed,
+    marked_images,
+    marked_texts,
+    subject_of,
+    with_images_in_order,
+)
 
 SETTINGS = {"standard10": "standard (10 options)", "standard4": "standard (4 options)", "vision": "vision"}
 """Ours, and the owner's name of its folder."""
@@ -41,6 +51,7 @@ class MMMUPro(Task):
 
     def __init__(self, setting: str, subjects: tuple[str, ...], counts: Mapping[str, int]):
         self.setting, self.subjects, self.counts = setting, subjects, counts
+        self.options_in_picture = setting == "vision"
         self.name = f"mmmu_pro_{setting}" + ("_health" if subjects else "")
         self.title = f"MMMU-Pro{'-Health' if subjects else ''} ({setting})"
         self.never_open = "its choices are in the picture" if setting == "vision" else ""
@@ -64,6 +75,10 @@ class MMMUPro(Task):
             images=images,
             groups={"subject": text(row, "subject", where) if "subject" in row else subject_of(identity, where)},
         )
+
+    def following_options(self, before: Item, item: Item) -> Item:
+        """See `Task.following_options`."""
+        return item if self.options_in_picture else with_images_in_order(before, item)
 
     def question_of(self, item: Item) -> tuple[Piece, ...]:
         """See `Task.question_of`. Images stand in the places of their marks; a picture that holds all is named."""

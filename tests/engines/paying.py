@@ -16,10 +16,10 @@ def request(number, n=1, **changes):
     return ChatRequest(**{"id": f"q{number}", "messages": messages, "images": images, "n": n, "seed": number} | changes)
 
 
-def engine(server, sampling=None, notify=lambda line: None, **options):
+def engine(server, sampling=None, notify=lambda line: None, totals=None, **options):
     api, model = ("gemini", server.model) if isinstance(server, GeminiServer) else ("openai", "tiny")
     config = APIConfig(**{"api": api, "model": model, "base_url": server.url, **QUICK, **options})
-    return open_api(config, sampling or Sampling(max_tokens=400), notify)
+    return open_api(config, sampling or Sampling(max_tokens=400), notify, totals)
 
 
 def ask(server, requests, **options):

@@ -1,5 +1,6 @@
 """Every benchmark in a folder of its own, three items each, with images that can be told apart."""
 
+import base64
 import io
 
 from PIL import Image
@@ -45,6 +46,11 @@ def of_mmmu_pro_standard10(folder):
     write_parquet(folder / "standard (10 options)" / "test-00000-of-00001.parquet", rows)
 
 
+def of_mmmu_pro_standard4(folder):
+    rows = [mmmu_pro(n, options=("left", "right", "both", "neither"), images={1: png(115 + n)}) for n in range(ITEMS)]
+    write_parquet(folder / "standard (4 options)" / "test-00000-of-00001.parquet", rows)
+
+
 def of_mmmu_pro_vision(folder):
     rows = [
         {"id": f"test_Pharmacy_{n}", "image": {"bytes": png(120 + n), "path": f"{n}.png"}, "options": "['x', 'y']", "answer": "B",
@@ -56,6 +62,10 @@ def of_mmmu_pro_vision(folder):
 
 def of_medqa(folder):
     write_jsonl(folder / "phrases_no_exclude_test.jsonl", [medqa(n, "ABC"[n]) for n in range(ITEMS)])
+
+
+def of_medbullets_op4(folder):
+    write_csv(folder / "medbullets_op4.csv", [medbullets(n, "ABC"[n], options=4) for n in range(ITEMS)])
 
 
 def of_medbullets_op5(folder):
@@ -77,6 +87,30 @@ def of_diagnosisarena(folder):
 
 def of_diagnosisarena_open(folder):
     of_diagnosisarena(folder)
+
+
+OWN = """name: ward_round
+files: ["*.jsonl"]
+columns: {id: case, question: question, answer: answer, options: options, images: pictures, groups: [part]}
+kinds:
+  column: kind
+  values: {pick: choice, closed: yes_no, word: short}
+images_are: base64
+"""
+
+
+def own(folder):
+    """A benchmark that a YAML file describes, with its pictures in base64, up to six of them in one item: the file."""
+    pictures = [[base64.b64encode(png(150 + 10 * n + k, (40, 40))).decode() for k in range((6, 1, 2)[n])] for n in range(ITEMS)]
+    rows = [
+        {"kind": "pick", "options": ["effusion", "nodule", "nothing"], "answer": "B"},
+        {"kind": "closed", "options": None, "answer": "yes"},
+        {"kind": "word", "options": None, "answer": "effusion"},
+    ]
+    more = [{"case": f"w{n}", "question": f"Ward {n}, what is seen?", "pictures": pictures[n], "part": "chest"} for n in range(ITEMS)]
+    write_jsonl(folder / "rows.jsonl", [one | two for one, two in zip(rows, more, strict=True)])
+    (folder / "ward_round.yaml").write_text(OWN)
+    return folder / "ward_round.yaml"
 
 
 MAKERS = {name.removeprefix("of_"): make for name, make in dict(globals()).items() if name.startswith("of_")}

@@ -6,7 +6,7 @@ from chat_server import ChatServer, model_tokenise
 
 sys.path.append(str(Path(__file__).parents[1] / "tasks"))  # task_files
 
-from benchmark_files import write_all
+from benchmark_files import own, write_all
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,13 @@ def tokenise(tiny_model):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_all(tmp_path_factory.mktemp("benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def everywhere(data, tmp_path_factory):
+    """All benchmarks, and one that a YAML file describes, by name or path."""
+    path = own(tmp_path_factory.mktemp("own"))
+    return {**data, str(path): path.parent}
 
 
 @pytest.fixture

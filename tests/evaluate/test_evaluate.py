@@ -329,3 +329,56 @@ def test_bad_input_is_one_line_and_asks_nothing(data, tiny_model, server, tmp_pa
 def test_what_is_missing_is_said(capsys):
     with pytest.raises(UserError, match="missing --task and --data and --model and --out: give "):
         main([])
+
+
+def test_another_evaluation_is_compared_score_by_score(data, tiny_model, server, tmp_path, capsys):
+    tasks, ours, other = ["medqa", "medbullets_op5", "mmxu"], tmp_path / "ours", tmp_path / "other"
+    main(flags(tasks, data, tiny_model, other, server, "--prompt=mede2,ao", "--temperature=1", "--seed=1"))
+    capsys.readouterr()
+    main(flags(tasks, data, tiny_model, ours, server, "--prompt=mede2,ao", "--temperature=1", "--seed=2", f"--against={other}"))
+    scores = json.loads((ours / "evaluation.json").read_text())["scores"]
+    assert len(scores) == 6
+    for one in scores:
+        mine, theirs = (lines(out / one["task"] / one["prompt"] / "verdicts.jsonl") for out in (ours, other))
+        alone = [sum(a["correct"] > b["correct"] for a, b in zip(*pair, strict=True)) for pair in ((mine, theirs), (theirs, mine))]
+        against = one["against"]
+        assert [against["only_this"], against["only_other"]] == alone and against["difference"] == pytest.approx((alone[0] - alone[1]) / 3)
+        assert against["p"] == against["p_mcnemar"] and against["accuracy"] == pytest.approx(sum(row["correct"] for row in theirs) / 3)
+        written = result(ours, one["task"], one["prompt"])["against"]
+        assert written == {name: value for name, value in against.items() if name not in ("p", "p_holm")}
+    # Holm: the smallest p times 6, the next times 5, …, none below the one before, none above 1.
+    highest = 0.0
+    for rank, one in enumerate(sorted((one["against"] for one in scores), key=lambda one: one["p"])):
+        highest = max(highest, min(1.0, (6 - rank) * one["p"]))
+        assert one["p_holm"] == pytest.approx(highest)
+    table = capsys.readouterr().out
+    assert "this evaluation − the other" in table and "p (Holm)" in table
+
+
+def test_holm_counts_all_comparisons():
+    from mede2_jax.evaluate.against import adjust
+
+    scores = [{"against": {"p_mcnemar": p, "p_bootstrap": 0.9}} for p in (0.04, 0.01)]
+    scores += [{"against": {"p_bootstrap": 0.03}}, {"against": {"p_bootstrap": None}}, {"overall": {}}]
+    adjust(scores)
+    # Three p-values: 0.01 × 3, 0.03 × 2, and 0.04, which may not be below the one before.
+    assert [one["against"]["p_holm"] for one in scores[:4]] == [pytest.approx(0.06), pytest.approx(0.03), pytest.approx(0.06), None]
+    assert [one["against"]["p"] for one in scores[:4]] == [0.04, 0.01, 0.03, None] and scores[4] == {"overall": {}}
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_asked(data, tiny_model, server, tmp_path):
+    other, out = tmp_path / "other", tmp_path / "out"
+    main(flags(["medqa"], data, tiny_model, other, server, "--prompt=ao"))
+    before = len(server.requests)
+    for more, expected in (
+        (["--prompt=ao,cot"], r"--against=.*other has no score of medqa/cot; it has medqa/ao$"),
+        (["--prompt=ao", "--mode=official"], r"other/medqa/ao/score.json is of mode mede2, this score of official"),
+        (["--prompt=ao", "--limit=2"], r"1 item is in .*other/medqa/ao only \(medqa-2\): a comparison needs the same items"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            main(flags(["medqa"], data, tiny_model, out, server, f"--against={other}", *more))
+    with pytest.raises(UserError, match=r"has no score of medqa/mede2; it has no scores at all"):
+        main(flags(["medqa"], data, tiny_model, out, server, f"--against={tmp_path / 'none'}"))
+    with pytest.raises(UserError, match="is the folder of this evaluation itself"):
+        main(flags(["medqa"], data, tiny_model, other, server, "--prompt=ao", f"--against={other}"))
+    assert len(server.requests) == before and not out.exists()

@@ -12,6 +12,7 @@ from evaluating import flags, lines, result
 from waiting import until
 
 from mede2_jax.evaluate.__main__ import main
+from mede2_jax.tasks.catalogue import find_task
 
 ROOT = Path(__file__).resolve().parents[2]
 TIE = 1e-4
@@ -45,29 +46,38 @@ def test_killed_and_run_again_it_asks_only_what_is_missing(data, tiny_model, tok
         assert (out / task / "cot" / "verdicts.jsonl").read_text() == (tmp_path / "whole" / task / "cot" / "verdicts.jsonl").read_text()
 
 
-def sampled(data, model, out, engine, *more):
-    """An evaluation with a real sampler, of three benchmarks with images, in one and two turns: its replies by file and id."""
-    tasks, how = ["medxpertqa_mm", "mmmu_health", "mmxu"], ["--prompt=mede2,official", "--limit=2", "--logprobs", f"--engine={engine}"]
-    given = [one for one in flags(tasks, data, model, out, None) if not one.startswith("--max_tokens")]
+def sampled(everywhere, model, out, engine, *more):
+    """An evaluation with a real sampler, of every benchmark, in one and two turns: its replies by file and id."""
+    how = ["--prompt=mede2,official", "--limit=2", "--logprobs", f"--engine={engine}"]
+    given = [one for one in flags(list(everywhere), everywhere, model, out, None) if not one.startswith("--max_tokens")]
     main([*given, "--max_tokens=16", *how, *more])
     return {(name, row["id"]): row for name in ("rollouts.jsonl", "second_turns.jsonl") for row in lines(out / name)}
 
 
 @pytest.mark.slow
-def test_with_the_sampler_in_this_process(data, tiny_model, tmp_path):
-    replies = sampled(data, tiny_model, tmp_path / "out", "flax", "--flax.dtype=float32")
-    assert len(replies) == 2 * (5 + 2 + 5) + 2 * (2 + 2), "and the first turns"
+def test_with_the_sampler_in_this_process(everywhere, tiny_model, tmp_path):
+    replies = sampled(everywhere, tiny_model, tmp_path / "out", "flax", "--flax.dtype=float32")
+    tasks = [find_task(name) for name in everywhere]
+    first = sum(1 + len(task.prompts) for task in tasks)
+    second = sum(len({"cot", "boxed"} & set(task.prompts)) for task in tasks if not task.name.startswith("mmmu"))
+    assert len(replies) == 2 * (first + second) and len(tasks) == 12
     assert result(tmp_path / "out", "mmxu", "cot")["sampled"]["engine"] == "flax"
-    assert sampled(data, tiny_model, tmp_path / "again", "flax", "--flax.dtype=float32") == replies
+    images = {row["parents"][0]: len(row["images"]) for row in replies.values()}
+    assert (
+        images["medxpertqa_mm/mede2/MM-0"] == images["ward_round/mede2/w0"] == 6
+        and images["mmmu_health/official/validation_Pharmacy_1"] == 2
+    )
+    assert sampled(everywhere, tiny_model, tmp_path / "again", "flax", "--flax.dtype=float32") == replies
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", ["tiny_model", "tiny_internvl"])
-def test_real_vllm_gives_the_scores_of_the_sampler_in_this_process(data, request, family, vllm_env, tmp_path):
+def test_real_vllm_gives_the_scores_of_the_sampler_in_this_process(everywhere, request, family, vllm_env, tmp_path):
     model = request.getfixturevalue(family)
-    ours = sampled(data, model, tmp_path / "flax", "flax", "--flax.dtype=float32")
+    ours = sampled(everywhere, model, tmp_path / "flax", "flax", "--flax.dtype=float32")
     how = [f"--vllm.env={vllm_env}", "--vllm.dtype=float32", "--vllm.cpu_cache_gb=1"]
-    theirs = sampled(data, model, tmp_path / "vllm", "vllm", *how)
+    theirs = sampled(everywhere, model, tmp_path / "vllm", "vllm", *how)
     assert ours.keys() == theirs.keys()
     ties = set()
     for name, one in ours.items():

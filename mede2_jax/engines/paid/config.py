@@ -9,13 +9,16 @@ import pydantic
 
 from mede2_jax.engines.paid.endpoint import EndpointConfig
 
+MODEL_NAME = r"^[A-Za-z0-9]([._/:@-]?[A-Za-z0-9])*$"
+"""What APIs call models."""
+
 
 class APIConfig(EndpointConfig):
     """Which API answers, and what it may cost. Keys come from the environment alone: GEMINI_API_KEY, OPENAI_API_KEY."""
 
     api: Literal["gemini", "openai"]
     """`openai`: any server of its chat protocol."""
-    model: str = pydantic.Field(pattern=r"^[A-Za-z0-9]([._/:@-]?[A-Za-z0-9])*$")
+    model: str = pydantic.Field(pattern=MODEL_NAME)
     """As the API calls it: gemini-2.5-pro, gpt-4o."""
     base_url: str | None = None
     """Another server than the API's own, such as http://HOST:PORT/v1 of a vLLM."""

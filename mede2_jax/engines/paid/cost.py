@@ -120,10 +120,12 @@ class Meter:
     Args:
         price: The model's; None: not known.
         max_cost: US dollars that may be spent; None: any.
+        totals: What has been spent before, of the same budget; it is counted on. None: nothing.
     """
 
-    def __init__(self, price: Price | None, max_cost: float | None) -> None:
-        self.price, self.max_cost, self.totals = price, max_cost, Totals()
+    def __init__(self, price: Price | None, max_cost: float | None, totals: Totals | None = None) -> None:
+        self.price, self.max_cost = price, max_cost
+        self.totals = Totals() if totals is None else totals
         self._held, self._under_way = 0.0, 0
         self._freed = asyncio.Event()
 

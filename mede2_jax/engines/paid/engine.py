@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.background import Background
-from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, Sampling, Usage
+from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, NoAnswer, Sampling, Usage
 from mede2_jax.engines.paid.cache import Cache
 from mede2_jax.engines.paid.config import APIConfig
 from mede2_jax.engines.paid.cost import Meter, Totals, find_price
@@ -31,13 +31,14 @@ AHEAD = 16
 """Requests that are taken before there is room for them, so that none waits for its pictures to be read; each holds them."""
 
 
-def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None]) -> APIChat:
+def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None], totals: Totals | None = None) -> APIChat:
     """The engine, to be entered with `with`.
 
     Args:
         config: Which API, and what it may cost.
         sampling: The same for all requests.
         notify: Gets a line when the API fails for a while, and what else the user should know.
+        totals: What an engine before this one has done in the same run: counted on, and within the same `max_cost`.
 
     Raises:
         UserError: No key, no client, or `max_cost` for a model without a price.
@@ -49,7 +50,7 @@ def open_api(config: APIConfig, sampling: Sampling, notify: Callable[[str], None
         backend = OpenAIAPI(config.model, config.base_url, config.timeout, sampling, notify)
     if told := key_in_the_open(backend.url, "GEMINI_API_KEY" if config.api == "gemini" else "OPENAI_API_KEY", backend.key):
         notify(told)
-    return APIChat(config, sampling, backend, notify)
+    return APIChat(config, sampling, backend, notify, totals)
 
 
 class APIChat:
@@ -58,7 +59,9 @@ class APIChat:
     A request for n samples is n requests for one, each with its seed, so that each has its place in the cache.
     """
 
-    def __init__(self, config: APIConfig, sampling: Sampling, backend: Backend, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: APIConfig, sampling: Sampling, backend: Backend, notify: Callable[[str], None], totals: Totals | None = None
+    ) -> None:
         self.config, self.sampling, self.backend, self.notify = config, sampling, backend, notify
         price, as_of = find_price(config.model, config.prices)
         where = config.prices or f"the package's prices of {as_of}"
@@ -66,7 +69,7 @@ class APIChat:
             raise UserError(f"max_cost={config.max_cost:g}, but {where} has no price of {config.model!r}; add it to a file: --prices=FILE")
         if price is None:
             notify(f"{where} has no price of {config.model!r}: costs are not counted")
-        self.meter = Meter(price, config.max_cost)
+        self.meter = Meter(price, config.max_cost, totals)
 
     @property
     def usage(self) -> Totals:
@@ -115,9 +118,10 @@ class APIChat:
             if isinstance(one, BaseException) and not isinstance(one, Refused):
                 raise one
         found, refusals = [one for one in fetched if isinstance(one, Fetched)], [one for one in fetched if isinstance(one, Refused)]
-        reasons = [*map(str, refusals), *(one.outcome.reason for one in found if one.outcome.text is None)]
-        if reasons:
-            return self._failure(request, reasons[0], _usage(found, sum(refused.cost for refused in refusals)))
+        ends: list[tuple[str, NoAnswer]] = [(str(one), "refused" if one.is_policy else "failed") for one in refusals]
+        ends += [(one.outcome.reason, one.outcome.end) for one in found if one.outcome.text is None]
+        if ends:
+            return self._failure(request, *ends[0], usage=_usage(found, sum(refused.cost for refused in refusals)))
         return self._reply(request, found)
 
     def _reply(self, request: ChatRequest, fetched: list[Fetched]) -> ChatReply:
@@ -129,9 +133,9 @@ class APIChat:
         prompt_tokens = max(outcome.prompt_tokens or 0 for outcome in outcomes)
         return ChatReply(request, prompt_tokens, completions, _usage(fetched))
 
-    def _failure(self, request: ChatRequest, reason: str, usage: Usage | None = None) -> ChatFailure:
+    def _failure(self, request: ChatRequest, reason: str, end: NoAnswer = "failed", usage: Usage | None = None) -> ChatFailure:
         self.meter.totals.failed += 1
-        return ChatFailure(request, reason, usage)
+        return ChatFailure(request, reason, usage, end)
 
 
 def _usage(fetched: list[Fetched], lost: float = 0.0) -> Usage | None:

@@ -80,7 +80,8 @@ def read_reply(raw: str) -> Outcome:
     counts = _counts(reply)
     if reply.prompt_feedback is not None and reply.prompt_feedback.block_reason:
         reason = quoted(reply.prompt_feedback.block_reason)
-        return no_answer(f"the prompt was blocked: {reason}{_categories(reply.prompt_feedback.safety_ratings)}", is_final=True, **counts)
+        said = f"the prompt was blocked: {reason}{_categories(reply.prompt_feedback.safety_ratings)}"
+        return no_answer(said, is_final=True, end="refused", **counts)
     if not reply.candidates:
         return no_answer("the reply has no candidates", is_final=False, **counts)
     return _read(reply.candidates[0], counts)
@@ -95,11 +96,12 @@ def _read(candidate: _Candidate, counts: dict[str, Any]) -> Outcome:
     if end == "MAX_TOKENS":
         if text:
             return Outcome(text=text, finish_reason="length", **counts)
-        return no_answer("max_tokens were used up by thinking before the answer began; raise max_tokens", is_final=True, **counts)
+        said = "max_tokens were used up by thinking before the answer began; raise max_tokens"
+        return no_answer(said, is_final=True, end="cut", **counts)
     said = quoted(end)
     details = _categories(candidate.safety_ratings) + (f" ({quoted(candidate.finish_message)})" if candidate.finish_message else "")
     if end in BLOCKED:
-        return no_answer(f"the response was blocked: {said}{details}", is_final=True, **counts)
+        return no_answer(f"the response was blocked: {said}{details}", is_final=True, end="refused", **counts)
     # Now and then the model stops without a word; asked once more, it mostly answers.
     return no_answer(
         f"the reply has no text ({said}{details})" if not text else f"the response broke off: {said}{details}", is_final=False, **counts

@@ -107,12 +107,13 @@ def read_reply(reply: Reply) -> Outcome:
     choice = reply.choices[0]
     text, end = choice.message.text, choice.finish_reason
     if choice.message.refusal:
-        return no_answer(f"the model refused: {quoted(choice.message.refusal)}", is_final=True, **counts)
+        return no_answer(f"the model refused: {quoted(choice.message.refusal)}", is_final=True, end="refused", **counts)
     if end == "content_filter":
-        return no_answer("the response was blocked: content_filter", is_final=True, **counts)
+        return no_answer("the response was blocked: content_filter", is_final=True, end="refused", **counts)
     is_cut = (end or "").lower() in CUT
     if is_cut and not text:
-        return no_answer("max_tokens were used up before the answer began; raise max_tokens", is_final=True, **counts)
+        said = "max_tokens were used up before the answer began; raise max_tokens"
+        return no_answer(said, is_final=True, end="cut", **counts)
     if not text or not (is_cut or (end or "").lower() in ENDED):
         ended = f"it ended by {shown(repr(end))}"
         return no_answer(f"the reply has no text ({ended})" if not text else ended, is_final=False, **counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mede2_jax.config import Config
-from mede2_jax.engines.chat import FinishReason
+from mede2_jax.engines.chat import FinishReason, NoAnswer
 
 
 class Outcome(Config):
@@ -15,6 +15,8 @@ class Outcome(Config):
     """The answer; None: there is none, because of `reason`."""
     finish_reason: FinishReason = "stop"
     reason: str = ""
+    end: NoAnswer = "failed"
+    """Of a reply without an answer: what kind of end it is."""
     is_final: bool = True
     """Asking the very same again would not help: blocked, refused, or answered."""
     prompt_tokens: int | None = None

@@ -21,11 +21,12 @@ class Refused(Exception):
         reason: Why, on one line.
         said: All that the server said, where it is an error of the OpenAI protocol.
         parameter: The field of the request that it names.
+        is_policy: It is able to, and will not: what is asked is against its rules.
     """
 
-    def __init__(self, reason: str, said: str = "", parameter: str = "") -> None:
+    def __init__(self, reason: str, said: str = "", parameter: str = "", *, is_policy: bool = False) -> None:
         super().__init__(reason)
-        self.said, self.parameter = said, parameter
+        self.said, self.parameter, self.is_policy = said, parameter, is_policy
         self.cost = 0.0
         """US dollars that attempts have cost all the same."""
 

@@ -22,6 +22,8 @@ CONNECT_SECONDS = 10.0
 SHORTEST_KEY = 8
 """What is shorter (`none`, `x`) is no secret, and may be a word of a message."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+POLICY = ("content_filter", "content_policy_violation", "invalid_prompt")
+"""Codes of an error that says: against our rules. Azure's filter, and OpenAI's."""
 
 
 def base_urls(urls: Sequence[str], path: str = "/v1") -> list[str]:
@@ -63,7 +65,8 @@ def status_fault(url: str, response: Any, fix: str) -> Exception:
     reason = f"{status} {error_text(response)}"
     if status in (400, 413, 422):
         parameter = error_field(response, "param")
-        return Refused(reason, response.text[:LONGEST_ERROR], parameter if isinstance(parameter, str) else "")
+        is_policy = error_field(response, "code") in POLICY
+        return Refused(reason, response.text[:LONGEST_ERROR], parameter if isinstance(parameter, str) else "", is_policy=is_policy)
     if status == 429 and error_field(response, "code") == "insufficient_quota":  # OpenAI's word for: the account has no money
         return UserError(f"{url} answers {reason}; {fix}")
     if status in (429, 503):

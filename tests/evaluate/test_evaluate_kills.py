@@ -1,0 +1,161 @@
+"""Evaluations that are killed ten times, by how much was answered and never by the clock, and started again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from chat_server import ChatServer
+from chat_server import Drop as ChatDrop
+from evaluating import flags, lines, result
+from gemini_server import KEY, GeminiServer
+from gemini_server import Drop as GeminiDrop
+from test_evaluate_api import asked, right, without_cost
+
+from mede2_jax.evaluate.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 10
+TASKS = ["medqa", "mmxu", "medbullets_op5"]
+FILES = ("rollouts.jsonl", "second_turns.jsonl")
+HANG = 600
+"""Seconds that no step of a process takes: what lasts longer hangs."""
+
+
+class Lives:
+    """Kills the process that asks when it has been given so many answers in its life, in the moment in which it asks for one more."""
+
+    def __init__(self, answers, drop):
+        self.answers, self.drop, self.lock = answers, drop, threading.Lock()
+        self.life, self.given, self.pid, self.kept = 0, 0, None, []
+        self.asked = [[] for _ in range(len(answers) + 1)]
+
+    def __call__(self, number, body):
+        with self.lock:
+            self.asked[self.life].append(json.dumps(body, sort_keys=True))
+            if self.pid is None or self.life == len(self.answers) or self.given < self.answers[self.life]:
+                self.given += 1
+                return
+            os.kill(self.pid, signal.SIGKILL)
+        raise self.drop
+
+    def run(self, command, out):
+        """One life after the other, and the last one to its end; `kept` has the names that were in the files at each death."""
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        for life in range(len(self.answers) + 1):
+            with self.lock:
+                self.life, self.given, self.pid = life, 0, None
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "mede2_jax.evaluate", *command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+                )
+                self.pid = process.pid
+            status = process.wait(HANG)
+            assert status == (0 if life == len(self.answers) else -signal.SIGKILL), life
+            self.kept.append({(name, row) for name in FILES for row in whole_lines(out / name)})
+
+
+def whole_lines(path):
+    """Those that were written to their end."""
+    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+
+
+def same_scores(out, whole):
+    for task in TASKS:
+        for prompt in ("mede2", "cot"):
+            assert (out / task / prompt / "verdicts.jsonl").read_bytes() == (whole / task / prompt / "verdicts.jsonl").read_bytes()
+            one, other = result(out, task, prompt), result(whole, task, prompt)
+            for name in ("overall", "by", "at", "steps", "unparsed", "prompts", "data"):
+                assert one[name] == other[name], (task, prompt, name)
+
+
+HOW = ["--prompt=mede2,cot", "--n=2", "--temperature=1", "--concurrency=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * HANG)
+@pytest.mark.parametrize("seed", [20261129])
+def test_a_paid_api_gives_no_answer_twice_through_ten_kills(data, tmp_path, monkeypatch, seed):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    rng = random.Random(seed)
+    out, whole = tmp_path / "killed" / "out", tmp_path / "whole" / "out"
+    lives = Lives([rng.randint(0, 8) for _ in range(KILLS)], GeminiDrop)
+    with GeminiServer(say=right, faults=lives) as server:
+        lives.run(asked(TASKS, data, out, server, *HOW), out)
+    assert server.delivered.keys() and set(server.delivered.values()) == {1}, "an answer that came whole is never asked for again"
+    # Three tasks of three items, two prompts, one of them in two turns, two samples of each.
+    assert len(server.delivered) == 3 * 3 * 3 * 2 and len(server.bodies) == 54 + KILLS
+    with GeminiServer(say=right) as again:
+        main(asked(TASKS, data, whole, again, *HOW))
+    same_scores(out, whole)
+    for name in FILES:
+        assert without_cost(out / name) == without_cost(whole / name)
+    costs = [sum(json.loads((at / f"{name}.manifest.json").read_text())["cost"]["samples"] for name in FILES) for at in (out, whole)]
+    assert costs[0] == pytest.approx(costs[1], abs=1e-5) and costs[0] == pytest.approx(server.billed, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * HANG)
+@pytest.mark.parametrize("seed", [7])
+def test_a_server_is_asked_for_nothing_that_is_in_the_files_through_ten_kills(data, tiny_model, tokenise, tmp_path, seed):
+    rng = random.Random(seed)
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    lives = Lives([rng.randint(0, 5) for _ in range(KILLS)], ChatDrop)
+    with ChatServer(tokenise=tokenise, faults=lives) as server:
+        lives.run(flags(TASKS, data, tiny_model, out, server, *HOW), out)
+        server.faults = None
+        server.requests.clear()
+        main(flags(TASKS, data, tiny_model, out, server, *HOW))
+        assert not server.requests, "then all is there"
+        main(flags(TASKS, data, tiny_model, whole, server, *HOW))
+    samples = Counter()
+    for life, bodies in enumerate(lives.asked):
+        before = {seed for name, row in (lives.kept[life - 1] if life else ()) for seed in [(name, json.loads(row)["seed"])]}
+        for body in map(json.loads, bodies):
+            turn = FILES["assistant" in {one["role"] for one in body["messages"]}]
+            wanted = {(turn, body["seed"] + index) for index in range(body["n"])}
+            assert not wanted & before, "what a death has left in the files is not asked for again"
+            samples.update(wanted)
+    # In two turns, the first and the second have one seed; each kill may have taken what was under way, and what had not been written yet.
+    assert len(samples) == 54 and samples.total() - 54 <= KILLS * 4
+    for earlier, later in zip(lives.kept, lives.kept[1:], strict=False):
+        assert earlier <= later, "no line is lost, and none is changed"
+    same_scores(out, whole)
+    for name in FILES:
+        assert sorted(whole_lines(out / name)) == sorted(whole_lines(whole / name))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * HANG)
+def test_the_sampler_in_this_process_goes_on_after_kills(data, tiny_model, tmp_path):
+    """Killed when so many replies are in the file; how long that takes does not matter."""
+    out, whole, rng = tmp_path / "killed", tmp_path / "whole", random.Random(3)
+    how = ["--engine=flax", "--flax.dtype=float32", "--flax.slots=1", "--n=2", "--temperature=1"]
+    base = [one for one in flags(TASKS, data, tiny_model, out, None) if not one.startswith("--max_tokens")]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    there = 0
+    for _ in range(3):
+        wanted = there + rng.randint(1, 5)
+        command = [sys.executable, "-m", "mede2_jax.evaluate", *base, "--max_tokens=8", *how]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + HANG
+        while len(whole_lines(out / FILES[0])) < wanted and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before, there = there, len(whole_lines(out / FILES[0]))
+        assert there >= wanted > before
+    kept = whole_lines(out / FILES[0])
+    main([*base, "--max_tokens=8", *how])
+    assert whole_lines(out / FILES[0])[: len(kept)] == kept and len(lines(out / FILES[0])) == 18
+    main([*(one.replace(str(out), str(whole)) for one in base), "--max_tokens=8", *how])
+    assert sorted(whole_lines(out / FILES[0])) == sorted(whole_lines(whole / FILES[0]))
+    for task in TASKS:
+        assert (out / task / "mede2" / "verdicts.jsonl").read_bytes() == (whole / task / "mede2" / "verdicts.jsonl").read_bytes()
