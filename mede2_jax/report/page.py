@@ -46,7 +46,13 @@ class Section:
 
 
 def page(
-    title: str, notices: Sequence[str], sections: Sequence[Section], sources: Mapping[str, str], inside: Mapping[str, Any] | None
+    title: str,
+    notices: Sequence[str],
+    sections: Sequence[Section],
+    sources: Mapping[str, str],
+    inside: Mapping[str, Any] | None,
+    *,
+    has_items: bool = True,
 ) -> str:
     """The HTML.
 
@@ -56,6 +62,7 @@ def page(
         sections: In their order.
         sources: Where each figure is, by its name: a path, or the image itself.
         inside: The items' data, if all is to be in the one file; None: they and all else lie beside it.
+        has_items: Whether there are any.
     """
     styles, scripts = static(STYLE), [static(name) for name in SCRIPTS]
     if inside is None:
@@ -75,6 +82,7 @@ def page(
             scripts=None if inside is None else [Markup(script) for script in scripts],
             script_names=SCRIPTS,
             inside={} if inside is None else {name: Markup(as_script(value)) for name, value in inside.items()},
+            has_items=has_items,
             symbols=SYMBOLS,
             words=WORDS,
             version=__version__,

@@ -43,7 +43,7 @@ def run(config: ReportConfig, console: Console) -> None:
     _tables(folder, parts)
     sources = _figures(folder, parts, inside=config.single_file)
     inside = _items(folder, contents, inside=config.single_file)
-    folder.write(INDEX, page(_title(models, boards), notices(contents), parts, sources, inside))
+    folder.write(INDEX, page(_title(models, boards), notices(contents), parts, sources, inside, has_items=bool(boards)))
     if not config.single_file:
         for name in (STYLE, *SCRIPTS):
             folder.write(f"static/{name}", static(name))

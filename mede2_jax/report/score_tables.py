@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mede2_jax.config import counted
 from mede2_jax.report.comparisons import Comparison
 from mede2_jax.report.items import Content
 from mede2_jax.report.peers import PEERS, PeerReading
@@ -130,7 +131,7 @@ def comparisons_table(found: Sequence[Comparison]) -> Table:
     columns = ("models", "items", "points", "only 2nd / only 1st right", "p", "p (Holm)", "detectable", "fewest items")
     tests = sum(one.p is not None for one in found)
     notes = (
-        f"p (Holm): corrected for all {tests} comparisons shown here.",
+        f"p (Holm): corrected for {counted(tests, 'comparison')}, all that are shown here.",
         "detectable: the smallest true difference, in points, that this test finds four times of five, with so many items and as much "
         "disagreement.",
         "fewest items: the smallest net number of items that can be significant at 5%, if all that differ go one way.",

@@ -199,6 +199,19 @@ def test_every_control_has_a_name_and_a_visible_focus(browser, report):
     page.context.close()
 
 
+def test_a_report_without_scores_opens_too(browser, sample, tmp_path):
+    main([f"--funnel={sample / 'rollouts.jsonl'}", f"--out={tmp_path / 'out'}"])
+    faults = []
+    page = opened(browser, tmp_path / "out", width=390, script=False, faults=faults)
+    page.context.close()
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto((tmp_path / "out" / "index.html").as_uri())
+    assert page.is_visible("#funnel") and page.query_selector("#items") is None and faults == []
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
 def test_without_scripts_all_but_the_items_is_there(browser, report):
     page = opened(browser, report / "out", script=False)
     text = page.inner_text("main")

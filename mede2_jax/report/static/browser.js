@@ -193,8 +193,10 @@
   }
 
   async function start() {
+    addEventListener("beforeprint", unfold);
+    for (const details of document.querySelectorAll("article.case details.thought")) details.open = false; // open only where no script can open them
+    if (!find("browser")) return; // a report without scores
     boards = (await load("index")).boards;
-    if (!boards.length) return;
     list = new Mede2.List(find("list"), showNumber);
     fill(find("board"), boards.map((name, at) => [String(at), name]));
     find("browser").hidden = false;
@@ -210,8 +212,6 @@
     find("clear").onclick = clear;
     document.addEventListener("keydown", key);
     addEventListener("hashchange", follow);
-    addEventListener("beforeprint", unfold);
-    for (const details of document.querySelectorAll("article.case details.thought")) details.open = false; // open only where no script can open them
     await filter();
     if (location.hash.startsWith("#item=")) await follow();
     document.body.dataset.ready = "yes";
