@@ -81,19 +81,13 @@ def score(config: ScoreConfig, items: Items, responses: Responses, prompt: str, 
         "steps": steps_of(samples),
         "unparsed": [sample.name for sample in samples if sample.outcome == "unparsed"],
     }
-    is_shuffled = any(sample.shuffle is not None for sample in samples)
-    if is_shuffled:
-        result["shuffles"] = over_orders(all_items, config)
     if isinstance(task, OwnTask):
         result["definition"] = task.definition
     if task.difference and config.mode == "official":
         result["difference_from_owner"] = task.difference
-    # He guesses letters as they were shown to nobody but us.
-    if (
-        config.mode == "official"
-        and not is_shuffled
-        and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None
-    ):
+    if any(sample.shuffle is not None for sample in samples):  # the owner's guesses are letters in his own order
+        result["shuffles"] = over_orders(all_items, config)
+    elif config.mode == "official" and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
         result["owners_figure"] = figure
     if config.against is not None:
         result["against"] = compare(all_items, config.against, config)
