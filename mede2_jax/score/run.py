@@ -131,12 +131,8 @@ def _besides(
         said["definition"] = task.definition
     if task.difference and config.mode == "official":
         said["difference_from_owner"] = task.difference
-    # He guesses letters as they were shown, which of shuffled options nobody but us was.
-    if (
-        config.mode == "official"
-        and all(sample.shuffle is None for sample in samples)
-        and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None
-    ):
+    guesses = config.mode == "official" and all(sample.shuffle is None for sample in samples)  # they are letters in his own order
+    if guesses and (figure := task.owners_figure({s.id: s.reading for s in samples}, items.items)) is not None:
         said["owners_figure"] = figure
     return said
 
