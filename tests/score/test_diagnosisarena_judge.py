@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from gemini_server import KEY
 from judge_servers import JUDGES, OpenAIJudge, data_of, flags, read, said
 from task_files import diagnosisarena, write_parquet
 
@@ -14,13 +13,6 @@ from mede2_jax.score.__main__ import main
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "benchmarks"
 NAMES = ("gout", "lupus", "measles", "rabies", "scurvy", "tetanus")
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from gemini_server import KEY, blocked
+from gemini_server import blocked
 from judge_servers import JUDGES, GeminiJudge, OpenAIJudge, by_answer, data_of, flags, read, said
 from task_files import medqa, write_jsonl
 
@@ -17,13 +17,6 @@ from mede2_jax.reasoning.prompts import JUDGE_SAME_ANSWER
 from mede2_jax.score.__main__ import main
 
 ITEMS = 8
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
 
 
 @pytest.fixture
