@@ -44,6 +44,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.seconds = collections.Counter()
+    # Asked once, for all workers: they must put the tests in one order, and an environment may be ready between two of them.
+    os.environ.setdefault("MEDE2_TEST_WAITS", "yes" if _is_being_made() else "")
     config.addinivalue_line("markers", "environment: needs an environment beside .venv-test (set by conftest.py)")
 
 
@@ -55,7 +57,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if ENVIRONMENTS & set(item.fixturenames):
             item.add_marker("environment")
-            if _is_being_made():
+            if os.environ["MEDE2_TEST_WAITS"]:
                 waiting.add(item.path)
     items.sort(key=lambda item: (item.path in waiting, -times.get(_file(item.nodeid), 0)))
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mede2_jax.config import Config
 from mede2_jax.foreign import shown
-from mede2_jax.rollout.api import APIS, APIOptions, APIRun, api_run
+from mede2_jax.rollout.api import APIS, APIRun, ModelOptions, api_run
 from mede2_jax.rollout.config import QuestionOptions, RolloutConfig, SamplingRun
 from mede2_jax.score.config import JudgeOptions, Sizes
 from mede2_jax.scoring.modes import Mode
@@ -19,7 +19,7 @@ from mede2_jax.tasks.asking import OURS
 _NAMES = {"gemini": "gemini-2.5-pro", "openai": "gpt-4o"}
 
 
-class EvaluateConfig(APIOptions, SamplingRun):
+class EvaluateConfig(ModelOptions, SamplingRun):
     """A model, and the benchmarks that it is asked."""
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {
@@ -36,7 +36,6 @@ class EvaluateConfig(APIOptions, SamplingRun):
         "output_path": "out",
         "image_root": "images",
         "questions": "data",
-        "judge": "engine",
         "api": "engine",
         "budget": "max_cost",
         "max_budget": "max_cost",
@@ -103,7 +102,7 @@ class EvaluateConfig(APIOptions, SamplingRun):
     @model_validator(mode="after")
     def _one_who_answers(self) -> Self:
         if not self.asks_an_api:
-            if given := self._changed(*APIOptions.model_fields):
+            if given := self._changed(*ModelOptions.model_fields):
                 raise ValueError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for engine=gemini or engine=openai; give one")
             return self
         if given := self._changed("model", "logprobs", "served_model", "vllm", "flax"):
@@ -141,7 +140,7 @@ class EvaluateConfig(APIOptions, SamplingRun):
 
     def api_rollouts(self, questions: Path, out: Path) -> APIRun:
         """The sampling run of an API."""
-        values = self._shared(SamplingRun) | self._shared(APIOptions) | {"questions": questions, "out": out, "data": self.processor}
+        values = self._shared(SamplingRun) | self._shared(ModelOptions) | {"questions": questions, "out": out, "data": self.processor}
         return api_run(values, self.model_fields_set)
 
     def _shared(self, some: type[Config]) -> dict[str, Any]:

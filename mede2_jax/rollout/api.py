@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
@@ -15,6 +14,7 @@ from mede2_jax.data.questions import open_questions
 from mede2_jax.data.records import Question
 from mede2_jax.engines.paid.config import MODEL_NAME, APIConfig
 from mede2_jax.engines.paid.cost import Totals
+from mede2_jax.engines.paid.options import PaidOptions
 from mede2_jax.engines.picture import Picture
 from mede2_jax.rollout.config import QuestionRun
 from mede2_jax.rollout.job import SamplingJob, check_questions, question_inputs, versions
@@ -26,34 +26,22 @@ SHARED = ("concurrency", "patience", "timeout")
 """Options that servers of ours have too, with other defaults."""
 
 
-class APIOptions(Config):
-    """How an API is asked; the names are those of `python -m mede2_jax.judge`."""
-
+class _Named(Config):
     api_model: str | None = Field(default=None, pattern=MODEL_NAME)
     """engine=gemini or openai: the model as the API calls it, such as gemini-2.5-pro or gpt-4o."""
-    thinking: int | None = Field(default=None, ge=-1)
-    """Gemini: tokens it may think, as part of max_tokens (-1: as many as it likes); none: the model's default."""
-    block: bool = True
-    """Gemini: its own safety filters decide, which take some medical images for something else; off: they block nothing."""
-    cache: Path | None = Path("runs/api_cache.sqlite")
-    """Every paid answer by its whole request, so that none is paid for twice; none keeps no cache."""
-    max_cost: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
-    """US dollars that this run may cost; it ends there, and what was answered is kept."""
-    prices: Path | None = None
-    """YAML with dollars per million tokens by model; none: the file that comes with the package."""
-    first_rest: float | None = Field(default=None, gt=0.0)
-    """Longest rest before a request to an API that failed is sent again, in seconds, doubled from failure to failure; none: its own."""
-    longest_rest: float | None = Field(default=None, gt=0.0)
-    """The most that it is doubled to; none: its own."""
+
+
+class ModelOptions(PaidOptions, _Named):
+    """An API's model, and how it is asked; the names are those of `python -m mede2_jax.judge`."""
 
     @property
     def api_options(self) -> dict[str, Any]:
         """What is said of it, in the words of `APIConfig`."""
-        values = {name: getattr(self, name) for name in APIOptions.model_fields if name != "api_model"}
+        values = {name: getattr(self, name) for name in PaidOptions.model_fields}
         return {name: value for name, value in values.items() if value is not None}
 
 
-class APIRun(APIOptions, QuestionRun):
+class APIRun(ModelOptions, QuestionRun):
     """A sampling run of an API's model."""
 
     engine: API

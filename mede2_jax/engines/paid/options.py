@@ -20,8 +20,8 @@ GEMINI_OPTIONS = ("thinking", "block")
 _NAMED = re.compile(rf"--(?=(?:{'|'.join(API_OPTIONS)}|max_tokens)\b)")
 
 
-class APIOptions(Config):
-    """How an API is used."""
+class Reached(Config):
+    """Where an API is, and how many requests it is sent."""
 
     base_url: str | None = None
     """Where the API is; none: the vendor's own address."""
@@ -31,20 +31,6 @@ class APIOptions(Config):
     """Seconds to go on when the API answers nothing at all; none: the engine's own."""
     timeout: float | None = pydantic.Field(default=None, gt=0.0)
     """Seconds that one attempt may take; none: the engine's own."""
-    first_rest: float | None = pydantic.Field(default=None, gt=0.0)
-    """Longest rest before a request that failed is sent again, in seconds, doubled from failure to failure; none: the engine's own."""
-    longest_rest: float | None = pydantic.Field(default=None, gt=0.0)
-    """The most that it is doubled to; none: the engine's own."""
-    thinking: int | None = pydantic.Field(default=None, ge=-1)
-    """Gemini: tokens it may think, as part of max_tokens (-1: as many as it likes); none: the model's default."""
-    block: bool = True
-    """Gemini: its own safety filters decide, which take some medical images for something else; off: they block nothing."""
-    cache: Path | None = Path("runs/api_cache.sqlite")
-    """Every paid answer by its whole request, so that none is paid for twice; none keeps no cache."""
-    max_cost: float | None = pydantic.Field(default=None, ge=0.0, allow_inf_nan=False)
-    """US dollars that this run may cost; it ends there, and what was judged is kept."""
-    prices: Path | None = None
-    """YAML with dollars per million tokens by model; none: the file that comes with the package."""
 
     @pydantic.field_validator("base_url")
     @classmethod
@@ -57,6 +43,29 @@ class APIOptions(Config):
             if parts.scheme not in ("http", "https") or not parts.netloc:
                 raise ValueError(f"must be a URL such as https://HOST/v1 (got {value!r})")
         return value
+
+
+class PaidOptions(Config):
+    """What is an API's alone."""
+
+    first_rest: float | None = pydantic.Field(default=None, gt=0.0)
+    """Longest rest before a request that failed is sent again, in seconds, doubled from failure to failure; none: the engine's own."""
+    longest_rest: float | None = pydantic.Field(default=None, gt=0.0)
+    """The most that it is doubled to; none: the engine's own."""
+    thinking: int | None = pydantic.Field(default=None, ge=-1)
+    """Gemini: tokens it may think, as part of max_tokens (-1: as many as it likes); none: the model's default."""
+    block: bool = True
+    """Gemini: its own safety filters decide, which take some medical images for something else; off: they block nothing."""
+    cache: Path | None = Path("runs/api_cache.sqlite")
+    """Every paid answer by its whole request, so that none is paid for twice; none keeps no cache."""
+    max_cost: float | None = pydantic.Field(default=None, ge=0.0, allow_inf_nan=False)
+    """US dollars that this run may cost; it ends there, and what was answered is kept."""
+    prices: Path | None = None
+    """YAML with dollars per million tokens by model; none: the file that comes with the package."""
+
+
+class APIOptions(PaidOptions, Reached):
+    """How an API is used."""
 
     def api_config(self, api: Literal["gemini", "openai"], model: str) -> APIConfig:
         """What an engine needs to know.
