@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from mede2_jax.config import MOST_FAULTS, UserError
 from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.foreign import shown
+from mede2_jax.tasks.asking import OPEN
 from mede2_jax.tasks.catalogue import Items, find_task, open_items
 
 
@@ -43,7 +44,7 @@ def choose(config: EvaluateConfig) -> list[Chosen]:
         several = ", ".join(map(shown, unknown[:MOST_FAULTS])) + (", …" if len(unknown) > MOST_FAULTS else "")
         raise UserError(f"--ids: {several} {'is' if len(unknown) == 1 else 'are'} no item of {', '.join(config.task)}")
     if config.shuffle_options:
-        _check_shuffles(tasks)
+        _check_shuffles(tasks, {name for some in prompts for name in some})
     chosen = [Chosen(items, asked, _ids(items, config), config.shuffle_options) for items, asked in zip(tasks, prompts, strict=True)]
     for one in chosen:
         known = one.items.by_id
@@ -62,7 +63,9 @@ def identity(chosen: Sequence[Chosen]) -> Mapping[str, Any]:
     }
 
 
-def _check_shuffles(tasks: Sequence[Items]) -> None:
+def _check_shuffles(tasks: Sequence[Items], prompts: Set[str]) -> None:
+    if OPEN in prompts:
+        raise UserError(f"--shuffle_options has nothing to shuffle where --prompt={OPEN} leaves the options out; evaluate that apart")
     for items in tasks:
         why = ""
         if items.task.options_in_picture:

@@ -16,7 +16,7 @@ from mede2_jax.outputs.manifest import file_digest, recorded_path
 from mede2_jax.report.scores import Score
 from mede2_jax.score.config import ColumnsConfig
 from mede2_jax.score.responses import PARENTS, read_responses
-from mede2_jax.tasks.asking import question_id
+from mede2_jax.tasks.asking import asked_as
 from mede2_jax.tasks.tables import rows
 
 Sample = tuple[str, int]
@@ -48,7 +48,7 @@ class Reply:
 
     text: str
     before: tuple[Turn, ...] = ()
-    """What came between the question and it: a first reply, and what was said to that."""
+    """What came between the question and it: a first reply, and what was said to that; all of it where the question was put otherwise."""
     tokens: int | None = None
 
 
@@ -144,16 +144,16 @@ def _read(score: Score, path: Path, replies: Replies) -> None:
     is_ours = columns.get("id") == PARENTS
     said = ColumnsConfig() if is_ours else ColumnsConfig(id=columns.get("id"), response=columns.get("response"))
     read = read_responses(path, said)
-    prefix = question_id(score.said.task, score.said.prompt, "") if read.is_evaluation else ""
-    some = [one for one in read.responses if not one.is_first and one.id.startswith(prefix)]
-    counts = Counter((one.id, one.sample) for one in some)
+    asks = (score.said.task, score.said.prompt) if read.is_evaluation else None
+    some = [(_item(one.id, asks), one) for one in read.responses if not one.is_first]
+    counts = Counter((*item, one.sample) for item, one in some if item is not None)
     if any(count > 1 for count in counts.values()):
         raise UserError(f"samples of one item cannot be told apart in {path}")
-    texts = {(one.id.removeprefix(prefix), one.sample): one.text for one in some}
-    details = dict(_details(path, prefix, replies)) if is_ours else {}
-    wanted = {(one.id, one.sample) for one in score.verdicts}
-    replies.by = {name: details.get(name, Reply(text)) for name, text in texts.items() if name in wanted}
-    if missing := len(wanted - replies.by.keys()):
+    texts = {(*item, one.sample): one.text for item, one in some if item is not None}
+    details = dict(_details(path, asks, replies)) if is_ours else {}
+    wanted = {one.reply: (one.id, one.sample) for one in score.verdicts}
+    replies.by = {wanted[name]: details.get(name, Reply(text)) for name, text in texts.items() if name in wanted}
+    if missing := len(wanted) - len(replies.by):
         replies.faults.append(f"{score.model}: {missing:,} replies are not in {path}")
     if is_ours:
         try:
@@ -162,23 +162,38 @@ def _read(score: Score, path: Path, replies: Replies) -> None:
             replies.faults.append(f"{score.model}: images are not shown: {error}")
 
 
-def _details(path: Path, prefix: str, replies: Replies) -> Iterator[tuple[Sample, Reply]]:
-    """Of our own rollouts the conversations too; the question's is kept once."""
+def _item(id: str, asks: tuple[str, str] | None) -> tuple[str, int | None] | None:
+    """The item that a reply is to, and the order of its options; None where something else was asked.
+
+    Args:
+        id: Of the reply: the item's, or, of an evaluation, that of the question.
+        asks: The task and prompt that are wanted of an evaluation.
+    """
+    if asks is None:
+        return id, None
+    said = asked_as(id)
+    return (said.item, said.shuffle) if said[:2] == asks else None
+
+
+def _details(path: Path, asks: tuple[str, str] | None, replies: Replies) -> Iterator[tuple[tuple[str, int | None, int], Reply]]:
+    """Of our own rollouts the conversations too; the question's is kept once, and again where its options stood in another order."""
     for where, row in rows(path):
         parents, metadata = row.get(PARENTS), row.get("metadata")
-        if not (isinstance(parents, list) and parents and isinstance(parents[0], str) and parents[0].startswith(prefix)):
+        if not (isinstance(parents, list) and parents and isinstance(parents[0], str)):
+            continue
+        if (item := _item(parents[0], asks)) is None:
             continue
         if isinstance(metadata, Mapping) and "then" in metadata:  # a first turn
             continue
-        id = parents[0].removeprefix(prefix)
         messages, images = row.get("prompt"), row.get("images") or []
         if not (isinstance(messages, list) and isinstance(images, list)):
             raise UserError(f"{where}: fields 'prompt' and 'images' must be lists")
         all_turns = turns(messages, images)
         first = next((place for place, turn in enumerate(all_turns) if turn.role == "assistant"), len(all_turns))
-        replies.asked.setdefault(id, all_turns[:first])
+        asked = replies.asked.setdefault(item[0], all_turns[:first])
+        before = all_turns[first:] if asked == all_turns[:first] else all_turns
         tokens = row.get("response_tokens")
         yield (
-            (id, row.get("sample", 0)),
-            Reply(str(row.get("response", "")), all_turns[first:], tokens if isinstance(tokens, int) else None),
+            (*item, row.get("sample", 0)),
+            Reply(str(row.get("response", "")), before, tokens if isinstance(tokens, int) else None),
         )

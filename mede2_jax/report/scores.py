@@ -131,6 +131,15 @@ class Verdict(NamedTuple):
     step: str
     outcome: str
     finish: str
+    shuffle: int | None = None
+    """The seed of its options' order; None: the owner's own."""
+    of_order: int = 0
+    """Its number among those in that order, which is how the file of replies counts."""
+
+    @property
+    def reply(self) -> tuple[str, int | None, int]:
+        """Which reply it is of: item, order, and the number there."""
+        return self.id, self.shuffle, self.sample if self.shuffle is None else self.of_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +289,8 @@ class _Line(Foreign):
     step: str = ""
     outcome: str
     finish: str = "stop"
+    shuffle: Count | None = None
+    of_order: Count = 0
 
 
 def _verdicts(path: Path) -> Iterable[Verdict]:
@@ -288,4 +299,4 @@ def _verdicts(path: Path) -> Iterable[Verdict]:
         line = check(file[number], _Line, file.where(number), CURE)
         if line.outcome not in OUTCOMES or line.finish not in FINISHES:
             raise UserError(f"{file.where(number)}: outcome {shown(line.outcome)} and finish {shown(line.finish)} are no verdict; {CURE}")
-        yield Verdict(line.id, line.sample, line.read, line.step, line.outcome, line.finish)
+        yield Verdict(line.id, line.sample, line.read, line.step, line.outcome, line.finish, line.shuffle, line.of_order)

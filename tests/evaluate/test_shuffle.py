@@ -188,6 +188,11 @@ def test_every_task_with_options_shows_them_so_and_open_items_as_they_are(data, 
 @pytest.mark.parametrize(
     ("tasks", "more", "expected"),
     [
+        (
+            ["medqa"],
+            ["--shuffle_options=1", "--prompt=mede2,mede2_open"],
+            "nothing to shuffle where --prompt=mede2_open leaves the options out",
+        ),
         (["mmmu_pro_vision"], ["--shuffle_options=1"], "--shuffle_options: mmmu_pro_vision has its options in its pictures; leave that"),
         (["medqa"], ["--shuffle_options=1,2,1"], "--shuffle_options: 1 is given twice"),
         (["medqa"], ["--shuffle_options=-1"], "--shuffle_options"),

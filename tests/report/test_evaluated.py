@@ -51,6 +51,11 @@ def boards(out):
     return found
 
 
+def whole(sample):
+    """A reply put together again, without blanks."""
+    return "".join(f"<think>{text}</think>" if kind == "think" else text for kind, text in sample["reply"]).replace(" ", "")
+
+
 def test_everything_that_was_said_is_there(report, evaluated):
     scores = sorted(evaluated.glob("*/*/score.json"))
     found = boards(report)
@@ -68,8 +73,7 @@ def test_everything_that_was_said_is_there(report, evaluated):
         for item in items:
             for sample in item["samples"][0]:
                 row = sent[f"{said['task']}/{said['prompt']}/{item['id']}", sample["sample"]]
-                shown = "".join(f"<think>{text}</think>" if kind == "think" else text for kind, text in sample["reply"])
-                assert shown.replace(" ", "") == row["response"].replace(" ", "") and len(item["images"]) == len(row["images"])
+                assert whole(sample) == row["response"].replace(" ", "") and len(item["images"]) == len(row["images"])
                 replies += 1
     assert replies == 2 * ITEMS * len(scores)
 
@@ -91,6 +95,28 @@ def test_two_turns_are_shown_as_two(report):
             assert [turn["role"] for turn in sample["before"]] == ["assistant", "user"]
             assert sample["before"][1]["pieces"] == ["Therefore, among A through E, the answer is"]
     assert "before" not in found["MedXpertQA MM · asked as ao · read as mede2"][0]["samples"][0][0]
+
+
+def test_options_in_several_orders(tmp_path, tiny_model):
+    """Each reply stands under its item, with the question as it was put where that is not as the item's first reply had it."""
+    data, out = write_all(tmp_path / "data"), tmp_path / "out"
+    with ChatServer(tokenise=model_tokenise(tiny_model)) as server:
+        evaluate(flags(["medqa"], data, tiny_model, out, server, "--shuffle_options=1,2,3", "--n=2", "--temperature=0.5"))
+    main([f"--scores={out}", f"--out={tmp_path / 'report'}"])
+    assert "are not" not in (tmp_path / "report" / "index.html").read_text("utf-8")
+    sent = {(row["metadata"]["shuffle"], row["metadata"]["item"], row["sample"]): row for row in lines(out / "rollouts.jsonl")}
+    (items,) = boards(tmp_path / "report").values()
+    assert len(sent) == 6 * ITEMS == sum(len(item["samples"][0]) for item in items)
+    otherwise = 0
+    for item in items:
+        first = "".join(item["turns"][-1]["pieces"])
+        for place, sample in enumerate(item["samples"][0]):
+            row = sent[1 + place // 2, item["id"], place % 2]
+            assert whole(sample) == row["response"].replace(" ", "")
+            before = sample.get("before", [])
+            assert ("".join(before[1]["pieces"]) if before else first) == row["prompt"][1]["content"]
+            otherwise += bool(before)
+    assert otherwise > 0
 
 
 def test_an_owners_file_that_carries_the_items(tmp_path):
