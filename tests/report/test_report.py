@@ -317,7 +317,7 @@ def test_orders_of_options_and_judges_of_open_answers(scores, tmp_path):
     for row in replies[:6]:
         row["parents"] = [row["parents"][0].replace("/mede2/", "/mede2~7/")]
         row["metadata"] |= {"shuffle": 7, "order": "BACDE"}
-        row["prompt"][-1]["content"][0]["text"] = "Which? (A) a fluid level (B) an opacity"
+        next(part for part in row["prompt"][-1]["content"] if part["type"] == "text")["text"] = "Which? (A) a fluid level (B) an opacity"
     replies.append(
         replies[0] | {"parents": replies[6]["parents"], "metadata": replies[6]["metadata"], "sample": 1, "response": "none of these"}
     )
@@ -393,7 +393,7 @@ def test_orders_of_options_and_judges_of_open_answers(scores, tmp_path):
     items = loaded(out, "items-0-0")
     shuffled, plain = items[0]["samples"][1][0], items[6]["samples"][1][0]
     assert (shuffled["order"], shuffled["rule"], shuffled["top5"]) == ("BACDE", "wrong", True) and shuffled["reply"][0][0] == "think"
-    assert shuffled["before"][-1]["pieces"][0] == "Which? (A) a fluid level (B) an opacity" and "before" not in plain
+    assert "Which? (A) a fluid level (B) an opacity" in shuffled["before"][-1]["pieces"] and "before" not in plain
     assert "order" not in plain and rows(out, "readings")[1]["MedEvalKit"] == "–", "letters as they were shown are not those of the file"
 
 
