@@ -93,7 +93,7 @@ def _best(content: Content, first: int, ids: Sequence[str], most: int, *, is_gai
 
 def _pick(content: Content, place: int, id: str, outcome: str) -> Verdict | None:
     """The sample that shows it best, among those whose reply is at hand; of wrong ones, one with an answer if there is any."""
-    there = [one for one in content.samples[place][id] if (id, one.sample) in content.replies[place].by]
+    there = [one for one in content.samples[place][id] if one.of in content.replies[place].by]
     some = [one for one in there if (one.outcome == "correct") == (outcome == "correct")]
     return min(some, key=lambda one: (one.outcome != outcome, one.finish != "stop", one.sample), default=None)
 

@@ -47,6 +47,8 @@ class ReportConfig(Config):
     """Of the bootstrap."""
     resamples: int = Field(default=10_000, ge=100, le=1_000_000)
     """Of the bootstrap."""
+    image_root: Path | None = None
+    """Where image paths of rollouts start; none: where their manifests say, or at their files."""
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     """An image with more is named, and not shown."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mede2_jax.config import UserError
@@ -27,12 +28,13 @@ class Content:
     Args:
         board: The scores.
         pictures: Where images go.
+        root: Where image paths of rollouts start, if the user says so.
     """
 
-    def __init__(self, board: Board, pictures: Pictures) -> None:
+    def __init__(self, board: Board, pictures: Pictures, root: Path | None = None) -> None:
         self.board, self._pictures = board, pictures
         self.known: Known = known_items(board)
-        self.replies: list[Replies] = [read_replies(score) for score in board.scores]
+        self.replies: list[Replies] = [read_replies(score, root) for score in board.scores]
         self.samples: list[dict[str, list[Verdict]]] = [_by_item(score.verdicts) for score in board.scores]
         """Of each score, by item."""
         self.ids = list(dict.fromkeys(id for samples in self.samples for id in samples))
@@ -98,7 +100,7 @@ class Content:
             "answer": list(several(item.answer)) if item is not None else None,
             "groups": dict(item.groups) if item is not None else {},
             "samples": [
-                [_sample(one, replies.by.get((id, one.sample))) for one in samples.get(id, ())]
+                [_sample(one, replies.by.get(one.of), turns) for one in samples.get(id, ())]
                 for samples, replies in zip(self.samples, self.replies, strict=True)
             ],
         }
@@ -153,7 +155,11 @@ def _codes(samples: Sequence[Verdict]) -> str:
     return "".join(chr(ord("a") + 4 * OUTCOMES.index(one.outcome) + FINISHES.index(one.finish)) for one in samples)
 
 
-def _sample(verdict: Verdict, reply: Reply | None) -> Json:
+def _sample(verdict: Verdict, reply: Reply | None, asked: Sequence[Turn]) -> Json:
+    """A sample; what it was asked otherwise than `asked`, as with options in another order, stands whole before its reply."""
+    before: tuple[Turn, ...] = ()
+    if reply is not None:
+        before = reply.before if _said(reply.asked) in ([], _said(asked)) else (*reply.asked, *reply.before)
     return {
         "sample": verdict.sample,
         "read": verdict.read,
@@ -161,9 +167,17 @@ def _sample(verdict: Verdict, reply: Reply | None) -> Json:
         "outcome": verdict.outcome,
         "finish": verdict.finish,
         "reply": None if reply is None else segments(reply.text),
-        **({"before": _turns(reply.before)} if reply is not None and reply.before else {}),
+        **({"before": _turns(before)} if before else {}),
+        **({"order": verdict.order} if verdict.order else {}),
+        **({"rule": verdict.rule} if verdict.rule else {}),
+        **({} if verdict.top5 is None else {"top5": verdict.top5}),
         **({"tokens": reply.tokens} if reply is not None and reply.tokens is not None else {}),
     }
+
+
+def _said(turns: Sequence[Turn]) -> list[tuple[str, list[str | None]]]:
+    """The words of a conversation, and where its images stand, whatever their files are called."""
+    return [(turn.role, [None if isinstance(piece, Image) else piece for piece in turn.pieces]) for turn in turns]
 
 
 def _turns(turns: Sequence[Turn]) -> list[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from mede2_jax.reasoning.choices import Options
 from mede2_jax.report.items import Content
 from mede2_jax.scoring.peers import medevalkit, vlmevalkit
 from mede2_jax.scoring.reading import Reading, several
+from mede2_jax.tasks.asking import OPEN
 
 PEERS: Mapping[str, Callable[[str, Options], Reading]] = {"MedEvalKit": medevalkit, "VLMEvalKit": vlmevalkit}
 
@@ -25,13 +26,18 @@ class PeerReading:
 
 
 def peer_readings(content: Content, place: int) -> dict[str, PeerReading]:
-    """By harness, of the score at that place of a board; nothing where replies or right answers are not at hand."""
+    """By harness, of the score at that place of a board.
+
+    Nothing where replies or right answers are not at hand, and where options were not shown, or not in the order that is known here.
+    """
     replies, items = content.replies[place], content.known.items
     some = [
-        (items[one.id], replies.by.get((one.id, one.sample)), one)
+        (items[one.id], replies.by.get(one.of), one)
         for one in content.board.scores[place].verdicts
         if one.id in items and items[one.id].options
     ]
+    if content.board.prompt == OPEN or any(one.shuffle is not None for *_, one in some):
+        return {}
     if not some or any(reply is None and one.finish != "failed" for _, reply, one in some):
         return {}
     found = {}

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.image_root import image_root
 from mede2_jax.outputs.manifest import file_digest, recorded_path
 from mede2_jax.report.scores import Score
 from mede2_jax.score.config import ColumnsConfig
 from mede2_jax.score.responses import PARENTS, read_responses
-from mede2_jax.tasks.asking import asked_as
-from mede2_jax.tasks.tables import rows
+from mede2_jax.tasks.asking import SHUFFLE, THEN
+from mede2_jax.tasks.tables import Row, rows
 
-Sample = tuple[str, int]
-"""An item, and the number of a reply to it."""
+Sample = tuple[str, int | None, int]
+"""An item, the seed of its options' order (None: the owner's own), and the number of a reply to it so asked."""
 Segment = tuple[str, str]
 """`think` or `text`, and what stands there."""
+
 
 _TAGS = re.compile(r"<think>|</think>", re.IGNORECASE)
 
@@ -48,7 +48,9 @@ class Reply:
 
     text: str
     before: tuple[Turn, ...] = ()
-    """What came between the question and it: a first reply, and what was said to that; all of it where the question was put otherwise."""
+    """What came between the question and it: a first reply, and what was said to that."""
+    asked: tuple[Turn, ...] = ()
+    """The question as it was asked; empty where the file does not say."""
     tokens: int | None = None
 
 
@@ -65,12 +67,17 @@ class Replies:
     """Why something is not here."""
 
 
-def read_replies(score: Score) -> Replies:
-    """The replies of a score; what cannot be had is said, and no error: the score stands without it."""
+def read_replies(score: Score, root: Path | None = None) -> Replies:
+    """The replies of a score; what cannot be had is said, and no error: the score stands without it.
+
+    Args:
+        score: Of what.
+        root: Where image paths start, if the user says so.
+    """
     replies = Replies()
     try:
         path = responses_file(score)
-        _read(score, path, replies)
+        _read(score, path, root, replies)
     except UserError as error:
         return Replies(faults=[f"{score.model}: replies are not shown: {error}"])
     return replies
@@ -139,61 +146,61 @@ def _pieces(content: Any, names: Iterator[str]) -> Iterator[str | Image]:
         yield Image(str(next(names))) if part["type"] == "image" else str(part["text"])
 
 
-def _read(score: Score, path: Path, replies: Replies) -> None:
+def _read(score: Score, path: Path, root: Path | None, replies: Replies) -> None:
     columns = score.said.responses.columns
-    is_ours = columns.get("id") == PARENTS
-    said = ColumnsConfig() if is_ours else ColumnsConfig(id=columns.get("id"), response=columns.get("response"))
-    read = read_responses(path, said)
-    asks = (score.said.task, score.said.prompt) if read.is_evaluation else None
-    some = [(_item(one.id, asks), one) for one in read.responses if not one.is_first]
-    counts = Counter((*item, one.sample) for item, one in some if item is not None)
-    if any(count > 1 for count in counts.values()):
-        raise UserError(f"samples of one item cannot be told apart in {path}")
-    texts = {(*item, one.sample): one.text for item, one in some if item is not None}
-    details = dict(_details(path, asks, replies)) if is_ours else {}
-    wanted = {one.reply: (one.id, one.sample) for one in score.verdicts}
-    replies.by = {wanted[name]: details.get(name, Reply(text)) for name, text in texts.items() if name in wanted}
-    if missing := len(wanted) - len(replies.by):
-        replies.faults.append(f"{score.model}: {missing:,} replies are not in {path}")
-    if is_ours:
+    if columns.get("id") == PARENTS:
+        replies.by = _rollouts(score, path, replies)
         try:
-            replies.root = image_root(path, None)
+            replies.root = image_root(path, root)
         except UserError as error:
             replies.faults.append(f"{score.model}: images are not shown: {error}")
+    else:
+        read = read_responses(path, ColumnsConfig(id=columns.get("id"), response=columns.get("response")))
+        replies.by = _each_once((((one.id, None, one.sample), Reply(one.text)) for one in read.responses), path)
+    wanted = {one.of for one in score.verdicts if one.finish != "failed"}
+    if missing := len(wanted - replies.by.keys()):
+        replies.faults.append(f"{score.model}: {counted(missing, 'reply', 'replies')} not found in {path}")
 
 
-def _item(id: str, asks: tuple[str, str] | None) -> tuple[str, int | None] | None:
-    """The item that a reply is to, and the order of its options; None where something else was asked.
-
-    Args:
-        id: Of the reply: the item's, or, of an evaluation, that of the question.
-        asks: The task and prompt that are wanted of an evaluation.
-    """
-    if asks is None:
-        return id, None
-    said = asked_as(id)
-    return (said.item, said.shuffle) if said[:2] == asks else None
+def _each_once(some: Iterable[tuple[Sample, Reply]], path: Path) -> dict[Sample, Reply]:
+    found: dict[Sample, Reply] = {}
+    for name, reply in some:
+        if name in found:
+            raise UserError(f"samples of one item cannot be told apart in {path}")
+        found[name] = reply
+    return found
 
 
-def _details(path: Path, asks: tuple[str, str] | None, replies: Replies) -> Iterator[tuple[tuple[str, int | None, int], Reply]]:
-    """Of our own rollouts the conversations too; the question's is kept once, and again where its options stood in another order."""
-    for where, row in rows(path):
-        parents, metadata = row.get(PARENTS), row.get("metadata")
-        if not (isinstance(parents, list) and parents and isinstance(parents[0], str)):
-            continue
-        if (item := _item(parents[0], asks)) is None:
-            continue
-        if isinstance(metadata, Mapping) and "then" in metadata:  # a first turn
-            continue
-        messages, images = row.get("prompt"), row.get("images") or []
-        if not (isinstance(messages, list) and isinstance(images, list)):
-            raise UserError(f"{where}: fields 'prompt' and 'images' must be lists")
-        all_turns = turns(messages, images)
-        first = next((place for place, turn in enumerate(all_turns) if turn.role == "assistant"), len(all_turns))
-        asked = replies.asked.setdefault(item[0], all_turns[:first])
-        before = all_turns[first:] if asked == all_turns[:first] else all_turns
-        tokens = row.get("response_tokens")
-        yield (
-            (*item, row.get("sample", 0)),
-            Reply(str(row.get("response", "")), before, tokens if isinstance(tokens, int) else None),
-        )
+def _rollouts(score: Score, path: Path, replies: Replies) -> dict[Sample, Reply]:
+    """Of our own rollouts the conversations too; a question's is kept once."""
+    known: dict[tuple[Turn, ...], tuple[Turn, ...]] = {}
+
+    def read() -> Iterator[tuple[Sample, Reply]]:
+        for where, row in rows(path):
+            if (name := _name(row, score, where)) is None:
+                continue
+            messages, images = row.get("prompt"), row.get("images") or []
+            if not (isinstance(messages, list) and isinstance(images, list)):
+                raise UserError(f"{where}: fields 'prompt' and 'images' must be lists")
+            all_turns = turns(messages, images)
+            first = next((place for place, turn in enumerate(all_turns) if turn.role == "assistant"), len(all_turns))
+            asked = known.setdefault(all_turns[:first], all_turns[:first])  # once in memory, for all samples
+            replies.asked.setdefault(name[0], asked)
+            count = row.get("response_tokens")
+            yield name, Reply(str(row.get("response", "")), all_turns[first:], asked, count if isinstance(count, int) else None)
+
+    return _each_once(read(), path)
+
+
+def _name(row: Row, score: Score, where: str) -> Sample | None:
+    """Which reply a rollout is; None where it is none to this task and prompt, or the first of two turns."""
+    parents, metadata, sample = row.get(PARENTS), row.get("metadata"), row.get("sample", 0)
+    if not (isinstance(parents, list) and parents and isinstance(parents[0], str) and isinstance(sample, int)):
+        raise UserError(f"{where}: no rollout (fields '{PARENTS}' and 'sample')")
+    said: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
+    item, prompt, seed = (said.get(name) for name in ("item", "prompt", SHUFFLE))
+    if not isinstance(item, str) or not isinstance(prompt, str):  # not of evaluate: the question is the item
+        return parents[0], None, sample
+    if THEN in said or (row.get("source"), prompt) != (score.said.task, score.said.prompt):
+        return None
+    return item, seed if isinstance(seed, int) else None, sample

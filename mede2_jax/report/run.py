@@ -38,7 +38,7 @@ def run(config: ReportConfig, console: Console) -> None:
         drawn = draw(config, boards)
         papers = tuple(paper_tables(models, boards, config.base))
         folder = Folder(config.out)  # from here on something is written
-        contents = _contents(boards, Pictures(folder, inside=config.single_file, max_image_pixels=config.max_image_pixels), console)
+        contents = _contents(config, boards, folder, console)
         parts = sections(config, models, contents, drawn, papers, _files(folder, boards))
     _tables(folder, parts)
     sources = _figures(folder, parts, inside=config.single_file)
@@ -51,10 +51,11 @@ def run(config: ReportConfig, console: Console) -> None:
     _show(config, parts, contents, console)
 
 
-def _contents(boards: Sequence[Board], pictures: Pictures, console: Console) -> list[Content]:
+def _contents(config: ReportConfig, boards: Sequence[Board], folder: Folder, console: Console) -> list[Content]:
     contents = []
+    pictures = Pictures(folder, inside=config.single_file, max_image_pixels=config.max_image_pixels)
     for board in boards:
-        content = Content(board, pictures)
+        content = Content(board, pictures, config.image_root)
         for fault in content.faults:
             console.print(visible(fault), style="yellow", markup=False, highlight=False)
         contents.append(content)

@@ -179,12 +179,15 @@ def leakage_table(boards: Sequence[Board]) -> Table | None:
                     Cell(percent(all_of.accuracy), f"{right(all_of)}\n{between(all_of.interval)}"),
                     "–" if without is None else Cell(percent(without.accuracy), f"{right(without)}\n{between(without.interval)}"),
                     ", ".join(leakage.touched[:8]) + (", …" if len(leakage.touched) > 8 else ""),
+                    "\n".join(
+                        one.data.rpartition("/")[2] + ("" if one.same_files else " (another copy of the files)") for one in leakage.checked
+                    ),
                 )
             )
             sections.append(board.name)
     if not rows:
         return None
-    columns = ("model", "touched items", "% of all", "% without them", "which")
+    columns = ("model", "touched items", "% of all", "% without them", "which", "data that were checked")
     notes = ("Training data were checked against these benchmarks; touched items have something of theirs in the training data.",)
     return Table("leakage", "Benchmark items in training data", columns, tuple(rows), notes, tuple(sections))
 
@@ -242,3 +245,53 @@ def wilson_text(right_ones: int, total: int) -> str:
     """A share with its interval."""
     found = wilson(right_ones, total)
     return f"{percent(right_ones / total)} ({between([found.low, found.high])})"
+
+
+def orders_table(boards: Sequence[Board]) -> Table | None:
+    """Scores by order of the options; None where nobody shuffled them."""
+    rows, sections, notes = [], [], []
+    for board in boards:
+        for score in board.scores:
+            if (orders := score.said.shuffles) is None:
+                continue
+            for seed, part in orders.by_seed.items():
+                order = f"seed {seed}" if seed.isdecimal() else seed
+                rows.append(cells(score.model, order, right(part), percent(part.accuracy), between(part.interval)))
+                sections.append(board.name)
+            changed = orders.answers
+            notes.append(
+                f"{score.model}, {board.name}: the read answer of {changed.changed:,} of {changed.items:,} items changes with the order."
+            )
+    if not rows:
+        return None
+    columns = ("model", "options", "correct", "%", "95% interval")
+    return Table("orders", "By order of the options", columns, tuple(rows), tuple(notes), tuple(sections), headings=2)
+
+
+def judges_table(boards: Sequence[Board]) -> Table | None:
+    """What judges of open answers decided, and how often they say what the rule says; None where there were none."""
+    rows, sections = [], []
+    for board in boards:
+        for score in board.scores:
+            judge = score.said.judge
+            if judge is None or (not judge.responses and judge.agreement is None):
+                continue
+            agreed = judge.agreement
+            rows.append(
+                cells(
+                    score.model,
+                    Cell(judge.model or judge.api, judge.prompt.title),
+                    f"{judge.responses:,}",
+                    f"{judge.correct:,}",
+                    f"{judge.failed:,}",
+                    "–" if agreed is None else Cell(percent(agreed.agreement), f"of {agreed.responses:,}\n{between(agreed.interval)}"),
+                    "–" if agreed is None or agreed.kappa is None else f"{agreed.kappa:.2f}",
+                    "–" if agreed is None else f"{agreed.rule_only:,} / {agreed.judge_only:,}",
+                )
+            )
+            sections.append(board.name)
+    if not rows:
+        return None
+    columns = ("model", "judge", "decided", "as right", "failed", "% as the rule", "kappa", "only rule / only judge right")
+    notes = ("The judge decides what the rule does not find right; the two are compared on answers that were drawn for it.",)
+    return Table("judges", "Open answers, judged", columns, tuple(rows), notes, tuple(sections), headings=2)

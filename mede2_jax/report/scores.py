@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import pydantic
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import Foreign, check, load_json
@@ -82,11 +82,65 @@ class Prompts(Foreign):
     digest: str = ""
 
 
+class Check(Foreign):
+    """One check of training data against a benchmark."""
+
+    data: str = ""
+    same_files: bool = True
+    """Whether it was against the very files that were scored."""
+
+
 class Leakage(Foreign):
     """What was found of the benchmark in the data that trained the model."""
 
+    checked: list[Check] = pydantic.Field(default_factory=list)
     touched: list[str] = pydantic.Field(default_factory=list)
     without_touched: Part | None = None
+
+
+class Changed(Foreign):
+    """Items whose read answer changes with the order of their options."""
+
+    items: Count = 0
+    changed: Count = 0
+
+
+class Orders(Foreign):
+    """Scores by order of the options."""
+
+    by_seed: dict[str, Part] = pydantic.Field(default_factory=dict)
+    answers: Changed = Changed()
+
+
+class Agreed(Foreign):
+    """Rule and judge on the same answers."""
+
+    responses: Count
+    both_right: Count = 0
+    rule_only: Count = 0
+    judge_only: Count = 0
+    both_wrong: Count = 0
+    agreement: Share
+    interval: Ends | None = None
+    kappa: float | None = None
+
+
+class Titled(Foreign):
+    """A prompt."""
+
+    title: str = ""
+
+
+class Judged(Foreign):
+    """What a judge of open answers did."""
+
+    api: str = ""
+    model: str = ""
+    prompt: Titled = Titled()
+    responses: Count = 0
+    correct: Count = 0
+    failed: Count = 0
+    agreement: Agreed | None = None
 
 
 class At(Foreign):
@@ -120,6 +174,12 @@ class ScoreFile(Foreign):
     owners_figure: Share | None = None
     difference_from_owner: str = ""
     leakage: Leakage | None = None
+    left_out: list[str] = pydantic.Field(default_factory=list)
+    """Items that cannot be asked so."""
+    unjudged: Count = 0
+    """Open answers that a rule alone takes for wrong."""
+    shuffles: Orders | None = None
+    judge: Judged | None = None
 
 
 class Verdict(NamedTuple):
@@ -132,13 +192,18 @@ class Verdict(NamedTuple):
     outcome: str
     finish: str
     shuffle: int | None = None
-    """The seed of its options' order; None: the owner's own."""
+    """The seed of the order in which its options were shown; None: the owner's own."""
+    order: str = ""
     of_order: int = 0
-    """Its number among those in that order, which is how the file of replies counts."""
+    """Its number among the samples in that order."""
+    rule: str = ""
+    """What a rule alone says, where a judge was asked besides."""
+    top5: bool | None = None
+    """Whether one of five diagnoses is right."""
 
     @property
-    def reply(self) -> tuple[str, int | None, int]:
-        """Which reply it is of: item, order, and the number there."""
+    def of(self) -> tuple[str, int | None, int]:
+        """Which reply it is of: item, order, and number in that order."""
         return self.id, self.shuffle, self.sample if self.shuffle is None else self.of_order
 
 
@@ -164,6 +229,12 @@ class Score:
         told = {}
         if self.said.partial is not None:
             told["partial"] = f"partial: {self.said.partial.items:,} of {self.said.partial.of:,} items"
+        if self.said.left_out:
+            told["items left out"] = f"{counted(len(self.said.left_out), 'item')} left out, which cannot be asked so"
+        if self.said.unjudged:
+            told["not judged"] = f"{counted(self.said.unjudged, 'open answer')} taken for wrong by a rule alone; some may mean the same"
+        if self.said.judge is not None and self.said.judge.failed:
+            told["judge failures"] = f"{counted(self.said.judge.failed, 'judgment')} failed and count as not correct"
         if self.said.data.deviations:
             told["not the owner's whole set"] = (
                 f"not the owner's whole test set, or another revision of it ({'; '.join(self.said.data.deviations)})"
@@ -282,6 +353,10 @@ def read_score(model: str, folder: Path) -> Score:
     return Score(model, folder, said, raw, verdicts)
 
 
+class _Rule(Foreign):
+    outcome: str = ""
+
+
 class _Line(Foreign):
     id: str
     sample: Count
@@ -289,8 +364,11 @@ class _Line(Foreign):
     step: str = ""
     outcome: str
     finish: str = "stop"
-    shuffle: Count | None = None
+    shuffle: int | None = None
+    order: str = ""
     of_order: Count = 0
+    rule: _Rule = _Rule()
+    top5: bool | None = None
 
 
 def _verdicts(path: Path) -> Iterable[Verdict]:
@@ -299,4 +377,5 @@ def _verdicts(path: Path) -> Iterable[Verdict]:
         line = check(file[number], _Line, file.where(number), CURE)
         if line.outcome not in OUTCOMES or line.finish not in FINISHES:
             raise UserError(f"{file.where(number)}: outcome {shown(line.outcome)} and finish {shown(line.finish)} are no verdict; {CURE}")
-        yield Verdict(line.id, line.sample, line.read, line.step, line.outcome, line.finish, line.shuffle, line.of_order)
+        shown_as = line.shuffle, line.order, line.of_order
+        yield Verdict(line.id, line.sample, line.read, line.step, line.outcome, line.finish, *shown_as, line.rule.outcome, line.top5)

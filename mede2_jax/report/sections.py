@@ -19,7 +19,9 @@ from mede2_jax.report.people import people_figure
 from mede2_jax.report.score_tables import (
     comparisons_table,
     group_tables,
+    judges_table,
     leakage_table,
+    orders_table,
     proof_table,
     readings_table,
     samples_tables,
@@ -89,7 +91,9 @@ def sections(
             "What the MedE² paper prints, with the count that each percentage is where there is one, and what was scored here beside it.",
             papers,
         ),
-        Section("readings", "Readings", tables=(readings,) if boards else ()),
+        Section(
+            "readings", "Readings", tables=tuple(one for one in (readings, judges_table(boards), orders_table(boards)) if boards and one)
+        ),
         Section("people", "Judge and people", figures=drawn.people),
         Section("training", "Training", figures=drawn.runs),
         Section("data", "Data", figures=drawn.funnel),

@@ -73,7 +73,16 @@ def _report(name: str, data: bytes) -> None:
 def report_score() -> Made:
     said = json.loads((_scored() / "score.json").read_text())
     part = said["overall"] | {"items": 1}
-    more = said | {"leakage": {"touched": ["MM-0"], "without_touched": part}, "owners_figure": 0.5, "definition": {"path": "x.yaml"}}
+    judged = {"api": "gemini", "model": "m", "responses": 2, "correct": 1, "agreement": {"responses": 2, "agreement": 0.5, "kappa": None}}
+    more = said | {
+        "leakage": {"touched": ["MM-0"], "without_touched": part, "checked": [{"data": "a/b.jsonl", "same_files": False}]},
+        "owners_figure": 0.5,
+        "definition": {"path": "x.yaml"},
+        "shuffles": {"by_seed": {"7": part}, "answers": {"items": 2, "changed": 1}},
+        "judge": judged,
+        "left_out": ["MM-9"],
+        "unjudged": 1,
+    }
     return [json.dumps(said).encode(), json.dumps(more).encode()], on_json, functools.partial(_report, "score.json")
 
 

@@ -1,6 +1,7 @@
 """From folders of the real `score` to a report: what stands in its tables and its data, and what it refuses."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -291,7 +292,7 @@ def test_cut_refused_and_failed_are_told_apart(data, tmp_path):
     assert [only[name] for name in ("items", "correct", "unparsed", "cut", "refused", "failed")] == ["12", "9 of 12", "3", "1", "1", "1"]
     samples = [item["samples"][0][0] for item in loaded(out, "items-0-0")[:3]]
     assert [(one["outcome"], one["finish"]) for one in samples] == [("unparsed", "cut"), ("unparsed", "refused"), ("unparsed", "failed")]
-    assert samples[0]["reply"] == [["think", " It may be"]] and samples[2]["reply"] == []
+    assert samples[0]["reply"] == [["think", " It may be"]] and samples[2]["reply"] is None
     assert loaded(out, "board-0")["codes"][0][:3] == ["j", "k", "l"]
 
 
@@ -306,6 +307,94 @@ def test_what_score_json_says_besides_does_no_harm_and_leakage_is_shown(scores, 
     (only,) = rows(out, "leakage")
     assert (only["touched items"], only["% of all"], only["% without them"], only["which"]) == ("2 of 12", "75.00", "80.00", "MM-1, MM-2")
     assert json.loads(next((out / "scores").iterdir()).read_text())["another"] == {"deep": [None]}
+
+
+def test_orders_of_options_and_judges_of_open_answers(scores, tmp_path):
+    """Half of the items' replies are to options in another order, which the files say as evaluate and score write it."""
+    folder = tmp_path / "two"
+    shutil.copytree(scores / "two", folder)
+    replies = read_jsonl(folder / "rollouts.jsonl")
+    for row in replies[:6]:
+        row["parents"] = [row["parents"][0].replace("/mede2/", "/mede2~7/")]
+        row["metadata"] |= {"shuffle": 7, "order": "BACDE"}
+        next(part for part in row["prompt"][-1]["content"] if part["type"] == "text")["text"] = "Which? (A) a fluid level (B) an opacity"
+    replies.append(
+        replies[0] | {"parents": replies[6]["parents"], "metadata": replies[6]["metadata"], "sample": 1, "response": "none of these"}
+    )
+    write_jsonl(folder / "rollouts.jsonl", replies)
+    place = folder / TASK / PROMPT
+    verdicts = read_jsonl(place / "verdicts.jsonl")
+    for line in verdicts[:6]:
+        line |= {
+            "sample": 3,
+            "shuffle": 7,
+            "of_order": 0,
+            "order": "BACDE",
+            "rule": {"step": "answer tag", "outcome": "wrong"},
+            "top5": True,
+        }
+    write_jsonl(place / "verdicts.jsonl", verdicts)
+    said = json.loads((place / "score.json").read_text())
+    digest = hashlib.sha256((folder / "rollouts.jsonl").read_bytes()).hexdigest()
+    part = said["overall"] | {"items": 6, "samples": 6, "correct": 5, "accuracy": 5 / 6}
+    agreed = {
+        "responses": 10,
+        "both_right": 4,
+        "rule_only": 0,
+        "judge_only": 2,
+        "both_wrong": 4,
+        "agreement": 0.8,
+        "interval": [0.5, 0.9],
+        "kappa": 0.6,
+    }
+    more = {
+        "shuffles": {
+            "by_seed": {"as it is": part, "7": part},
+            "spread": {"mean": 0.5},
+            "answers": {"items": 6, "changed": 2, "share": 1 / 3},
+        },
+        "judge": {
+            "api": "gemini",
+            "model": "gemini-2.5-pro",
+            "prompt": {"title": "same answer 1"},
+            "responses": 8,
+            "correct": 3,
+            "failed": 1,
+            "agreement": agreed,
+        },
+        "left_out": ["MM-98", "MM-99"],
+        "unjudged": 4,
+        "responses": said["responses"] | {"path": str(folder / "rollouts.jsonl"), "digest": digest},
+    }
+    (place / "score.json").write_text(json.dumps(said | more))
+    said_by_hand = made(tmp_path / "without", f"--scores=II={folder}")
+    assert "give --image_root=FOLDER" in (said_by_hand / "index.html").read_text("utf-8"), (
+        "its manifest is of the folder it was copied from"
+    )
+    assert loaded(said_by_hand, "items-0-0")[6]["images"][0]["fault"]
+    out = made(tmp_path / "out", f"--scores=I={scores / 'one'},II={folder}", f"--image_root={folder}")
+    assert loaded(out, "items-0-0")[6]["images"][0]["w"] == 160
+    assert "not found in" not in (out / "index.html").read_text("utf-8")
+    as_it_is, seven = rows(out, "orders")
+    assert (as_it_is["options"], seven["options"], seven["correct"], seven["%"]) == ("as it is", "seed 7", "5 of 6", "83.33")
+    (judge,) = rows(out, "judges")
+    assert (judge["judge"], judge["decided"], judge["as right"], judge["failed"], judge["kappa"]) == (
+        "gemini-2.5-pro",
+        "8",
+        "3",
+        "1",
+        "0.60",
+    )
+    assert (judge["% as the rule"], judge["only rule / only judge right"]) == ("80.00", "0 / 2")
+    detail = rows(out, "scores")[1]["model (detail)"]
+    assert detail == "items left out; not judged; judge failures; not the owner's whole set"
+    page = (out / "index.html").read_text("utf-8")
+    assert "2 items left out, which cannot be asked so" in page and "4 open answers taken for wrong by a rule alone" in page
+    items = loaded(out, "items-0-0")
+    shuffled, plain = items[0]["samples"][1][0], items[6]["samples"][1][0]
+    assert (shuffled["order"], shuffled["rule"], shuffled["top5"]) == ("BACDE", "wrong", True) and shuffled["reply"][0][0] == "think"
+    assert "Which? (A) a fluid level (B) an opacity" in shuffled["before"][-1]["pieces"] and "before" not in plain
+    assert "order" not in plain and rows(out, "readings")[1]["MedEvalKit"] == "–", "letters as they were shown are not those of the file"
 
 
 def test_one_file_holds_everything(scores, tmp_path):

@@ -53,6 +53,9 @@ Mede2.showItem = (() => {
     if (sample.read !== null) line.append(" · read ", make("b", {}, sample.read));
     line.append(` · by ${sample.step}`);
     if (sample.finish !== "stop") line.append(` · ${SYMBOLS[sample.finish]} ${WORDS[sample.finish]}`);
+    if (sample.order) line.append(` · options shown as ${[...sample.order].join(" ")}`);
+    if (sample.rule) line.append(` · the rule alone: ${WORDS[sample.rule] || sample.rule}`);
+    if (sample.top5 !== undefined) line.append(` · among the first five: ${sample.top5 ? "yes" : "no"}`);
     if (sample.tokens) line.append(` · ${sample.tokens.toLocaleString("en")} tokens`);
     return line;
   }
@@ -60,11 +63,12 @@ Mede2.showItem = (() => {
   function reply(sample, thoughts) {
     const body = make("div", { className: "reply" });
     if (sample.before) {
-      const before = make("details", { className: "before" }, make("summary", {}, "first turn"));
-      for (const one of sample.before) before.append(make("p", { className: "role" }, one.role), make("div", { className: "said" }, one.pieces.join("")));
+      const before = make("details", { className: "before" }, make("summary", {}, "what came before"));
+      for (const one of sample.before) before.append(make("p", { className: "role" }, one.role), make("div", { className: "said" }, one.pieces.map((piece) => (typeof piece === "number" ? `[image ${piece + 1}]` : piece)).join("")));
       body.append(before);
     }
-    if (!sample.reply) body.append(make("p", { className: "fault" }, "the reply is not at hand"));
+    if (sample.finish === "failed") body.append(make("p", { className: "fault" }, "no reply came"));
+    else if (!sample.reply) body.append(make("p", { className: "fault" }, "the reply is not at hand"));
     else if (!sample.reply.length) body.append(make("p", { className: "fault" }, "an empty reply"));
     for (const [kind, said] of sample.reply || []) {
       const text = make("div", { className: "said" }, said.trim());
