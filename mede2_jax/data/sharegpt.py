@@ -20,6 +20,8 @@ _ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
+OTHER_MEDIA = ("<video>", "<audio>")
+"""LLaMA-Factory's marks beside `<image>`."""
 _NAMES = frozenset({"id", "conversations", "messages", "system", "images", "image", "chosen", "rejected"})
 
 
@@ -77,6 +79,11 @@ def _response(raw: Json, field: str) -> str:
 
 
 def _check_placeholders(turns: list[Json], images: list[str]) -> None:
+    if other := next((mark for mark in OTHER_MEDIA if any(mark in turn["content"] for turn in turns)), None):
+        raise ValueError(
+            f"a text holds {other!r}, which stands for a file in sharegpt's format, and videos and audios are not supported; give frames "
+            "as images, or set data.format=mede2 if it is plain text"
+        )
     if not images and any(PLACEHOLDER in turn["content"] for turn in turns):
         raise ValueError(
             f"a text holds {PLACEHOLDER!r}, which stands for an image in sharegpt's format, but there are 0 files in field 'images'; "

@@ -37,6 +37,9 @@ _TURN_HINTS = {
 _VIDEO = "videos and audios are not supported; give frames as images"
 _PAIR = "field {!r}: Swift's preference pairs are not read; write 'chosen' and 'rejected'"
 _TOOLS = "field {!r} is not supported; describe the tools in the system turn, or take the record out"
+_MASK = "field {!r} is not supported: a turn is scored as a whole; write weight: 0 into one that is not, and take it out"
+_ONLINE = "field {!r} weighs a response, which SFT and DPO here do not; take it out"
+_REFERENCE = "field {!r} is not read: reference log-probabilities are those of the model that the run starts from; take it out"
 _RECORD_FAULTS = {
     "videos": _VIDEO,
     "audios": _VIDEO,
@@ -47,8 +50,15 @@ _RECORD_FAULTS = {
     "objects": "field {!r} is not supported; write the places of objects into the texts, as the model is to read and write them",
     "chat_template_kwargs": "field {!r} is not supported: all conversations are rendered alike; take it out",
     "input_ids": "field {!r} holds tokens, and training would read the texts instead; take it out",
-    "assistant_masks": "field {!r} is not supported: a turn is scored as a whole; write weight: 0 into one that is not, and take it out",
-    "completion_mask": "field {!r} is not supported: a turn is scored as a whole; write weight: 0 into one that is not, and take it out",
+    "assistant_masks": _MASK,
+    "completion_mask": _MASK,
+    "loss_mask": _MASK,
+    "loss_masks": _MASK,
+    "weights": _MASK,
+    "advantage": _ONLINE,
+    "advantages": _ONLINE,
+    "ref_chosen_logps": _REFERENCE,
+    "ref_rejected_logps": _REFERENCE,
     "rejected_response": _PAIR,
     "rejected_messages": _PAIR,
     "rejected_images": _PAIR,
@@ -150,7 +160,7 @@ def read_flags(turn: Json, field: str, known: Collection[str], role: str, place:
 
 
 def _found(value: Any) -> str:
-    return json_kind(value) if not isinstance(value, str) else shown(value)
+    return json_kind(value) if not isinstance(value, str) else f"the text {shown(value)!r}"
 
 
 def check_part(part: Json, field: str, known: Collection[str]) -> None:

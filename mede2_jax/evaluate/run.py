@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.data.records import Question
 from mede2_jax.evaluate.against import adjust, against_table, check_other
 from mede2_jax.evaluate.chosen import Chosen, choose, identity
@@ -149,7 +149,7 @@ def _of_ids(replies: Responses, ids: Sequence[str]) -> Responses:
 
 
 def _closing_table(scores: Sequence[Json]) -> Table:
-    table = Table(title=f"{len(scores)} scores · {scores[0]['mode']}", title_justify="left", title_style="bold")
+    table = Table(title=f"{counted(len(scores), 'score')} · {scores[0]['mode']}", title_justify="left", title_style="bold")
     for name in ("task", "prompt"):
         table.add_column(name, overflow="fold")
     ends = add_columns(table, [one["overall"] for one in scores])

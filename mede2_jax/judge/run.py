@@ -135,7 +135,7 @@ class JudgeRun(ResumableRun[Wanted, Judgment, FailedJudgment, BegunJudgments, Ta
         if self.tally.records:
             self.say(f"{'judgments:':10} {self.out}")
         if failed:
-            self.say(f"{sum(failed.values()):,} judgments failed: see {manifest_path(self.out)}; {AGAIN}", style="yellow")
+            self.say(f"{counted(sum(failed.values()), 'judgment')} failed: see {manifest_path(self.out)}; {AGAIN}", style="yellow")
         if self.missing and not self.tally.records:
             raise UserError(f"nothing could be judged; the first: {self.failures.now[0].reason}")
 

@@ -9,8 +9,9 @@
 | none | `<answer> Fluid around the lung </answer>` | pleural effusion | wrong: texts are compared, not meanings |
 | none | `<answer> B. Effusion </answer>`; `<answer> Yes, there is fluid </answer>` | B; yes | correct |
 
-A response without `<answer>` counts only where its answer is as plain: all of it after `</think>`, or its last line as in "Answer: B". An
-`<answer>` inside the thought is none, unless the thought ends with it and nothing comes after.
+Of several `<answer>`s after the thought the last counts, whatever is said around it. A response that ends inside a thought, or inside its
+only `<answer>`, has none. A response without `<answer>` counts only where its answer is as plain: all of it after `</think>`, or its last
+line as in "Answer: B". An `<answer>` inside the thought is none, unless the thought ends with it and nothing comes after.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def grade(response: str, answer: str | None, options: Options | None = None) -> 
     if answer is None:
         return None
     given = given_answer(response)
+    if given.is_cut:
+        return "unparsed"
     if not options:
         return grade_text(given, answer)
     letter = None if given.text is None else read_choice(given.text, options)

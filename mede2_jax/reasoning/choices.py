@@ -100,10 +100,12 @@ def true_choice(answer: str, options: Options) -> str:
     """
     form = normalised(answer)
     texts = {letter for letter, text in options.items() if form and normalised(text) == form}
-    named = ({answer.strip()} if answer.strip() in options else set()) | texts
+    letter = answer.strip(" \t\n()[].:")  # `(A)` is a letter as `A` is
+    named = ({letter} if letter in options else set()) | texts
     if len(named) != 1:
         what = f"could be {' or '.join(sorted(named))}" if named else "is neither a letter nor a text"
-        raise ValueError(f"field 'answer': {answer!r} {what} of field 'options' ({', '.join(options)})")
+        both = f"; write letter and text, as {f'{letter}. {options[letter]}'!r}" if letter in options and len(named) > 1 else ""
+        raise ValueError(f"field 'answer': {answer!r} {what} of field 'options' ({', '.join(options)}){both}")
     return named.pop()
 
 

@@ -148,7 +148,7 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         self.console.print(closing_table(self.tally, self.progress, failed, self._lost))
         self.say(f"{'rollouts:':10} {self.out}")
         if failed:
-            self.say(f"{sum(failed.values()):,} samples failed: see {manifest_path(self.out)}; {AGAIN}", style="yellow")
+            self.say(f"{counted(sum(failed.values()), 'sample')} failed: see {manifest_path(self.out)}; {AGAIN}", style="yellow")
         if not self.tally.samples:
             raise UserError(f"no question could be answered; the first: {self.failures.now[0].reason}")
 

@@ -107,6 +107,11 @@ class PaidTally(Tally):
         return {**rows, **without}
 
 
+def _graded(tally: Tally) -> dict[str, str]:
+    """What answers say; of questions without known answers, whoever scores them says it by his own rule."""
+    return {"no answer to read": share(tally.unparsed, tally.samples), "correct, where known": share(tally.correct, tally.known)}
+
+
 def closing_table(tally: Tally, progress: RunProgress, failures: Mapping[str, int], lost: float = 0.0) -> Table:
     """What the file holds, and what this run did; `lost` is what samples that failed have cost."""
     sampled, seconds = progress.done - progress.begun_with - sum(failures.values()), max(progress.seconds, 1e-9)
@@ -115,8 +120,7 @@ def closing_table(tally: Tally, progress: RunProgress, failures: Mapping[str, in
         "samples": f"{tally.samples:,}",
         "truncated": share(tally.truncated, tally.samples),
         "empty": share(tally.empty, tally.samples),
-        "no answer to read": share(tally.unparsed, tally.samples),
-        "correct, where known": share(tally.correct, tally.known),
+        **(_graded(tally) if tally.known else {}),
         "response tokens": f"{tally.response_tokens:,}, {tally.response_tokens / max(tally.samples, 1):,.0f} a sample",
     }
     if isinstance(tally, PaidTally):

@@ -77,8 +77,8 @@ def pair(items: Items, responses: Responses, *, partial: bool) -> dict[str, list
     known = items.by_id
     if unknown := sorted({response.id for response in responses.responses} - known.keys()):
         raise UserError(
-            f"{responses.path}: {_ids(unknown)} {'is' if len(unknown) == 1 else 'are'} no item of {items.task.name} in {items.files[0]}; "
-            "are these responses to that benchmark, and is its file the same revision?"
+            f"{responses.path}: {_ids(unknown)} {'is' if len(unknown) == 1 else 'are'} no item of {items.task.name} in {items.files[0]}, "
+            f"whose ids are such as {shown(items.items[0].id)}; are these responses to that benchmark, and is its file the same revision?"
         )
     check_unique(((one.id, _which(one)) for one in responses.responses), str(responses.path))
     by_id: dict[str, list[Response]] = defaultdict(list)

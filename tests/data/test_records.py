@@ -497,7 +497,7 @@ def test_questions_and_rollouts_round_trip():
         (QUESTION | {"options": {"A": "x"}}, Question, "field 'options' must hold at least 2 choices, found 1"),
         (QUESTION | {"options": {"A": "x", "B": " "}}, Question, "field 'options.B' is empty"),
         (QUESTION | {"options": {"A": "x", "B": 3}}, Question, "field 'options.B' must be text, found 3"),
-        (ROLLOUT | {"finish_reason": "abort"}, Rollout, "field 'finish_reason' must be 'stop' or 'length', found abort"),
+        (ROLLOUT | {"finish_reason": "abort"}, Rollout, "field 'finish_reason' must be 'stop', 'length' or 'refusal', found abort"),
         ({key: value for key, value in ROLLOUT.items() if key != "seed"}, Rollout, "field 'seed' is missing"),
         (ROLLOUT | {"sample": -1}, Rollout, "field 'sample'"),
     ],

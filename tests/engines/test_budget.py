@@ -124,6 +124,47 @@ def test_a_budget_of_nothing_still_gives_what_is_known(tmp_path):
     assert len(server.bodies) == 5
 
 
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_what_is_known_is_given_whatever_stands_before_it(tmp_path, concurrency):
+    with GeminiServer() as server:
+        ask(server, map(request, range(50, 90)), cache=tmp_path / "c.sqlite")
+        got = []
+        with (
+            engine(server, cache=tmp_path / "c.sqlite", max_cost=0.0, concurrency=concurrency) as chat,
+            pytest.raises(BudgetExhausted, match="cannot hold one request"),
+        ):
+            got.extend(reply.request.id for reply in chat.answer(map(request, range(100))))
+    assert sorted(got) == sorted(f"q{number}" for number in range(50, 90)) and len(server.bodies) == 40
+
+
+def test_an_api_that_gives_more_than_it_may_is_told_of_and_held_to_that():
+    """Each reply is ten times as long: after the first one as much is set aside, so that one alone may pass the budget."""
+    lines = []
+
+    def faults(number, body):
+        return server.reply(body) | {"usageMetadata": {"promptTokenCount": 4, "candidatesTokenCount": 993}}
+
+    with GeminiServer(faults=faults) as server:
+        chat = engine(server, Sampling(max_tokens=100), max_cost=0.05, concurrency=1, notify=lines.append)
+        with chat, pytest.raises(BudgetExhausted, match=r"max_tokens=993 of reply\)"):
+            list(chat.answer(map(request, range(40))))
+        assert chat.spent == pytest.approx(server.billed) and server.billed <= 0.05 and len(server.bodies) == 4
+    assert [line for line in lines if "gives more than max_tokens=100 (a reply of 993): from now on as much is set aside" in line]
+
+
+def test_what_nobody_knows_the_cost_of_is_told_at_the_end():
+    lines = []
+
+    def faults(number, body):
+        if number == 1:
+            raise Drop
+
+    with GeminiServer(faults=faults) as server, engine(server, notify=lines.append, concurrency=1) as chat:
+        assert len(list(chat.answer(map(request, range(4))))) == 4
+    (line,) = [line for line in lines if "nobody here knows the cost" in line]
+    assert line.startswith("1 attempt of which nobody here knows the cost: up to $") and line.endswith(" more than what is counted")
+
+
 def test_a_model_without_a_price(tmp_path):
     lines = []
     with GeminiServer(model="gemini-9") as server:

@@ -127,6 +127,8 @@ class Meter:
         self.price, self.max_cost = price, max_cost
         self.totals = Totals() if totals is None else totals
         self._held, self._under_way = 0.0, 0
+        self.longest = 0
+        """Tokens of the longest reply: more than were allowed, where an API does not keep to that."""
         self._freed = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -136,6 +138,7 @@ class Meter:
         Raises:
             BudgetExhausted: There is too little left, and nothing under way that could leave some of its own.
         """
+        most = most._replace(response=max(most.response, self.longest))
         hold = Hold(most, self.cost(*most))
         while self.max_cost is not None and self.totals.cost + self.totals.at_most + self._held + hold.cost > self.max_cost:
             if not self._under_way:
@@ -164,6 +167,7 @@ class Meter:
         totals.uncounted += outcome.prompt_tokens is None or outcome.response_tokens is None
         totals.prompt_tokens += prompt
         totals.response_tokens += response
+        self.longest = max(self.longest, response)
         totals.cost += cost
         return cost
 

@@ -14,12 +14,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from mede2_jax.config import UserError
+from mede2_jax.config import UserError, counted
 from mede2_jax.engines.background import Background
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, NoAnswer, Sampling, Usage
 from mede2_jax.engines.paid.cache import Cache
 from mede2_jax.engines.paid.config import APIConfig
-from mede2_jax.engines.paid.cost import Meter, Totals, find_price
+from mede2_jax.engines.paid.cost import BudgetExhausted, Meter, Totals, find_price
 from mede2_jax.engines.paid.endpoint import Endpoint
 from mede2_jax.engines.paid.gemini import GeminiAPI, GeminiOptions
 from mede2_jax.engines.paid.openai import OpenAIAPI
@@ -70,6 +70,9 @@ class APIChat:
         if price is None:
             notify(f"{where} has no price of {config.model!r}: costs are not counted")
         self.meter = Meter(price, config.max_cost, totals)
+        self._is_spent = False
+        """Whether the budget is used up: its line has the sums."""
+        self._unknown_before = self.meter.totals.broken + self.meter.totals.uncounted
 
     @property
     def usage(self) -> Totals:
@@ -98,26 +101,46 @@ class APIChat:
         with self._stack:
             if not is_interrupted and self.config.cache is not None:
                 self._background.run(self._samples.finish())
+        unknown = self.meter.totals.broken + self.meter.totals.uncounted - self._unknown_before
+        if unknown and self.meter.price is not None and not is_interrupted and not self._is_spent:
+            most = self.meter.totals.at_most
+            self.notify(f"{counted(unknown, 'attempt')} of which nobody here knows the cost: up to ${most:,.4f} more than what is counted")
 
     def answer(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply | ChatFailure]:
         """As `ChatEngine.answer`.
 
         Raises:
-            BudgetExhausted: `max_cost` is reached; what was under way has been finished, stored and given out.
+            BudgetExhausted: `max_cost` is reached; what was under way has been finished, stored and given out, and so has all that the
+                cache knows of the rest.
             UserError: Nothing more can be answered; likewise.
         """
-        ahead = min(self.config.concurrency, AHEAD)
-        return self._background.answer(requests, self._answer, self.config.concurrency + ahead, finishes=True)
+        ahead, waiting = min(self.config.concurrency, AHEAD), iter(requests)
+        try:
+            yield from self._background.answer(waiting, self._answer, self.config.concurrency + ahead, finishes=True)
+        except BudgetExhausted:
+            self._is_spent = True
+            for request in waiting:
+                if (known := self._background.run(self._known(request))) is not None:
+                    yield known
+            raise
+
+    async def _known(self, request: ChatRequest) -> ChatReply | ChatFailure | None:
+        """The answer to a request, if the cache has all of it."""
+        found = [await self._samples.known(one) for one in _each(request)]
+        return self._answered(request, [one for one in found if one is not None], []) if found and None not in found else None
 
     async def _answer(self, request: ChatRequest) -> ChatReply | ChatFailure:
         if request.n < 1:
             return self._failure(request, f"n={request.n}; ask for at least 1 sample")
-        samples = [dataclasses.replace(request, n=1, seed=request.seed + index) for index in range(request.n)]
-        fetched = await asyncio.gather(*map(self._samples.get, samples), return_exceptions=True)
+        fetched = await asyncio.gather(*map(self._samples.get, _each(request)), return_exceptions=True)
         for one in fetched:
             if isinstance(one, BaseException) and not isinstance(one, Refused):
                 raise one
-        found, refusals = [one for one in fetched if isinstance(one, Fetched)], [one for one in fetched if isinstance(one, Refused)]
+        return self._answered(
+            request, [one for one in fetched if isinstance(one, Fetched)], [one for one in fetched if isinstance(one, Refused)]
+        )
+
+    def _answered(self, request: ChatRequest, found: list[Fetched], refusals: list[Refused]) -> ChatReply | ChatFailure:
         ends: list[tuple[str, NoAnswer]] = [(str(one), "refused" if one.is_policy else "failed") for one in refusals]
         ends += [(one.outcome.reason, one.outcome.end) for one in found if one.outcome.text is None]
         if ends:
@@ -136,6 +159,11 @@ class APIChat:
     def _failure(self, request: ChatRequest, reason: str, end: NoAnswer = "failed", usage: Usage | None = None) -> ChatFailure:
         self.meter.totals.failed += 1
         return ChatFailure(request, reason, usage, end)
+
+
+def _each(request: ChatRequest) -> list[ChatRequest]:
+    """A request for each of its samples."""
+    return [dataclasses.replace(request, n=1, seed=request.seed + index) for index in range(request.n)]
 
 
 def _usage(fetched: list[Fetched], lost: float = 0.0) -> Usage | None:

@@ -102,7 +102,7 @@ class Samples:
             "block": config.block,
         }
         self._flights: dict[str, asyncio.Task[Fetched]] = {}
-        self._waits_for_others = False
+        self._waits_for_others = self._is_long_told = False
 
     async def open(self) -> None:
         """Opens the backend, and keeps what is claimed until the loop ends."""
@@ -125,6 +125,15 @@ class Samples:
             return await asyncio.shield(flight)
         fetched = await asyncio.shield(flight)
         return self._from_cache(fetched.outcome, 0.0)  # paid for by the one that it was asked for
+
+    async def known(self, request: ChatRequest) -> Fetched | None:
+        """What the cache has of a request for one sample; nothing is asked.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        stored = await self._stored(await asyncio.to_thread(request_digest, request, self._options))
+        return None if stored is None else self._from_cache(*stored)
 
     async def finish(self) -> None:
         """Returns when what has been sent is answered and stored; nothing more is sent."""
@@ -175,6 +184,12 @@ class Samples:
                 cost += self.meter.add(outcome, hold)
             if self.config.max_cost is not None and hold.kept and self.meter.totals.uncounted == 1:
                 self.notify(f"{self.backend.url} does not say how many tokens a reply took: for max_cost it counts as the most it may take")
+            if (outcome.response_tokens or 0) > self.sampling.max_tokens and not self._is_long_told:
+                self._is_long_told = True
+                said = (
+                    f"{self.backend.url} gives more than max_tokens={self.sampling.max_tokens:,} (a reply of {outcome.response_tokens:,})"
+                )
+                self.notify(f"{said}: from now on as much is set aside of max_cost for each request")
             if not outcome.is_final:
                 raise Failed(outcome.reason, is_well=True)
             # Stored before another request may start: a kill costs no more than `concurrency` answers.
