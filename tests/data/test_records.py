@@ -93,6 +93,15 @@ def test_sharegpt_demonstration_with_system_and_placeholders():
     assert record.messages[1].content[3].text == "\nsecond" and record.messages[4].text == "Two."
 
 
+@pytest.mark.parametrize("mark", ["<video>", "<audio>"])
+def test_marks_of_files_that_are_not_read_are_refused_in_sharegpt(mark):
+    raw = {"conversations": [{"from": "human", "value": f"{mark}What is seen?"}, {"from": "gpt", "value": "A lung."}]}
+    with pytest.raises(
+        UserError, match=f"a text holds '{mark}', which stands for a file in sharegpt's format, and videos and audios are not"
+    ):
+        read(raw, Demonstration)
+
+
 def test_sharegpt_pair_in_openai_style():
     raw = {
         "messages": [{"role": "user", "content": "<image>Q"}],

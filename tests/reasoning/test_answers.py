@@ -79,8 +79,27 @@ def test_options_that_look_like_letters():
     assert read_choice("D", groups) == "D"
     assert read_choice("B", groups) is None, "its letter says B, its text says C"
     assert true_choice("AB", groups) == "A"
-    with pytest.raises(ValueError, match="'B' could be B or C of field 'options'"):
-        true_choice("B", groups)
+    for answer in ("B", "(B)", "[B].", "B:"):
+        with pytest.raises(ValueError, match=r"could be B or C of field 'options' \(A, B, C, D\); write letter and text, as 'B. A'$"):
+            true_choice(answer, groups)
+    assert true_choice("B. A", groups) == "B" and true_choice("C. B", groups) == "C" and true_choice("(D)", groups) == "D"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "<think> The option <answer>A</answer> would fit, but the effusion argues against it, so",
+        "<think> a </think> <think> no, <answer>A</answer> is what it was before, but",
+        "<think> It may be <answer>A</answer> or not. </think> <answer> A",
+    ],
+)
+def test_a_response_that_ends_inside_a_thought_or_its_answer_has_none(response):
+    assert grade(response, "A", OPTIONS) == "unparsed" and grade(response, "A") == "unparsed"
+
+
+def test_of_several_answers_the_last_counts():
+    assert grade("<think> x </think> <answer> C </answer> <answer> A </answer>", "A", OPTIONS) == "correct"
+    assert grade("<think> x </think> <answer> A </answer> Wait. <answer> B </answer> Yes.", "A", OPTIONS) == "wrong"
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_items_that_hang_together_are_drawn_together(tmp_path):
 @pytest.mark.parametrize(
     ("change", "flags", "expected"),
     [
-        (lambda r: [*r, {"id": "MM-1", "response": "A"}], [], "MM-1 is no item of medqa in "),
+        (lambda r: [*r, {"id": "MM-1", "response": "A"}], [], "phrases_no_exclude_test.jsonl, whose ids are such as medqa-0; are these"),
         (lambda r: r + r[3:5], [], "ids given twice: medqa-3, medqa-4; each must be there once"),
         (lambda r: r[:-2], [], "2 items of 12 without a response (medqa-10, medqa-11); give all, or score what is there with --partial"),
         (lambda r: [*r, r[0] | {"sample": 1}], [], "11 items with fewer than 2 samples (medqa-1, "),
