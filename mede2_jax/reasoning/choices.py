@@ -99,7 +99,7 @@ def true_choice(answer: str, options: Options) -> str:
         ValueError: It is none of the options, or could be two of them.
     """
     form = normalised(answer)
-    if len(both := [letter for letter, text in options.items() if form == normalised(f"{letter}. {text}")]) == 1:
+    if len(both := [one for one, text in options.items() if form == normalised(f"{one}. {text}")]) == 1:
         return both[0]
     texts = {letter for letter, text in options.items() if form and normalised(text) == form}
     letter = answer.strip(" \t\n()[].:")  # `(A)` is a letter as `A` is
