@@ -99,8 +99,8 @@ def true_choice(answer: str, options: Options) -> str:
         ValueError: It is none of the options, or could be two of them.
     """
     form = normalised(answer)
-    if len(both := [one for one, text in options.items() if form == normalised(f"{one}. {text}")]) == 1:
-        return both[0]
+    if len(whole := [one for one, text in options.items() if form == normalised(f"{one}. {text}")]) == 1:
+        return whole[0]
     texts = {letter for letter, text in options.items() if form and normalised(text) == form}
     letter = answer.strip(" \t\n()[].:")  # `(A)` is a letter as `A` is
     named = ({letter} if letter in options else set()) | texts

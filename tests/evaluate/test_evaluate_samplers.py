@@ -60,7 +60,7 @@ def test_with_the_sampler_in_this_process(everywhere, tiny_model, tmp_path):
     tasks = [find_task(name) for name in everywhere]
     first = sum(1 + len(task.prompts) for task in tasks)
     second = sum(len({"cot", "boxed"} & set(task.prompts)) for task in tasks if not task.name.startswith("mmmu"))
-    assert len(replies) == 2 * (first + second) and len(tasks) == 12
+    assert len(replies) == 2 * (first + second) and len(tasks) == 13
     assert result(tmp_path / "out", "mmxu", "cot")["sampled"]["engine"] == "flax"
     images = {row["parents"][0]: len(row["images"]) for row in replies.values()}
     assert (
@@ -71,7 +71,6 @@ def test_with_the_sampler_in_this_process(everywhere, tiny_model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", ["tiny_model", "tiny_internvl"])
 def test_real_vllm_gives_the_scores_of_the_sampler_in_this_process(everywhere, request, family, vllm_env, tmp_path):
     model = request.getfixturevalue(family)
