@@ -50,9 +50,11 @@ step() {
   "$ENV_PYTHON" -m "mede2_jax.$1" "${@:2}"
 }
 
+small() { tr '[:upper:]' '[:lower:]' <<<"$1"; } # not by an expansion, which the bash of macOS does not know
+
 train() { # train STAGE SIZE MODEL DATA OUTPUT
   local options=("--stage=$1" "--model=$3" "--data.path=$4" "--output=$5") config=${!1}
-  if [ -n "$config" ]; then options+=("--config=${config//\{size\}/${2,,}}"); fi
+  if [ -n "$config" ]; then options+=("--config=${config//\{size\}/$(small "$2")}"); fi
   if [ -n "$image_root" ]; then options+=("--data.image_root=$image_root"); fi
   if [ -f "$5/config.yaml" ]; then options+=(--resume); fi
   # shellcheck disable=SC2086 # several options
@@ -68,7 +70,7 @@ evaluate() { # evaluate NAME MODEL [OPTION…]
 
 report() {
   local IFS=,
-  step report "--scores=${scores[*]}" "--out=$out/report" "$@"
+  step report "--scores=${scores[*]-}" "--out=$out/report" "$@"
 }
 
 elicitation() {
@@ -92,7 +94,7 @@ each_model() { # each_model FUNCTION: FUNCTION NAME DIR for every part of --mode
   local part parts
   needs models
   IFS=, read -ra parts <<<"$models"
-  for part in "${parts[@]}"; do
+  for part in ${parts[@]+"${parts[@]}"}; do
     case $part in ?*=?*) "$1" "${part%%=*}" "${part#*=}" ;; *) usage "--models wants NAME=DIR, several with commas between (got '$part')" ;; esac
   done
 }
@@ -102,7 +104,7 @@ size() {
   train sft "$1" "$2" "$text" "$out/$1-I"
   evaluate "$1 +I" "$out/$1-I/model"
   if [ -n "$pairs" ]; then
-    train dpo "$1" "$out/$1-I/model" "${pairs//\{size\}/${1,,}}" "$out/$1-II"
+    train dpo "$1" "$out/$1-I/model" "${pairs//\{size\}/$(small "$1")}" "$out/$1-II"
     evaluate "$1 +II" "$out/$1-II/model"
   fi
 }
