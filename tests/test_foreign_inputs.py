@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from mede2_jax import convert, tiny, trace
+from mede2_jax import convert, tiny
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.data.readers import read_own, read_record
@@ -19,6 +19,7 @@ from mede2_jax.foreign import visible
 from mede2_jax.reasoning.judge_reply import Unreadable
 from mede2_jax.reasoning.rubric import NAMES, read_reply
 from mede2_jax.tiny_checkpoints import internvl3, qwen2_5_vl
+from mede2_jax.trace import show
 from mede2_jax.train import metrics, reference
 from mede2_jax.train.__main__ import main as train
 from mede2_jax.weights.hf import INDEX, CheckpointReader, read_header
@@ -461,9 +462,9 @@ def test_a_response_that_trace_shows(capsys):
     from rich.console import Console
 
     text = f"first\nsecond {TITLE} {MARKUP}"
-    assert trace._cut(text, None) == f"first\nsecond \\x1b]0;title\\x07\\x1b[2J {MARKUP}", "its lines stay"
-    assert "\x1b" not in trace._cut(text, 20)
+    assert show._cut(text, None) == f"first\nsecond \\x1b]0;title\\x07\\x1b[2J {MARKUP}", "its lines stay"
+    assert "\x1b" not in show._cut(text, 20)
     console = Console(width=200, force_terminal=False)
-    console.print(trace._safe(f"{TITLE}{MARKUP}"))
+    console.print(show.safe(f"{TITLE}{MARKUP}"))
     printed = capsys.readouterr().out
     assert "\\x1b]0;title\\x07" in printed and MARKUP in printed
