@@ -96,7 +96,7 @@ def test_a_budget_that_cannot_hold_one_request_says_what_one_may_cost(max_tokens
         chat = engine(server, Sampling(max_tokens=max_tokens), max_cost=most * 0.99, concurrency=16)
         said = rf"cannot hold one request, which may cost up to {most:.4f} \({tokens}\)"
         with chat, pytest.raises(BudgetExhausted, match=said + "; raise --max_cost, or lower --max_tokens$"):
-            list(chat.answer(map(request, range(50))))
+            list(chat.answer(map(request, range(10))))  # texts of one length: any of them may be the first
         assert not server.bodies and chat.spent == 0.0
 
 
