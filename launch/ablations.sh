@@ -46,7 +46,10 @@ needs() { # the options that an ablation cannot do without
 }
 
 step() {
-  say "python -m mede2_jax.$*"
+  local IFS=' ' command # as it can be typed again
+  printf -v command ' %q' "$@"
+  command=${command//\\,/,}
+  say "python -m mede2_jax.${command# }"
   "$ENV_PYTHON" -m "mede2_jax.$1" "${@:2}"
 }
 

@@ -73,9 +73,10 @@ same_home() {
   [ -f "$1/.stamp" ] && [ "$(cut -d' ' -f1,3- "$1/.stamp")" = "$(cut -d' ' -f1,3- <<<"$2")" ] && "$1/bin/python" -c '' 2>/dev/null
 }
 
-# -qq keeps errors and drops warnings: a configured index that lacks a package warns once for each.
+# -qq keeps errors and drops warnings: a configured index that lacks a package warns once for each. Modules are compiled when they are first
+# imported: of ten thousands, few ever are.
 install() {
-  "$ENV_PYTHON" -m pip install -qq --disable-pip-version-check --no-input "$@"
+  "$ENV_PYTHON" -m pip install -qq --no-compile --disable-pip-version-check --no-input "$@"
 }
 
 has_nvidia_gpu() {

@@ -11,7 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
 # Two files at a time, since a file's tests share their runs. More would want more memory than a laptop has.
-WORKERS=(-n 2 --dist loadfile --no-loadscope-reorder)
+# Of a worker that crashes, another begins its file again, so a test that crashes would do so as often as workers are replaced.
+WORKERS=(-n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=2)
 OTHERS=(vllm trl plan-tpu plan-gpu)
 
 # In the background, while tests that need none of them run.
@@ -36,6 +37,9 @@ run_pytest() {
   "$ENV_PYTHON" -m pytest "$@"
 }
 
+# The environments come without bytecode. Where none may be written, each of the many processes here compiles all that it imports anew:
+# 7 s for a command, 60 s for a vLLM server.
+unset PYTHONDONTWRITEBYTECODE
 make_environment test
 export JAX_PLATFORMS=cpu
 if [ $# -eq 0 ]; then
@@ -47,8 +51,10 @@ elif [ "$1" = --all ]; then
   make_others >"$log" 2>&1 &
   export MEDE2_TEST_MAKER=$!
   trap 'kill "$MEDE2_TEST_MAKER" 2>/dev/null || true; rm -f "$log"' EXIT
+  make_chromium &
+  chromium=$!
   lint
-  make_chromium
+  wait "$chromium"
   failed=0
   run_pytest "${WORKERS[@]}" "$@" || failed=$?
   wait "$MEDE2_TEST_MAKER" || { cat "$log" && stop "an environment could not be made"; }

@@ -1,12 +1,6 @@
 # shellcheck shell=bash
 # What the training scripts share; sourced by them. Variables that are set already win.
 
-# The CUDA allocator takes this share of each GPU at once; the rest is NCCL's and the driver's.
-export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
-# Gathers of the next layer's parameters run beside this layer's products (GPU only; other backends refuse unknown flags).
-if command -v nvidia-smi >/dev/null 2>&1 || [ "${MEDE2_EXTRAS:-}" = gpu ]; then
-  export XLA_FLAGS=${XLA_FLAGS:---xla_gpu_enable_latency_hiding_scheduler=true}
-fi
 # Compiled programs stay: a restart begins to train minutes earlier.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/mede2_jax/compiled}
 
@@ -38,8 +32,7 @@ run_in() {
   shift
   if [ -n "$DRY_RUN" ]; then
     printf 'cd %q &&' "$folder"
-    printf ' %q' env "XLA_PYTHON_CLIENT_MEM_FRACTION=$XLA_PYTHON_CLIENT_MEM_FRACTION" ${XLA_FLAGS:+"XLA_FLAGS=$XLA_FLAGS"} \
-      "JAX_COMPILATION_CACHE_DIR=$JAX_COMPILATION_CACHE_DIR" "$@"
+    printf ' %q' env ${XLA_FLAGS:+"XLA_FLAGS=$XLA_FLAGS"} "JAX_COMPILATION_CACHE_DIR=$JAX_COMPILATION_CACHE_DIR" "$@"
     printf '\n'
     exit
   fi

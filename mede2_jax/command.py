@@ -28,6 +28,7 @@ USERS_ERRNOS = (
     errno.EISDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
+    errno.ELOOP,
 )
 """Failures of the system that a user mends: no room, no right, no such place."""
 
@@ -63,8 +64,8 @@ def ending(error: BaseException) -> tuple[str, int] | None:
         return one_line(str(error)), 2
     if isinstance(error, OSError) and error.errno in USERS_ERRNOS:
         return one_line(f"{error.strerror}: {error.filename or 'while writing'}; choose another place"), 2
-    if isinstance(error, RuntimeError) and (full := _out_of_memory(error)) is not None:
-        return full, 2
+    if isinstance(error, RuntimeError) and (told := _out_of_memory(error) or _endless_link(error)) is not None:
+        return told, 2
     return None
 
 
@@ -121,6 +122,12 @@ def _silence_background() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     threading.excepthook = lambda _: None
     sys.unraisablehook = lambda _: None
+
+
+def _endless_link(error: RuntimeError) -> str | None:
+    """What the user hears of a link that leads back to itself; Python 3.13 raises an OSError instead, if anything."""
+    message = str(error)
+    return one_line(f"{message}; choose another place") if message.startswith("Symlink loop from ") else None
 
 
 def _out_of_memory(error: RuntimeError) -> str | None:

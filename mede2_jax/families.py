@@ -143,6 +143,11 @@ def family_named(name: FamilyName) -> Family:
     return next(family for family in FAMILIES if family.name == name)
 
 
+def attention_heads(sizes: Any) -> dict[str, int]:
+    """Heads of each part of a model that has attention."""
+    return {"language": sizes.language.num_heads, "vision": sizes.vision.num_heads}
+
+
 def model_config(directory: Path) -> tuple[Family, Any]:
     """The family and model config of a checkpoint or model directory.
 

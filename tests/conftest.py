@@ -6,14 +6,19 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-_FLAG = "--xla_force_host_platform_device_count"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
+if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    import cheap_programs
+
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cheap_programs.xla_flags(devices=8)}".strip()
 
 # Compiled programs are kept from session to session, for this process and those that it starts (workers among them), which inherit this.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -21,19 +26,25 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
     compiled_cache.begin()
 
+# As in launch/test.sh, and for pytest's own rewritten modules: what is imported is compiled once, not by each process.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# vLLM's CPU build gives the model a process of its own, which imports everything a third time. One starts without it where only
+# answers count (tests/engines/test_vllm_server.py takes it back, and so do several ranks).
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that; the commands' tests send it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-from pathlib import Path  # noqa: E402
-
-import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 TIMES = Path(__file__).with_name("times.json")
 """Seconds of each file on two cores, written by --record-times."""
+MEANWHILE = 6
+"""Of the longest files, how many are begun before those whose environment is being made: by then it is there."""
 ENVIRONMENTS = {"vllm_env", "trl_env", "plan_env"}
 
 
@@ -51,7 +62,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by markers
 def pytest_collection_modifyitems(items):
-    """Long files first, so that no worker begins one when the other has nothing left to do; those whose environment is being made last."""
+    """Long files first, so that no worker begins one when the other has nothing left to do; those whose environment is being made later."""
     times = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else {}
     waiting = set()
     for item in items:
@@ -59,12 +70,26 @@ def pytest_collection_modifyitems(items):
             item.add_marker("environment")
             if os.environ["MEDE2_TEST_WAITS"]:
                 waiting.add(item.path)
-    items.sort(key=lambda item: (item.path in waiting, -times.get(_file(item.nodeid), 0)))
+    seconds = {item.path: times.get(_file(item.nodeid), 0) for item in items}
+    begun = set(sorted((path for path in seconds if path not in waiting), key=lambda path: -seconds[path])[:MEANWHILE])
+    items.sort(key=lambda item: (item.path not in begun, -seconds[item.path]))
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures are made
+def pytest_runtest_setup(item):
+    until = os.environ.get("MEDE2_TEST_SLOW_UNTIL")
+    if until and time.time() > float(until) and item.get_closest_marker("slow"):
+        pytest.skip("the time for slow tests is over here (MEDE2_TEST_SLOW_UNTIL); bash launch/test.sh --all runs them all")
 
 
 def pytest_runtest_logreport(report):
-    if report.when in ("setup", "call", "teardown") and _session is not None:
+    if _session is None or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    if report.when in ("setup", "call", "teardown"):
         _session.seconds[_file(report.nodeid)] += report.duration
+    if report.failed:  # at once, a crash of a worker too: who ends a run before its summary must know
+        reason = (report.longreprtext.splitlines() or [""])[-1]
+        _session.pluginmanager.get_plugin("terminalreporter").write_line(f"\nfailed: {report.nodeid}: {reason}")
 
 
 def pytest_sessionstart(session):

@@ -34,6 +34,15 @@ def test_run_command_reports_a_full_disk_but_not_a_bug(capsys):
         run_command(lambda argv: 1 / 0, [])
 
 
+@pytest.mark.parametrize("use", [lambda path: path.resolve(strict=True), lambda path: path.read_bytes(), lambda path: list(path.iterdir())])
+def test_a_link_that_leads_back_to_itself_is_one_line(use, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda argv: use(tmp_path / "loop"), [])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and f"{tmp_path / 'loop'}" in said and "; choose another place" in said
+
+
 def test_a_full_device_is_one_line_and_another_fault_of_jax_is_not(capsys):
     def full(argv):
         raise jax.errors.JaxRuntimeError(

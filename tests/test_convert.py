@@ -177,22 +177,31 @@ def one_file(directory):
     return source
 
 
-def test_two_sets_of_weights_are_not_chosen_between(tmp_path):
+@pytest.mark.parametrize("left", ["all shards", "the first", "the last", "one that is damaged", "one that is empty", "a part of the index"])
+def test_two_sets_of_weights_are_not_chosen_between(tmp_path, left):
     source = one_file(tmp_path / "hf")
+    first, *others = sorted(source.glob("model-*.safetensors"))
+    if left == "a part of the index":
+        index = json.loads((source / "model.safetensors.index.json").read_text())
+        index["weight_map"] = {name: file for name, file in index["weight_map"].items() if file == first.name}
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif left != "all shards":
+        for file in [first, *others[:-1]] if left == "the last" else others:
+            file.unlink()
+    if left == "one that is damaged":
+        os.truncate(first, first.stat().st_size - 10)
+    elif left == "one that is empty":
+        first.write_bytes(b"")
     with pytest.raises(UserError, match=r"holds two sets of weights, model.safetensors and the shards of .*index.json .*; delete the one"):
-        convert(source, tmp_path / "model")
-    shards = sorted(source.glob("model-*.safetensors"))
-    for file in shards[1:]:
-        file.unlink()
-    with pytest.raises(UserError, match="holds two sets of weights"):
         convert(source, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_an_index_whose_shards_are_gone_is_passed_over_as_transformers_does(tmp_path):
+@pytest.mark.parametrize("beside", [None, "model-of-another.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth"])
+def test_an_index_whose_shards_are_gone_is_passed_over_as_transformers_does(tmp_path, beside):
     source = one_file(tmp_path / "hf")
-    for file in source.glob("model-*.safetensors"):
-        file.unlink()
+    for number, file in enumerate(sorted(source.glob("model-*.safetensors"))):
+        file.rename(source / beside) if beside and not number else file.unlink()
     theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16).get_input_embeddings().weight
     convert(source, tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "out")
@@ -218,8 +227,15 @@ def test_one_file_that_its_own_index_lists_is_no_second_set(tmp_path):
         ("text_config", "quantization_config", {"bits": 4}, r"text_config.quantization_config says"),
         (None, "compression_config", {"format": "pack-quantized"}, r"compression_config says"),
         (None, "quantization_config", "awq", r"quantization_config says"),
+        ("vision_config", "quantization_config", {"quant_method": "fp8"}, r"vision_config.quantization_config \(fp8\) says"),
+        ("text_config", "compression_config", {"quant_method": "compressed-tensors"}, r"compression_config \(compressed-tensors\) says"),
+        ("text_config", "quantization_config", {}, r"text_config.quantization_config says"),  # what transformers cannot load
+        (None, "quantization_config", False, r"quantization_config says"),
     ],
-    ids=["bitsandbytes", "a name with control characters", "of a part", "compressed tensors", "no object"],
+    ids=[
+        *("bitsandbytes", "a name with control characters", "of a part", "compressed tensors", "no object"),
+        *("of the vision tower", "compressed tensors of a part", "empty", "false"),
+    ],
 )
 def test_plain_weights_under_a_config_of_quantised_ones_are_refused(tmp_path, section, key, value, expected):
     source = saved(tmp_path / "hf")

@@ -7,9 +7,26 @@ import pytest
 from mede2_jax.foreign import MAX_DEPTH, JSONFault, one_line, parse_json, shown, visible
 
 
-def test_what_a_terminal_would_obey_is_shown_instead():
-    text = "a\x1b]0;title\x07b\x9b2Jc\u202ed\ud800\te\n"
-    assert visible(text) == "a\\x1b]0;title\\x07b\\x9b2Jc\\u202ed\\ud800\te\n"
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("a\x1b]0;title\x07b\x9b2Jc\u202ed\ud800\te\n", "a\\x1b]0;title\\x07b\\x9b2Jc\\u202ed\\ud800\te\n"),
+        ("safe\rgone", "safe\\rgone"),  # writes over the line's beginning
+        ("x\b\b\x7f", "x\\x08\\x08\\x7f"),
+        ("\x1bP1;1|17/61\x1b\\", "\\x1bP1;1|17/61\\x1b\\"),  # sets what a key sends
+        ("\x1b]8;;http://a\x1b\\link", "\\x1b]8;;http://a\\x1b\\link"),
+        ("\x9d52;c;Y3VybA==\x9c", "\\x9d52;c;Y3VybA==\\x9c"),  # fills the clipboard
+        ("\x0e\x0f\x05", "\\x0e\\x0f\\x05"),  # other letters, and an answer that nobody typed
+        ("a\u2066b\u2069\u200f\u061c", "a\\u2066b\\u2069\\u200f\\u061c"),
+        ("a\u2028b\u2029c\ufeff", "a\\u2028b\\u2029c\\ufeff"),
+    ],
+    ids=ascii,
+)
+def test_what_a_terminal_would_obey_is_shown_instead(text, seen):
+    assert visible(text) == seen and visible(seen) == seen
+
+
+def test_what_is_shown_is_left_as_it_is():
     assert one_line("a\r\n b\x00") == "a b\\x00"
     assert visible("é ≠ がん 🫀 \u200d") == "é ≠ がん 🫀 \u200d"
 

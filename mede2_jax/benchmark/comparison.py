@@ -9,6 +9,7 @@ from rich.table import Table
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.benchmark.measure import Figures
 from mede2_jax.benchmark.peer import PeerFigures
+from mede2_jax.foreign import one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,16 @@ def compare(config: BenchmarkConfig, figures: Figures, peer: PeerFigures) -> Com
 def comparison_table(config: BenchmarkConfig, figures: Figures, comparison: Comparison, peer: PeerFigures) -> Table:
     """Both and their ratio, with how the peer ran."""
     epochs = f", the reference pass counted once in {config.epochs:g} epochs" if config.stage == "dpo" else ""
-    out = Table("", title=f"beside {peer.name}: torch {peer.torch}, transformers {peer.transformers}", title_justify="left")
+    at_best = "" if peer.head == "labelled" else ", as it comes"
+    out = Table("", title=f"beside {peer.name}{at_best}: torch {peer.torch}, transformers {peer.transformers}", title_justify="left")
     for name in (peer.name, "here", "ratio"):
         out.add_column(name, justify="right")
     out.add_column("of what")
     checkpointing = "with" if peer.gradient_checkpointing else "without"
     seconds = peer.step_seconds
-    theirs = f"{peer.name}: batch {peer.batch}, {checkpointing} gradient checkpointing, {peer.real_tokens:.0%} of its places real, "
+    projected = "labelled positions alone projected onto the vocabulary" if peer.head == "labelled" else "its own choice of head"
+    theirs = f"{peer.name}: batch {peer.batch}, {checkpointing} gradient checkpointing, {projected}, attention {one_line(peer.attention)}"
+    theirs += f"{', Liger' if peer.liger else ''}, {peer.real_tokens:.0%} of its places real, "
     theirs += f"{len(seconds)} steps of {min(seconds):,.2f} to {max(seconds):,.2f} s"
     unit = "pairs" if config.stage == "dpo" else "examples"
     ours = f"here: {figures.held.examples:,.3g} {unit} a step, remat={config.remat}, {figures.real_tokens:.0%} real{epochs}"

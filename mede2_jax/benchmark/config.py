@@ -22,6 +22,12 @@ class TRLConfig(Config):
     """Pairs, or demonstrations, a step; on a GPU halved until they fit. On a CPU 1 takes the least memory, and pads nothing."""
     steps: int | None = Field(default=None, ge=1)
     """Steps that are timed, after `warmup` others; none: as many as here."""
+    defaults: bool = True
+    """On a CPU run it twice: at its best, projecting labelled positions only onto the vocabulary, and as it comes, projecting all."""
+    attention: str | None = Field(default=None, pattern=r"^[a-z0-9_]+$")
+    """transformers' attention, such as flash_attention_2 (to be installed beside TRL); none: its default."""
+    liger: bool = False
+    """Liger's kernels (to be installed beside TRL)."""
 
 
 class BenchmarkConfig(TrainConfig):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.config import Config, UserError
@@ -33,8 +33,15 @@ class PeerFigures(Config):
     batch: int
     """Examples, or pairs, a step: as many as fit of those asked for."""
     gradient_checkpointing: bool
+    head: Literal["labelled", "default"]
+    """Which positions it projects onto the vocabulary: the labelled ones; or as it comes, which on a CPU is all of them."""
+    attention: str
+    """transformers' name of it."""
+    liger: bool
     step_seconds: tuple[float, ...]
     """Of each step after the warm-up, its data loading counted."""
+    step_losses: tuple[float, ...]
+    """Of the same steps, as the trainer logs them."""
     examples_per_second: float
     """Demonstrations, or pairs."""
     tokens_per_second: float
@@ -65,13 +72,22 @@ def _python(config: BenchmarkConfig) -> Path:
     return config.trl.python or ROOT / ".venv-trl" / "bin" / "python"
 
 
-def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFigures:
+def run_peers(config: BenchmarkConfig, model_dir: Path, records: Path) -> list[PeerFigures]:
+    """TRL at its best, and on a CPU as it comes, where that is asked for; see `run_peer`."""
+    best = run_peer(config, model_dir, records, "labelled")
+    if best.device != "cpu" or not config.trl.defaults:
+        return [best]
+    return [best, run_peer(config, model_dir, records, "default")]
+
+
+def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path, head: Literal["labelled", "default"]) -> PeerFigures:
     """Runs TRL for some steps and returns its figures.
 
     Args:
         config: The benchmark; its `trl` says how.
         model_dir: Folder with config.json, tokenizer and image processor. The peer's weights are random.
         records: A data file of this project's format.
+        head: As in its figures.
 
     Raises:
         UserError: The records are broken or of another format, or TRL failed; with its last line.
@@ -92,12 +108,14 @@ def run_peer(config: BenchmarkConfig, model_dir: Path, records: Path) -> PeerFig
         "warmup": config.warmup,
         "rank": config.lora.rank,
         "dtype": config.compute_dtype,
+        "head": head,
+        "attention": config.trl.attention,
         "min_pixels": config.data.min_pixels,
         "max_pixels": config.data.max_pixels,
     }
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
-        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None] + ["--liger"] * config.trl.liger
         command = [str(_python(config).absolute()), str(SCRIPT), *given, f"--json={figures}"]
         # Its steps are shown as they end. It runs in a folder of its own: TRL leaves files where it stands.
         with (Path(folder) / "errors").open("w+") as errors:

@@ -17,7 +17,7 @@ from mede2_jax import __version__
 from mede2_jax.benchmark.comparison import compare, comparison_table
 from mede2_jax.benchmark.config import BenchmarkConfig
 from mede2_jax.benchmark.measure import Figures, measure
-from mede2_jax.benchmark.peer import check_peer, run_peer
+from mede2_jax.benchmark.peer import check_peer, run_peers
 from mede2_jax.config import UserError
 from mede2_jax.families import model_config
 from mede2_jax.outputs.file import check_place, write_whole
@@ -50,7 +50,7 @@ def run(config: BenchmarkConfig, model_dir: Path, console: Console) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         config = _with_records(config, model_dir, Path(folder))
         # Before this process touches a device: JAX takes a GPU's memory at once, and for good.
-        peer = run_peer(config, model_dir, config.data.path) if config.peer is not None and config.data.path is not None else None
+        peers = run_peers(config, model_dir, config.data.path) if config.peer is not None and config.data.path is not None else []
         inputs = _open(config, model_dir)
         show_inputs(inputs, console)
         with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
@@ -67,10 +67,10 @@ def run(config: BenchmarkConfig, model_dir: Path, console: Console) -> Figures:
             figures = measure(config, inputs, steps, state, reference_pass=config.stage == "dpo")
     console.print(table(config, figures))
     found = _as_json(config, figures)
-    if peer is not None:
+    for peer, ending in zip(peers, ("", "_defaults"), strict=False):
         comparison = compare(config, figures, peer)
         console.print(comparison_table(config, figures, comparison, peer))
-        found |= {"peer": peer.model_dump(mode="json"), "comparison": dataclasses.asdict(comparison)}
+        found |= {f"peer{ending}": peer.model_dump(mode="json"), f"comparison{ending}": dataclasses.asdict(comparison)}
     if config.json_ is not None:
         write_whole(config.json_, json.dumps(found, indent=1) + "\n")
     return figures

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from mede2_jax.config import UserError, counted
-from mede2_jax.data.index import Entry, index
+from mede2_jax.data.index import Entry
+from mede2_jax.data.kept_index import IndexFolder, entries_of
 from mede2_jax.data.packing import pack
 from mede2_jax.data.processor import EncodedImage, Processor
 from mede2_jax.data.records import Demonstration, PreferencePair
@@ -110,6 +111,7 @@ def open_dataset(
     *,
     path: Path | None = None,
     select: Callable[[str], bool] | None = None,
+    kept: IndexFolder | None = None,
     show_progress: bool = True,
 ) -> Dataset:
     """Indexes a data file and plans its rows.
@@ -120,6 +122,7 @@ def open_dataset(
         processor: The model directory's processor, loaded with the config's options.
         path: The file, instead of `config.path`.
         select: Keeps the records whose id it accepts.
+        kept: Where the index is kept for the next time; none: nowhere.
         show_progress: Draws a progress bar on stderr.
 
     Raises:
@@ -128,7 +131,7 @@ def open_dataset(
     source = open_source(config, stage, processor, path)
     entries: list[Entry] = []
     skipped: dict[str, list[str]] = collections.defaultdict(list)
-    for entry in index(source, show_progress=show_progress):
+    for entry in entries_of(source, kept, show_progress=show_progress):
         if select is not None and not select(entry.id):
             continue
         reason = _SAME_RESPONSES if entry.same_responses else _does_not_fit(entry, config)
@@ -162,11 +165,13 @@ def split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     return _plan(dataset.source, kept, dataset.skipped), _plan(dataset.source, held_out, {})
 
 
-def open_splits(config: DataConfig, stage: Stage, processor: Processor, *, show_progress: bool = True) -> tuple[Dataset, Dataset | None]:
+def open_splits(
+    config: DataConfig, stage: Stage, processor: Processor, *, kept: IndexFolder | None = None, show_progress: bool = True
+) -> tuple[Dataset, Dataset | None]:
     """The training data and, if the config asks for any, the evaluation data."""
-    train = open_dataset(config, stage, processor, show_progress=show_progress)
+    train = open_dataset(config, stage, processor, kept=kept, show_progress=show_progress)
     if config.eval_path is not None:
-        return train, open_dataset(config, stage, processor, path=config.eval_path, show_progress=show_progress)
+        return train, open_dataset(config, stage, processor, path=config.eval_path, kept=kept, show_progress=show_progress)
     return split(train, config.eval_fraction) if config.eval_fraction else (train, None)
 
 

@@ -81,6 +81,8 @@ def resolve_image(root: Path, name: str) -> Path:
     try:
         path = (root / name).resolve()
         found = path.is_file()
+    except RuntimeError:  # of Python before 3.13
+        raise UserError(f"image {shown} is, or lies behind, a link that leads back to itself; put the file there") from None
     except (OSError, ValueError):  # too long for a path, or with a null character: most likely the image's own bytes
         raise UserError(f"image {shown} is no path; save images as files and give their paths") from None
     if not path.is_relative_to(root) and not _is_hub_link(root, name, path):
@@ -214,7 +216,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretch(image: Image.Image) -> Image.Image:
-    return Image.fromarray(_stretched(np.asarray(image)))
+    stretched = Image.fromarray(_stretched(np.asarray(image)))
+    if (alpha := _alpha_of_key(np.asarray(image)[..., None], image)) is not None:
+        stretched.putalpha(Image.fromarray(alpha))
+    return stretched
+
+
+def _alpha_of_key(values: np.ndarray, image: Image.Image) -> np.ndarray | None:
+    """Opacity [H, W] of numbers [H, W, C] where a PNG names one colour that is transparent."""
+    key = image.info.get("transparency")
+    if not isinstance(key, int | tuple):
+        return None
+    return np.where((values == np.asarray(key)).all(axis=-1), 0, 255).astype(np.uint8)
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
@@ -259,7 +272,7 @@ def _wide_to_rgb(image: Image.Image, raw: str, data: bytes, name: str, max_image
         image.load()
         high = np.asarray(image)
         colours = high[..., :3].astype(np.uint16) << 8 | other[..., :3]
-        alpha = high[..., 3] if channels == "RGBA" else None
+        alpha = high[..., 3] if channels == "RGBA" else _alpha_of_key(colours, image)
     eight = np.broadcast_to(_stretched(colours), (*colours.shape[:2], 3))
     return _to_rgb(Image.fromarray(np.ascontiguousarray(eight if alpha is None else np.dstack([eight, alpha]))))
 

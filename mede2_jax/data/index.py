@@ -32,13 +32,18 @@ class Entry:
     """Its images with several frames."""
 
 
-def index(source: Source, *, show_progress: bool) -> Iterator[Entry]:
+def index(source: Source, *, show_progress: bool, images: dict[str, CheckedImage] | None = None) -> Iterator[Entry]:
     """The entry of every record, in order.
+
+    Args:
+        source: The file.
+        show_progress: Draws a progress bar on stderr.
+        images: Gets what is found of each image.
 
     Raises:
         UserError: The first fault in the file, with line and field or image; or an id that was given twice.
     """
-    images: dict[str, CheckedImage] = {}
+    images = {} if images is None else images
     seen: dict[str, int] = {}
 
     def job(number: int) -> tuple[Entry, bool]:

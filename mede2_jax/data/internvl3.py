@@ -227,12 +227,8 @@ class InternVL3Processor:
 
     def tiles(self, height: int, width: int) -> int:
         """How many tiles an image of height × width pixels becomes, the thumbnail counted."""
-        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
-
         tiling = self.tiling
-        size = (tiling.tile_size, tiling.tile_size)
-        columns, rows = get_optimal_tiled_canvas((height, width), size, tiling.min_tiles, tiling.max_tiles)
-        return columns * rows + (tiling.thumbnail and columns * rows > 1)
+        return tile_count(height, width, tiling.tile_size, tiling.min_tiles, tiling.max_tiles, thumbnail=tiling.thumbnail)
 
     def grid(self, height: int, width: int) -> Grid:
         """The patch grid of an image of height × width pixels: its tiles, one below the other."""
@@ -274,6 +270,14 @@ class InternVL3Processor:
 
 
 @functools.lru_cache(maxsize=64)
+def tile_count(height: int, width: int, size: int, fewest: int, most: int, *, thumbnail: bool) -> int:
+    """How many tiles of size × size pixels an image of height × width pixels becomes, by transformers' own choice of a grid."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+    columns, rows = get_optimal_tiled_canvas((height, width), (size, size), fewest, most)
+    return columns * rows + (thumbnail and columns * rows > 1)
+
+
 def tile_geometry(grid: Grid, tile_tokens: int) -> ImageGeometry:
     """Positions and tile ranges of the patches of one image, stored tile after tile; units in the order of the tokens.
 

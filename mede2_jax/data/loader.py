@@ -80,7 +80,10 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         self.dataset = dataset
         self.steps_per_epoch = order.steps_per_epoch
         self.total_steps = order.steps_per_epoch * order.epochs
-        self._order, self._build, self._workers, self._buffer = order, build, workers, buffer
+        self._order, self._build, self._workers = order, build, workers
+        self._ahead = max(buffer, order.rows_per_element)  # the next step's rows are made while this one runs
+        # grain holds as many again in the main process.
+        self._per_worker = -(-self._ahead // (2 * max(workers, 1)))
         self._step = 0
         self._iterator: grain.DatasetIterator | None = None
 
@@ -134,8 +137,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
 
     def _start(self) -> grain.DatasetIterator:
         places = grain.MapDataset.source(self._order)[self._step * self._order.rows_per_element :]
-        threads = min(_MAX_THREADS, os.cpu_count() or 1, self._buffer) if not self._workers else 1
-        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=self._buffer)
+        # A worker has one row in its hands, and the others behind it; threads hold them all.
+        threads = min(_MAX_THREADS, os.cpu_count() or 1, self._ahead) if not self._workers else 1
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=1 if self._workers else self._ahead)
         prepared = places.map(self._build).to_iter_dataset(read)
         if self._workers:
             if not absl.flags.FLAGS.is_parsed():
@@ -144,7 +148,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             prepared = grain.experimental.WithOptionsIterDataset(
                 prepared, grain.experimental.DatasetOptions(min_shm_size=self._shared_memory_from())
             )
-            prepared = prepared.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=self._buffer))
+            prepared = prepared.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=self._per_worker)
+            )
         stack = functools.partial(stack_rows, accumulation=self._order.accumulation)
         # Rows are prepared one by one and in order, whoever prepares them; only then do they become steps.
         return iter(prepared.batch(self._order.rows_per_element, batch_fn=stack))
@@ -152,7 +158,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     def _shared_memory_from(self) -> int:
         """Array size from which workers hand over in shared memory: none where a container's /dev/shm is too small."""
         shape = self._build.keywords["shape"]
-        needed = 2 * self._workers * (self._buffer + 2) * (shape.patches * shape.patch_dim * 4 + shape.tokens * 32)
+        needed = self._workers * (2 * self._per_worker + 4) * (shape.patches * shape.patch_dim * 4 + shape.tokens * 32)
         free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else needed
         return 1 << 16 if free >= needed else 1 << 62
 
@@ -185,7 +191,7 @@ def make_loader(
         shuffle: Off keeps the plan's order.
         columns: This process's rows of every micro-batch, ascending; none given: all of them.
         workers: Processes that prepare rows; 0 uses threads.
-        buffer: Rows prepared ahead, per worker.
+        buffer: Rows of this process that are prepared ahead, of all workers together; at least those of a step.
         reference: Reference log-probabilities of chosen and rejected by dataset index.
     """
     assert shape.union(dataset.shape) == shape, "shape must hold the dataset's rows"

@@ -53,7 +53,7 @@ class DataConfig(ProcessorOptions):
     workers: int = pydantic.Field(default=0, ge=0)
     """Processes that prepare rows; 0: threads of the main process."""
     buffer: int = pydantic.Field(default=8, ge=1)
-    """Rows prepared ahead (per worker process)."""
+    """Rows prepared ahead, of all workers together; at least those of the next step."""
 
 
 @dataclass(frozen=True)

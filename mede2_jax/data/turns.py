@@ -100,6 +100,13 @@ def check_record(raw: Json, kind: type[Record]) -> None:
             raise ValueError(f"field {name!r} is false: this response is not wanted, and SFT would imitate it; take such records out")
 
 
+def _is_media(value: Any) -> bool:
+    """A file's name, or what Hugging Face's datasets make of a picture or a recording."""
+    if isinstance(value, dict):
+        return value.keys() == {"bytes", "path"}
+    return isinstance(value, str) and _MEDIA.search(value) is not None
+
+
 def other_columns(raw: Json, known: Collection[str], *, has_images: bool) -> Json:
     """The columns of a record that its format does not have; they say nothing to the model.
 
@@ -116,7 +123,7 @@ def other_columns(raw: Json, known: Collection[str], *, has_images: bool) -> Jso
         if not is_empty(value) and (meant := _meant(name, tuple(sorted(known)))):
             raise ValueError(f"unknown field {shown(name)!r}; did you mean {meant!r}?")
         items = value if isinstance(value, list) else [value]
-        if not has_images and any(isinstance(item, str) and _MEDIA.search(item) for item in items):
+        if not has_images and any(map(_is_media, items)):
             raise ValueError(f"field {shown(name)!r} names a file ({shown(value)}) that is not read; call it 'images', or take it out")
     return columns
 

@@ -114,6 +114,10 @@ class ChatFailure:
     end: NoAnswer = "failed"
 
 
+CUT = "\N{REPLACEMENT CHARACTER}"
+"""What stands for a part of a letter."""
+
+
 class ChatEngine(Protocol):
     """What answers requests. A context manager: entering starts it (and waits until it can answer), leaving stops it."""
 
@@ -133,10 +137,12 @@ class ChatEngine(Protocol):
 def tokens_text(tokenizer: Any, tokens: Sequence[int], stop: Sequence[int] = ()) -> str:
     """The text of a response's tokens, all but the last if that is one of `stop`.
 
-    Special tokens are not left out: where `<think>` is one, a response without it would be trained on as another response.
+    Special tokens are not left out: where `<think>` is one, a response without it would be trained on as another response. The beginning of
+    a letter that was cut off is, as vLLM does it.
     """
     ended = len(tokens) > 0 and tokens[-1] in stop
-    return str(tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    text = str(tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return text.rstrip(CUT)
 
 
 def before_stop_text(text: str, stop: Sequence[str]) -> str:

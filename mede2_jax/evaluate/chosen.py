@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mede2_jax.config import MOST_FAULTS, UserError
+from mede2_jax.config import MOST_FAULTS, UserError, counted
 from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.foreign import shown
 from mede2_jax.tasks.asking import OPEN
-from mede2_jax.tasks.catalogue import Items, find_task, open_items
+from mede2_jax.tasks.catalogue import Items, check_columns, find_task, open_items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,14 @@ def choose(config: EvaluateConfig) -> list[Chosen]:
     named = [find_task(name) for name in config.task]  # all names before the first file
     prompts = [tuple(dict.fromkeys(name for said in config.prompt for name in task.prompt_names(said))) for task in named]
     tasks = [open_items(task, data, images=False) for task, data in zip(named, config.folders, strict=True)]
+    for items in tasks:
+        check_columns(items.task, items.files, images=True)
     if unknown := [one for one in config.ids if not any(one in items.by_id for items in tasks)]:
         several = ", ".join(map(shown, unknown[:MOST_FAULTS])) + (", …" if len(unknown) > MOST_FAULTS else "")
         raise UserError(f"--ids: {several} {'is' if len(unknown) == 1 else 'are'} no item of {', '.join(config.task)}")
-    if config.shuffle_options:
-        _check_shuffles(tasks, {name for some in prompts for name in some})
     chosen = [Chosen(items, asked, _ids(items, config), config.shuffle_options) for items, asked in zip(tasks, prompts, strict=True)]
+    if config.shuffle_options:
+        _check_shuffles(chosen, config)
     for one in chosen:
         known = one.items.by_id
         for prompt in one.prompts:
@@ -63,17 +65,23 @@ def identity(chosen: Sequence[Chosen]) -> Mapping[str, Any]:
     }
 
 
-def _check_shuffles(tasks: Sequence[Items], prompts: Set[str]) -> None:
-    if OPEN in prompts:
+def _check_shuffles(chosen: Sequence[Chosen], config: EvaluateConfig) -> None:
+    if any(OPEN in one.prompts for one in chosen):
         raise UserError(f"--shuffle_options has nothing to shuffle where --prompt={OPEN} leaves the options out; evaluate that apart")
-    for items in tasks:
-        why = ""
-        if items.task.options_in_picture:
+    for one in chosen:
+        task, known, why = one.items.task, one.items.by_id, ""
+        if task.options_in_picture:
             why = "has its options in its pictures"
-        elif not any(item.options for item in items.items):
+        elif not any(item.options for item in one.items.items):
             why = "has no options"
+        elif not any(known[name].options for name in one.ids):
+            why = "has no options in the items that are asked"
         if why:
-            raise UserError(f"--shuffle_options: {items.task.name} {why}; leave that task out")
+            raise UserError(f"--shuffle_options: {task.name} {why}; leave that task out")
+        open_items = sum(not known[name].options for name in one.ids)
+        if config.k and max(config.k) > config.n and open_items:  # better said now than when all is paid
+            once = f"{counted(open_items, 'item')} of {task.name} without options, in no order"
+            raise UserError(f"k={max(config.k)} is more than n={config.n}, the samples of {once}; ask for more samples, or a smaller k")
 
 
 def _ids(items: Items, config: EvaluateConfig) -> tuple[str, ...]:

@@ -73,7 +73,8 @@ class EvaluateConfig(ModelOptions, SamplingRun):
     """Of the bootstrap."""
     shuffle_options: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Show the options of choices in another order, which follows from this seed and the item's id; several seeds with commas: each item
-    in each of these orders, and how much the order decides. Letters are counted as the options that they stand for."""
+    in each of these orders, and how much the order decides. Letters are counted as the options that they stand for. What has no options
+    is asked once."""
     dry_run: bool = False
     """Sample nothing and write nothing: show the first prompts of each task, with their images in place, as text and as tokens."""
     judge: JudgeOptions = JudgeOptions()
@@ -115,8 +116,7 @@ class EvaluateConfig(ModelOptions, SamplingRun):
             raise ValueError(f"engine={self.engine} needs a model: --api_model=NAME as the API calls it, such as {_NAMES[self.engine]}")
         if len(self.base_url) > 1:
             raise ValueError(f"engine={self.engine} asks one API, and base_url names {len(self.base_url)}; give one")
-        if self.engine == "openai" and (self.thinking is not None or not self.block):
-            raise ValueError("thinking and block are Gemini's; leave them out with engine=openai")
+        self.check_model(self.engine, self.api_model, "engine=")
         return self
 
     def _changed(self, *names: str) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Rollout
-from mede2_jax.outputs.manifest import Json, Said, read_said
+from mede2_jax.json_file import check
+from mede2_jax.outputs.manifest import Json, Said, manifest_path, read_said
 from mede2_jax.rollout.manifest import FailedSamples
 from mede2_jax.rollout.summary import PaidTally
 from mede2_jax.tasks.asking import asked_as
@@ -34,6 +35,7 @@ def paid(files: Iterable[Path]) -> Mapping[Asked, Json]:
             rollout = read_own(file[number], Rollout, file.where(number))
             tallies[asked_as(rollout.question_id)[:2]].add(rollout)
         said = read_said(path, Said)
-        for failed in map(FailedSamples.model_validate, said.failed if said else ()):
+        for one in said.failed if said else ():
+            failed = check(one, FailedSamples, str(manifest_path(path)), "the manifest is damaged: use another --out")
             lost[asked_as(failed.question)[:2]] += failed.cost or 0.0
     return {asked: tallies[asked].paid(lost[asked]) for asked in {*tallies, *lost}}

@@ -26,6 +26,7 @@ from mede2_jax.outputs.file import OutputFile, write_whole
 from mede2_jax.rollout.api import open_api_job
 from mede2_jax.rollout.engine import check_api, check_engine
 from mede2_jax.rollout.job import ModelJob, SamplingJob, open_job
+from mede2_jax.score.against import EVALUATION
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.judge_job import check_judge
 from mede2_jax.score.judge_run import Purse
@@ -35,7 +36,6 @@ from mede2_jax.score.summary import Json
 from mede2_jax.tasks.asking import THEN
 from mede2_jax.weights.model_info import read_info
 
-SUMMARY = "evaluation.json"
 ENTRY = ("task", "title", "prompt", "mode", "partial", "overall", "at", "shuffles", "api", "against")
 """What evaluation.json says of each score."""
 
@@ -73,7 +73,7 @@ def run(config: EvaluateConfig, console: Console) -> Json:
         scores = _scores(config, chosen, questions, files, console)
     adjust(scores)
     summary: Json = {"command": COMMAND, "config": config.model_dump(mode="json"), "benchmarks": benchmarks, "scores": scores}
-    write_whole(config.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    write_whole(config.out / EVALUATION, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
     console.print(_closing_table(scores))
     if config.shuffle_options:
         console.print(_order_table(scores))

@@ -20,7 +20,7 @@ from mede2_jax.data.records import Message, Question, Rollout, SampleUsage
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import OutputFile
-from mede2_jax.outputs.manifest import Json, begun_otherwise, differences, read_begun
+from mede2_jax.outputs.manifest import Json, begun_otherwise, differences, file_digest, read_begun
 from mede2_jax.outputs.resumable import Outcome
 from mede2_jax.rollout.api import APIJob
 from mede2_jax.rollout.engine import open_engine
@@ -143,17 +143,20 @@ class SecondTurns(EvaluationRun):
         job: Of the first turns.
         file: The output, held.
         benchmarks: What the questions were made of.
-        first: First replies, by question and sample.
+        first_file: First replies.
         console: Where to show progress.
     """
 
     RECORD = "second turn"
 
-    def __init__(
-        self, job: SamplingJob, file: OutputFile, benchmarks: Mapping[str, Any], first: Mapping[Sample, Rollout], console: Console
-    ) -> None:
+    def __init__(self, job: SamplingJob, file: OutputFile, benchmarks: Mapping[str, Any], first_file: Path, console: Console) -> None:
         super().__init__(job, file, benchmarks, console)
-        self.first, self.faults = first, dict[Sample, str]()
+        self.first, self.faults = first_replies(first_file), dict[Sample, str]()
+        self._first_file = {"path": str(first_file), "digest": file_digest(first_file)}
+
+    def inputs(self) -> Mapping[str, Any]:
+        """As of first turns, and these."""
+        return {**super().inputs(), "rollouts": self._first_file}
 
     def conversation(self, question: Question, sample: int) -> tuple[Message, ...]:
         """The first turn, the reply to it, and what the user says then; without that reply, the first turn alone."""
@@ -253,11 +256,10 @@ def sample(
     EvaluationRun(job, file, benchmarks, console).run()
     out = file.path.with_name(SECOND_TURNS)
     if two_turns:
-        first = first_replies(file.path)
         config = job.config.model_copy(update={"out": out})
         second = dataclasses.replace(job, config=config, numbers=tuple(two_turns))
         with OutputFile(out, "second turns") as held:
-            SecondTurns(second, held, benchmarks, first, console).run()
+            SecondTurns(second, held, benchmarks, file.path, console).run()
     return {False: file.path, True: out}
 
 

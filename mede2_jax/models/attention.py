@@ -3,7 +3,9 @@
 Query i sees the keys `key_start[i] <= j < key_end[i]`. Packed causal text, packed images, vision windows, padding (an
 empty range gives 0) and preference pairs that share their prompt are all of this form.
 
-Axes: B rows, T tokens (or patches), N query heads, K key/value heads (N = K·G), H head dimension.
+Queries and keys need not be as many: a device may have a part of a row's queries and all of its keys.
+
+Axes: B rows, T tokens (or patches), S keys, N query heads, K key/value heads (N = K·G), H head dimension.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from mede2_jax.models.attention_names import MASKED, SAVED
+from mede2_jax.models.attention_names import MASKED, NOBODY, SAVED
 from mede2_jax.parallel import rules
 
 BLOCK = 256
@@ -48,16 +50,17 @@ def has_fused(platform: str) -> bool:
 
 def attention(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
     key_start: Int[Array, "B T"],
     key_end: Int[Array, "B T"],
     *,
     block: int = BLOCK,
+    layout: tuple[str | None, str | None] = ("rows", "tokens"),
 ) -> Float[Array, "B T N H"]:
     """Softmax attention, scaled by 1/√H, with scores and softmax in float32.
 
-    Nothing of shape T×T is stored, forward or backward, and blocks of keys that no query of a block sees are not
+    Nothing of shape T×S is stored, forward or backward, and blocks of keys that no query of a block sees are not
     computed: packing, windows and causality cost what they use.
 
     Args:
@@ -67,13 +70,14 @@ def attention(
         key_start: First key each query sees.
         key_end: One past the last key; a range with `key_end <= key_start` is empty and gives zeros.
         block: Queries and keys a block, of the `xla` backend.
+        layout: Logical names of the rows and of the queries.
     """
     k, v = (split_evenly(x, q.shape[2]) for x in (k, v))
     return rules.per_shard(
         _implementation(min(block, -(-q.shape[1] // 8) * 8)),
         (q, k, v, key_start, key_end),
-        (("rows", None, "heads", None), *(("rows", None, "kv_heads", None),) * 2, *(("rows", None),) * 2),
-        ("rows", None, "heads", None),
+        ((*layout, "heads", None), *((layout[0], None, "kv_heads", None),) * 2, layout, layout),
+        (*layout, "heads", None),
     )
 
 
@@ -105,12 +109,11 @@ def split_evenly(x: Float[Array, "*B K H"], query_heads: int) -> Float[Array, "*
 def _blockwise(q: jax.Array, k: jax.Array, v: jax.Array, key_start: jax.Array, key_end: jax.Array, *, block: int) -> jax.Array:
     """Rows one after another: each row's loop bounds follow from its own ranges."""
     length = q.shape[1]
-    padding = -length % block
     groups = q.shape[2] // k.shape[2]
-    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-    key_start, key_end = (jnp.pad(x, ((0, 0), (0, padding))) for x in (key_start, key_end))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0))) for x in (q, k, v))
+    key_start, key_end = (jnp.pad(x, ((0, 0), (0, -length % block))) for x in (key_start, key_end))
     queries = q.reshape(*q.shape[:2], k.shape[2], groups, q.shape[3]).transpose(0, 2, 3, 1, 4)  # [B, K, G, T, H]
-    keys, values = (x.transpose(0, 2, 1, 3) for x in (k, v))  # [B, K, T, H]
+    keys, values = (x.transpose(0, 2, 1, 3) for x in (k, v))  # [B, K, S, H]
     out = lax.map(lambda row: _row_attention(block, *row), (queries, keys, values, key_start, key_end))
     return out.transpose(0, 3, 1, 2, 4).reshape(q.shape)[:, :length]
 
@@ -119,8 +122,8 @@ def _blockwise(q: jax.Array, k: jax.Array, v: jax.Array, key_start: jax.Array, k
 def _row_attention(
     block: int,
     q: Float[Array, "K G T H"],
-    k: Float[Array, "K T H"],
-    v: Float[Array, "K T H"],
+    k: Float[Array, "K S H"],
+    v: Float[Array, "K S H"],
     key_start: Int[Array, " T"],
     key_end: Int[Array, " T"],
 ) -> Float[Array, "K G T H"]:
@@ -206,7 +209,7 @@ def _query_block(
     q_i = lax.dynamic_slice_in_dim(q, i * block, block, axis=2)
     start_i, end_i = _slice(key_start, i, block, axis=0), _slice(key_end, i, block, axis=0)
     used = end_i > start_i
-    first = jnp.min(jnp.where(used, start_i, q.shape[2])) // block
+    first = jnp.min(jnp.where(used, start_i, NOBODY)) // block
     last = -(-jnp.max(jnp.where(used, end_i, 0)) // block)
     return q_i, start_i, end_i, first, last
 

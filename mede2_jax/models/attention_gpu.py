@@ -5,7 +5,7 @@ log-normaliser, once by blocks of queries (for q) and once by blocks of keys (fo
 program reads only the key blocks that one of its queries sees (or the query blocks that see one of its keys), and masks
 only those that not all of them see in full. So packing, windows and causality cost what they use, as in `attention.py`.
 
-Axes: B rows, T tokens, N query heads, K key/value heads (N = K·G), H head dimension.
+Axes: B rows, T queries, S keys, N query heads, K key/value heads (N = K·G), H head dimension.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
 from mede2_jax.models.attention_gpu_kernels import Kernels, Tile, Tiles, d_kv_kernel, d_q_kernel, forward_kernel
-from mede2_jax.models.attention_names import SAVED
+from mede2_jax.models.attention_names import NOBODY, SAVED
 
 MULTIPLE = 128
 """What lengths are padded to."""
@@ -31,8 +31,8 @@ SINGLE = Tiles(forward=Tile(64, 32, 4, 2), d_q=Tile(64, 32, 4, 2), d_kv=Tile(32,
 
 def fused_attention(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
     key_start: Int[Array, "B T"],
     key_end: Int[Array, "B T"],
     *,
@@ -51,9 +51,8 @@ def fused_attention(
         interpret: Whether to run the kernels' Python on any platform, for tests.
     """
     length, head_dim = q.shape[1], q.shape[3]
-    padding = -length % MULTIPLE
-    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-    key_start, key_end = (jnp.pad(x, ((0, 0), (0, padding))) for x in (key_start, key_end))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % MULTIPLE), (0, 0), (0, 0))) for x in (q, k, v))
+    key_start, key_end = (jnp.pad(x, ((0, 0), (0, -length % MULTIPLE))) for x in (key_start, key_end))
     tiles = tiles or (SINGLE if q.dtype == jnp.float32 else HALF)
     kernels = Kernels(tiles, head_dim, q.shape[2] // k.shape[2], interpret)
     return _fused(kernels, q, k, v, key_start, key_end)[:, :length]
@@ -120,21 +119,21 @@ def _keys_backward(kernels: Kernels, q, k, v, key_start, key_end, d_out, normali
     One program for all G heads would save that sum and leave most of a GPU idle: Qwen2.5-VL 7B has 4 key heads.
     """
     tile, groups = kernels.tiles.d_kv, kernels.groups
-    length, width = q.shape[1], kernels.width
-    bounds = query_bounds(key_start, key_end, tile.queries, tile.keys)
+    queries, keys, width = q.shape[1], k.shape[1], kernels.width
+    bounds = query_bounds(key_start, key_end, tile.queries, tile.keys, keys // tile.keys)
     bound = pl.BlockSpec((None, None), lambda j, n, b: (b, j))
     key = pl.BlockSpec((None, tile.keys, None, width), lambda j, n, b: (b, j, n // groups, 0))
     out = pl.BlockSpec((None, tile.keys, None, width), lambda j, n, b: (b, j, n, 0))
-    query = pl.BlockSpec((None, length, None, width), lambda j, n, b: (b, 0, n, 0))
-    ranges = pl.BlockSpec((None, length), lambda j, n, b: (b, 0))
-    per_query = pl.BlockSpec((None, None, length), lambda j, n, b: (b, n, 0))
+    query = pl.BlockSpec((None, queries, None, width), lambda j, n, b: (b, 0, n, 0))
+    ranges = pl.BlockSpec((None, queries), lambda j, n, b: (b, 0))
+    per_query = pl.BlockSpec((None, None, queries), lambda j, n, b: (b, n, 0))
     call = kernels.call(
         d_kv_kernel,
         tile,
-        grid=(length // tile.keys, q.shape[2], q.shape[0]),
+        grid=(keys // tile.keys, q.shape[2], q.shape[0]),
         in_specs=[bound, bound, bound, bound, query, key, key, ranges, ranges, query, per_query, per_query],
         out_specs=[out, out],
-        out_shape=[jax.ShapeDtypeStruct(q.shape, k.dtype)] * 2,
+        out_shape=[jax.ShapeDtypeStruct((q.shape[0], keys, *q.shape[2:]), k.dtype)] * 2,
     )
     by_head = call(*bounds, q, k, v, key_start, key_end, d_out, normaliser, delta)
     if groups == 1:
@@ -151,24 +150,24 @@ def key_bounds(key_start: jax.Array, key_end: jax.Array, queries: int, keys: int
     """
     start, end = (x.reshape(x.shape[0], -1, queries) for x in (key_start, key_end))
     used = end > start
-    first = jnp.min(jnp.where(used, start, key_start.shape[1]), axis=-1) // keys
+    first = jnp.min(jnp.where(used, start, NOBODY), axis=-1) // keys
     last = -(-jnp.max(jnp.where(used, end, 0), axis=-1) // keys)
-    last = jnp.maximum(last, first)
+    first = jnp.minimum(first, last)
     everyone = jnp.all(used, axis=-1)
     whole = jnp.clip(jnp.where(everyone, -(-jnp.max(start, axis=-1) // keys), last), first, last)
     partial = jnp.clip(jnp.where(everyone, jnp.min(end, axis=-1) // keys, last), whole, last)
     return first, whole, partial, last
 
 
-def query_bounds(key_start: jax.Array, key_end: jax.Array, queries: int, keys: int) -> tuple[jax.Array, ...]:
+def query_bounds(key_start: jax.Array, key_end: jax.Array, queries: int, keys: int, key_blocks: int) -> tuple[jax.Array, ...]:
     """Of each block of keys: the smallest range [first, last) of query blocks outside which nobody sees it, and inside it a
     range [whole, partial) of blocks whose queries all see all of it: the first such run.
 
     Returns:
-        first, whole, partial, last: [B, T/keys] each, in ascending order.
+        first, whole, partial, last: [B, key_blocks] each, in ascending order.
     """
     first, whole, partial, last = (x[..., None] for x in key_bounds(key_start, key_end, queries, keys))
-    block = jnp.arange(key_start.shape[1] // keys)
+    block = jnp.arange(key_blocks)
     sees, all_see = (first <= block) & (block < last), (whole <= block) & (block < partial)  # [B, query blocks, key blocks]
     count = sees.shape[1]
     before, after = jnp.argmax(sees, axis=1), count - jnp.argmax(sees[:, ::-1], axis=1)

@@ -8,7 +8,7 @@ value gradients take it key block by key block.
 Scores are held transposed, keys × queries, so that whatever belongs to a query (range, maximum, normaliser) is a row of
 lanes. A step of the grid handles several heads, which share the mask and the step's overhead; key heads are never repeated.
 
-Axes: B rows, T tokens (or patches), N query heads, K key/value heads (N = K·G), H head dimension.
+Axes: B rows, T queries (tokens or patches), S keys, N query heads, K key/value heads (N = K·G), H head dimension.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Interpret = bool | pltpu.InterpretParams
 
 def fused_attention(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
     key_start: Int[Array, "B T"],
     key_end: Int[Array, "B T"],
     *,
@@ -69,8 +69,8 @@ def fused_attention(
         ValueError: The list of visits does not fit scalar memory.
     """
     unit, pieces = min(block, LANES), pl.cdiv(q.shape[1], block)
-    if q.shape[0] * pieces**2 > MAX_VISITS:
-        raise ValueError(f"{q.shape[0]} rows of {q.shape[1]} tokens on one device are too many for blocks of {block}; use fewer rows")
+    if q.shape[0] * pieces * pl.cdiv(k.shape[1], block) > MAX_VISITS:
+        raise ValueError(f"{q.shape[0]} rows of {k.shape[1]} tokens on one device are too many for blocks of {block}; use fewer rows")
     return _fused(pl.cdiv(pl.cdiv(q.shape[1], pieces), unit) * unit, interpret, q, k, v, key_start, key_end)
 
 
@@ -95,9 +95,9 @@ def visits(visited: Bool[Array, "B M m"]) -> tuple[Int32[Array, "B visits"], Int
     return jnp.where(index < length[:, None], flagged, code & ~(USEFUL | FIRST | LAST)).astype(jnp.int32), length
 
 
-def seen_blocks(key_start: Int[Array, "B T"], key_end: Int[Array, "B T"], block: int) -> Bool[Array, "B M M"]:
+def seen_blocks(key_start: Int[Array, "B T"], key_end: Int[Array, "B T"], block: int, key_blocks: int) -> Bool[Array, "B M m"]:
     """Whether some query of a block sees some key of a block: [row, query block, key block]."""
-    first = jnp.arange(key_start.shape[1] // block) * block
+    first = jnp.arange(key_blocks) * block
     start, end = key_start[:, :, None], key_end[:, :, None]
     sees = (start < jnp.minimum(end, first + block)) & (end > first)
     return sees.reshape(len(sees), -1, block, len(first)).any(2)
@@ -119,12 +119,12 @@ def _forward_rule(
     numbers = jax.ShapeDtypeStruct((*queries.shape[:2], 1, queries.shape[2]), jnp.float32)
     out, normaliser = plan.call(
         kernels.forward,
-        seen_blocks(start[:, 0], end[:, 0], block),
+        seen_blocks(start[:, 0], end[:, 0], block, plan.key_blocks),
         [(plan.ranges, start), (plan.ranges, end), (plan.queries, queries), (plan.keys, keys), (plan.keys, values)],
         [(plan.queries, queries), (plan.numbers, numbers)],
         [(plan.heads, q.shape[3], block), (plan.heads, 1, block), (plan.heads, 1, block)],
     )
-    out, normaliser = checkpoint_name(plan.by_token(out), SAVED), checkpoint_name(normaliser[:, :, 0], SAVED)
+    out, normaliser = checkpoint_name(plan.by_token(out, q), SAVED), checkpoint_name(normaliser[:, :, 0], SAVED)
     return out, (q, k, v, key_start, key_end, out, normaliser)
 
 
@@ -135,7 +135,7 @@ def _backward_rule(block: int, interpret: Interpret, residuals: tuple[jax.Array,
     start, end = plan.by_row(key_start), plan.by_row(key_end)
     queries, keys, values, d_outs = (plan.by_head(x) for x in (q, k, v, d_out.astype(q.dtype)))
     numbers = normaliser[:, :, None], plan.by_head(delta[..., None]).swapaxes(2, 3)
-    seen = seen_blocks(start[:, 0], end[:, 0], block)
+    seen = seen_blocks(start[:, 0], end[:, 0], block, plan.key_blocks)
 
     def arguments(plan: _Plan) -> list[tuple[pl.BlockSpec, jax.Array]]:
         specs = (plan.ranges, plan.ranges, plan.queries, plan.keys, plan.keys, plan.queries, plan.numbers, plan.numbers)
@@ -150,7 +150,7 @@ def _backward_rule(block: int, interpret: Interpret, residuals: tuple[jax.Array,
         [(plan.keys, keys), (plan.keys, values)],
         [(plan.step_keys, block, q.shape[3])] * 2,
     )
-    return plan.by_token(d_q), plan.by_token(d_k), plan.by_token(d_v), None, None
+    return plan.by_token(d_q, q), plan.by_token(d_k, k), plan.by_token(d_v, v), None, None
 
 
 _fused.defvjp(_forward_rule, _backward_rule)
@@ -160,7 +160,8 @@ _fused.defvjp(_forward_rule, _backward_rule)
 class _Plan:
     """How a kernel's grid cuts the arrays: (rows, groups of heads, visits, parts of a group's query heads)."""
 
-    length: int
+    blocks: int  # of queries
+    key_blocks: int
     width: int
     block: int
     key_heads: int
@@ -176,7 +177,8 @@ class _Plan:
         limit = STEP_BYTES // (block * pl.cdiv(q.shape[3], LANES) * LANES * q.dtype.itemsize)
         per_key = _divisor(groups, limit)
         return _Plan(
-            length=q.shape[1],
+            blocks=pl.cdiv(q.shape[1], block),
+            key_blocks=pl.cdiv(k.shape[1], block),
             width=q.shape[3],
             block=block,
             key_heads=k.shape[2],
@@ -193,10 +195,6 @@ class _Plan:
         return self.step_keys * self.per_key
 
     @property
-    def blocks(self) -> int:
-        return pl.cdiv(self.length, self.block)
-
-    @property
     def grid(self) -> tuple[int, int]:
         """Groups of heads, and parts of a group: by key, the queries of a group take turns."""
         groups = self.key_heads // self.step_keys
@@ -206,16 +204,16 @@ class _Plan:
         """[B, T, N, H] to [B, N, T, H], whole blocks of T."""
         return self._whole_blocks(x).swapaxes(1, 2)
 
-    def by_token(self, x: jax.Array) -> jax.Array:
-        """Undoes `by_head`."""
-        return x.swapaxes(1, 2)[:, : self.length]
+    def by_token(self, x: jax.Array, like: jax.Array) -> jax.Array:
+        """Undoes `by_head`, of an array that has the tokens of `like`."""
+        return x.swapaxes(1, 2)[:, : like.shape[1]]
 
     def by_row(self, x: jax.Array) -> jax.Array:
         """[B, T] to [B, 1, T], whole blocks of T."""
         return self._whole_blocks(x.astype(jnp.int32))[:, None]
 
     def _whole_blocks(self, x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, 0), (0, self.blocks * self.block - self.length), *((0, 0),) * (x.ndim - 2)))
+        return jnp.pad(x, ((0, 0), (0, -x.shape[1] % self.block), *((0, 0),) * (x.ndim - 2)))
 
     @property
     def ranges(self) -> pl.BlockSpec:
@@ -235,7 +233,7 @@ class _Plan:
 
     @property
     def keys(self) -> pl.BlockSpec:
-        """Of [B, K, T, H]: [key heads, block, H]."""
+        """Of [B, K, S, H]: [key heads, block, H]."""
         shape, parts = (None, self.step_keys, self.block, self.width), 1 if self.by_key else self.parts
         return pl.BlockSpec(shape, lambda *at: (at[0], lax.div(at[1], jnp.int32(parts)), self._blocks(*at)[1], 0))
 
@@ -244,7 +242,7 @@ class _Plan:
         return group * self.grid[1] + part
 
     def _code(self, row: Any, visit: Any, visit_list: Any) -> Any:
-        return visit_list[row * self.blocks**2 + visit]
+        return visit_list[row * self.blocks * self.key_blocks + visit]
 
     def _blocks(self, row: Any, group: Any, visit: Any, part: Any, visit_list: Any) -> tuple[Any, Any]:
         """The visit's block of queries and its block of keys."""
@@ -300,7 +298,7 @@ class _Plan:
 
     def _cost(self, kernel: Callable[..., None], arrays: list[jax.Array | jax.ShapeDtypeStruct]) -> pl.CostEstimate:
         """Of causal rows, for the compiler, which hides communication behind kernels."""
-        scores = arrays[0].shape[0] * self.key_heads * self.per_key * self.parts * self.length**2 // 2
+        scores = arrays[0].shape[0] * self.key_heads * self.per_key * self.parts * self.blocks * self.key_blocks * self.block**2 // 2
         return pl.CostEstimate(
             flops=2 * kernels.PRODUCTS[kernel] * scores * self.width,
             transcendentals=scores,

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from mede2_jax.models.attention import BLOCK, MASKED, attention, split_evenly
 from mede2_jax.models.layers import place_images
+from mede2_jax.models.logprobs import never_padding, padded
 from mede2_jax.models.qwen2 import HIDDEN, KeyValues, Qwen2
 from mede2_jax.models.sampling import TokenChoice, choose_tokens
 from mede2_jax.parallel import rules
@@ -150,7 +151,9 @@ def decode(
     """
     language, slots, samples = model.language, *progress.active.shape
     # Gathered over fsdp once, before the loop over steps; split over the vocabulary by tensor.
-    vocabulary = constrain(language.vocabulary().astype(model.compute_dtype), ("vocab", None))
+    words = len(banned)
+    vocabulary = constrain(padded(language.vocabulary().astype(model.compute_dtype)), ("vocab", None))
+    banned = jnp.pad(banned, (0, len(vocabulary) - words), constant_values=True)
     keys, stop = progress.keys.reshape(-1, 2), jnp.array(how.stop, jnp.int32)
 
     def goes_on(state: tuple[Any, ...]) -> jax.Array:
@@ -161,7 +164,7 @@ def decode(
         index = progress.response_length + done
         # The vocabulary first: so it is the larger side of the product that is cut into pieces, which is faster on CPUs.
         logits = jnp.einsum("vd,gnd->vgn", vocabulary, hidden, preferred_element_type=jnp.float32).transpose(1, 2, 0)
-        logits = constrain(logits, ("rows", None, "vocab"))
+        logits = never_padding(constrain(logits, ("rows", None, "vocab")), words)
         numbers = jnp.repeat(index, samples)
         token, logprob = choose_tokens(logits.reshape(slots * samples, -1), keys, numbers, banned, how.choice)
         token, logprob = token.reshape(slots, samples), logprob.reshape(slots, samples)

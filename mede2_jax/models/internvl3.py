@@ -19,9 +19,11 @@ from jaxtyping import Array, Bool, Float
 from mede2_jax.model_configs.internvl3 import InternVL3Config, VisionConfig
 from mede2_jax.models.attention import BLOCK, attention
 from mede2_jax.models.layers import INIT_STD, LayerNorm, Linear, RematPolicy, RMSNorm, param, place_images, scan_layers
-from mede2_jax.models.qwen2 import HIDDEN, Qwen2
+from mede2_jax.models.qwen2 import Qwen2
+from mede2_jax.models.trained import spread
 from mede2_jax.parallel.rules import constrain
 
+TILES = ("tiles", None, None)
 PROJECTOR_NORM_EPS = 1e-5
 LAYER_SCALE_INIT = 0.1
 CUBIC = -0.75
@@ -93,16 +95,17 @@ class VisionTower(nnx.Module):
         key_end = jnp.broadcast_to(jnp.where(used, x.shape[1], 0)[:, None], x.shape[:2])
 
         def step(block: VisionBlock, x: jax.Array, _: None) -> jax.Array:
-            return constrain(block(x, key_start, key_end), HIDDEN)
+            return constrain(block(x, key_start, key_end), TILES)
 
-        return scan_layers(self.blocks, step, constrain(x, HIDDEN), remat=self.remat)[:, 1:]
+        return scan_layers(self.blocks, step, constrain(x, TILES), remat=self.remat)[:, 1:]
 
     def embed(self, tiles: Float[Array, "I G*G X"]) -> Float[Array, "I 1+G*G C"]:
         """The class token and the patches, each with its position's embedding."""
         patches = self.patch_embed(tiles)
-        first = jnp.broadcast_to(self.class_token[...].astype(patches.dtype), (len(patches), 1, patches.shape[-1]))
+        first = spread(self.class_token[...][0], patches[:, :1])
         positions = resized_positions(self.positions[...], self.grid)
-        return jnp.concatenate([first, patches], axis=1) + positions.astype(patches.dtype)
+        x = jnp.concatenate([first, patches], axis=1)
+        return x + spread(positions[0], x)
 
 
 class VisionBlock(nnx.Module):
@@ -142,7 +145,7 @@ class VisionAttention(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.reshape(*x.shape[:2], self.num_heads, -1) for y in (q, k, v))
-        out = attention(q, k, v, key_start, key_end, block=even_block(x.shape[1]))
+        out = attention(q, k, v, key_start, key_end, block=even_block(x.shape[1]), layout=TILES[:2])
         return self.projection_layer(out.reshape(x.shape))
 
 
@@ -167,7 +170,7 @@ class LayerScale(nnx.Module):
 
     def __call__(self, x: Float[Array, "I N C"]) -> Float[Array, "I N C"]:
         """The scaled x, in its dtype."""
-        return x * self.scale[...].astype(x.dtype)
+        return x * spread(self.scale[...], x)
 
 
 class Projector(nnx.Module):

@@ -15,7 +15,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from mede2_jax.models.apart import is_apart, layer_of
 from mede2_jax.models.attention import SAVED
+from mede2_jax.models.trained import spread
 from mede2_jax.parallel.rules import Axes, lookup
 
 INIT_STD = 0.02
@@ -53,8 +55,9 @@ class Linear(nnx.Module):
 
     def product(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """The same, for a caller that adds to it and names the sum."""
+        # Trained in full, its gradient is narrow until devices have added it up: in float32 they would send each other twice as much.
         y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + spread(self.bias[...], y)
 
 
 class Embedding(nnx.Module):
@@ -82,7 +85,7 @@ class RMSNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         normal = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
         # The original rounds to the compute dtype before it scales; so do we, for equal results in bfloat16.
-        return normal.astype(x.dtype) * self.scale[...].astype(x.dtype)
+        return normal.astype(x.dtype) * spread(self.scale[...], x)
 
 
 class LayerNorm(nnx.Module):
@@ -135,7 +138,7 @@ def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "B T F"]) -> Float[A
 def scan_layers(
     layers: nnx.Module, step: Callable[[Any, jax.Array, Any], jax.Array], x: jax.Array, *, remat: RematPolicy, per_layer: Any = None
 ) -> jax.Array:
-    """Runs stacked layers one after another: x ← step(layer, x, per_layer[l]). Compile time does not grow with L.
+    """Runs stacked layers one after another: x ← step(layer, x, per_layer[l]). Compile time does not grow with L, but where they are apart.
 
     Args:
         layers: A module whose parameters have a leading layer axis.
@@ -155,16 +158,27 @@ def scan_keeping(
     remat: RematPolicy = "none",
     per_layer: Any = None,
 ) -> tuple[jax.Array, Any]:
-    """`scan_layers` with a step that also returns what to keep of each layer: the last x, and that with a leading layer axis."""
+    """`scan_layers` with a step that also returns what to keep of each layer: the last x, and that with a leading layer axis.
+
+    Where parameters are held apart, the layers are traced one by one, and compile time grows with them.
+    """
     graph, stacked = nnx.split(layers)
+    leaves = jax.tree.leaves(stacked, is_leaf=is_apart)
+    apart = [leaf for leaf in leaves if is_apart(leaf)]
 
     def body(x: jax.Array, slices: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         state, extra = slices
         return step(nnx.merge(graph, state), x, extra)
 
-    if remat != "none":
-        body = jax.checkpoint(body, policy=remat_policy(remat), prevent_cse=False)
-    return jax.lax.scan(body, x, (stacked, per_layer))
+    if remat != "none":  # without a loop around it, XLA would merge what is computed again with what was computed before
+        body = jax.checkpoint(body, policy=remat_policy(remat), prevent_cse=bool(apart))
+    if not apart:
+        return jax.lax.scan(body, x, (stacked, per_layer))
+    kept = []
+    for index in range(len(apart[0].layers)):
+        x, one = body(x, layer_of((stacked, per_layer), index))
+        kept.append(one)
+    return x, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
 
 def remat_policy(name: RematPolicy) -> Callable[..., Any] | None:

@@ -22,6 +22,8 @@ from pydantic import Field
 from mede2_jax import rounding
 from mede2_jax.config import Config, UserError
 from mede2_jax.models.layers import PRODUCT, Linear
+from mede2_jax.models.trained import product
+from mede2_jax.parallel.rules import constrain
 from mede2_jax.rounding import Rounding, Sums
 from mede2_jax.tree import flatten, unflatten
 
@@ -69,6 +71,10 @@ class LoRALinear(nnx.Module):
         self.scale, self.dropout = config.scale, config.dropout
         self.base = base
         a = jax.random.uniform(rngs.params(), (*stack, d_in, config.rank), jnp.float32, -bound, bound)
+        # As a product needs them: left to itself, the partitioner rather exchanges the wide update between devices than gathers B.
+        self.gathered = tuple(None if axis == "embed" else axis for axis in (in_axis, out_axis))
+        # Of an adapter only the long side can be split, so it is split over all that there is, whatever its kernel's side is.
+        in_axis, out_axis = (axis if axis in (None, "embed") else "adapted" for axis in (in_axis, out_axis))
         self.lora_a = nnx.Param(a, axes=(*stack_axes, in_axis, "rank"))
         self.lora_b = nnx.Param(jnp.zeros((*stack, config.rank, d_out), jnp.float32), axes=(*stack_axes, "rank", out_axis))
         if config.dropout:
@@ -80,9 +86,10 @@ class LoRALinear(nnx.Module):
         if self.dropout:
             keep = jax.random.bernoulli(jax.random.wrap_key_data(self.dropout_key[...]), 1 - self.dropout, x.shape)
             kept = jnp.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
+        lora_a, lora_b = constrain(self.lora_a[...], (self.gathered[0], None)), constrain(self.lora_b[...], (None, self.gathered[1]))
         # Scaled where it is narrow: neither pass touches the wide update for it.
-        narrow = checkpoint_name(kept @ self.lora_a[...].astype(x.dtype) * self.scale, PRODUCT)
-        return checkpoint_name(self.base.product(x) + narrow @ self.lora_b[...].astype(x.dtype), PRODUCT)
+        narrow = checkpoint_name(product(kept, lora_a) * self.scale, PRODUCT)
+        return checkpoint_name(self.base.product(x) + product(narrow, lora_b), PRODUCT)
 
 
 def apply_lora(model: nnx.Module, config: LoRAConfig, parts: Mapping[str, Mode], *, rngs: nnx.Rngs) -> None:
@@ -92,7 +99,7 @@ def apply_lora(model: nnx.Module, config: LoRAConfig, parts: Mapping[str, Mode],
         UserError: A target names no linear layer of those parts, or no target one of a part that is to be trained.
     """
     linears = {
-        part: [(parent, name) for parent, name in _linears(getattr(model, part)) if name not in NEVER]
+        part: [(parent, name) for parent, name in linear_layers(getattr(model, part)) if name not in NEVER]
         for part, mode in parts.items()
         if mode == "lora"
     }
@@ -231,10 +238,10 @@ def put_adapters(params: Params, adapters: Mapping[str, tuple[Any, Any]]) -> Par
     return unflatten(flat)
 
 
-def _linears(module: nnx.Module) -> Iterator[tuple[nnx.Module, str]]:
+def linear_layers(module: nnx.Module) -> Iterator[tuple[nnx.Module, str]]:
     """Every linear layer below `module`, as (its parent, its name)."""
     for name, child in vars(module).items():
         if isinstance(child, Linear):
             yield module, name
         elif isinstance(child, nnx.Module):
-            yield from _linears(child)
+            yield from linear_layers(child)

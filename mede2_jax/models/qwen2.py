@@ -31,7 +31,7 @@ from mede2_jax.models.layers import (
 )
 from mede2_jax.parallel.rules import constrain
 
-HIDDEN = ("rows", None, None)
+HIDDEN = ("rows", "tokens", None)
 KeyValues = tuple[jax.Array, jax.Array]
 """Keys, rotated, and values: [B, T, K, H] each, with a leading axis L for all layers."""
 

@@ -18,7 +18,7 @@ GONE = "not there any more"
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "pairs": ("criteria", "agreement", "max_pairs", "choose", "max_length_ratio", "max_similarity", "seed"),
     "judgments": ("judge", "model", "prompt", "repeat", "temperature", "seed"),
-    "rollouts": ("engine", "n", "temperature", "top_p", "max_tokens", "seed"),
+    "rollouts": ("engine", "api_model", "n", "temperature", "top_p", "max_tokens", "seed"),
     "run": (
         *("stage", "epochs", "max_steps", "rows_per_step", "accumulation", "optimizer.learning_rate", "lora.rank", "lora.alpha"),
         *("dpo.beta", "compute_dtype", "export", "seed"),
@@ -81,7 +81,9 @@ def facts(source: Source) -> Iterator[tuple[str, str]]:
     config = source.manifest.get("config")
     options = flatten(config, ".") if isinstance(config, dict) else {}
     kind = _COMMANDS.get(str(source.manifest.get("command")), source.name)
-    if said := ", ".join(f"{name}={_plain(options[name])}" for name in _OPTIONS.get(kind, ()) if name in options):
+    is_idle = options.get("stage") == "sft"
+    names = [name for name in _OPTIONS.get(kind, ()) if options.get(name) is not None and not (is_idle and name.startswith("dpo."))]
+    if said := ", ".join(f"{name}={_plain(options[name])}" for name in names):
         yield "made with", said
     if isinstance(versions := source.manifest.get("versions"), dict):
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -95,4 +97,4 @@ def facts(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

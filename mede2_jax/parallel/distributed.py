@@ -32,6 +32,7 @@ from mede2_jax.parallel.watch import Watch
 HEARTBEAT_SECONDS = 40
 """A process whose machine is gone without a sign ends the others after this long; one that is killed does so at once."""
 WAIT_MS = 24 * 3600 * 1000
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """At a barrier: the first process may be writing a model meanwhile. A process that is lost ends the wait."""
 GRACE_SECONDS = 3.0
 """An error may be the echo of another process's end; that one's line says more."""
@@ -62,6 +63,8 @@ class Place:
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
+    devices: tuple[int, ...] | None = None
+    """Which of the GPUs that it sees are this process's; None: all."""
 
 
 def find_place(config: DistributedConfig, environ: Mapping[str, str]) -> Place | None:
@@ -96,12 +99,35 @@ def _by_hand(coordinator: str, processes: str, process: str) -> Place | None:
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Place:
-    """One process a task; the first machine of the step is the coordinator, on a port that follows from the job's number."""
+    """One process a task; the first machine of the step is the coordinator, on a port that follows from the job's number.
+
+    Raises:
+        UserError: The GPUs of this machine cannot be shared out to its tasks.
+    """
     found = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\]([^,]*))?", environ["SLURM_STEP_NODELIST"])
     assert found is not None
     port = 61440 + int(environ["SLURM_JOB_ID"]) % 4096
     host = "".join(part or "" for part in found.groups())
-    return Place(f"{host}:{port}", int(environ["SLURM_STEP_NUM_TASKS"]), int(environ["SLURM_PROCID"]))
+    return Place(f"{host}:{port}", int(environ["SLURM_STEP_NUM_TASKS"]), int(environ["SLURM_PROCID"]), _slurm_devices(environ))
+
+
+def _slurm_devices(environ: Mapping[str, str]) -> tuple[int, ...] | None:
+    """A task's share of the GPUs, where several on one machine see them all; where SLURM has bound GPUs to tasks, they see their own.
+
+    Raises:
+        UserError: They are more than one a task, and not as many for each.
+    """
+    tasks = max(map(int, re.findall(r"(\d+)(?:\(x\d+\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))), default=1)
+    seen = next((environ[name] for name in VISIBLE if environ.get(name)), None)
+    count = tasks if seen is None else seen.count(",") + 1
+    if tasks == 1 or count < tasks:
+        return None
+    if count % tasks:
+        raise UserError(
+            f"{tasks} tasks on a machine cannot share its {count} GPUs; start --ntasks-per-node=1, or as many as there are GPUs"
+        )
+    first, each = int(environ["SLURM_LOCALID"]) * (count // tasks), count // tasks
+    return tuple(range(first, first + each))
 
 
 @contextlib.contextmanager
@@ -144,6 +170,7 @@ def _join(place: Place, seconds: int) -> None:
             place.processes,
             place.process,
             initialization_timeout=seconds,
+            local_device_ids=place.devices,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             cluster_detection_method=None if place.coordinator is None else "deactivate",
         )

@@ -2,7 +2,8 @@
 
 Parameters and activations carry logical names ("embed", "heads", "rows"). This module alone knows that a mesh has the
 axes `data` (replicas), `fsdp` (parameters and rows are split, as in ZeRO-3) and `tensor` (heads, feed-forward and
-vocabulary are split, as in Megatron). A mesh axis that does not divide a dimension is left out of that dimension.
+vocabulary are split, as in Megatron), and some also `sequence` (parameters and each row's tokens are split). A mesh axis
+that does not divide a dimension is left out of that dimension.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ Axes = tuple[str | None, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
     "rows": ("data", "fsdp"),
-    "embed": ("fsdp",),
+    "tokens": ("sequence",),
+    "tiles": ("data", "fsdp", "sequence"),
+    "embed": ("fsdp", "sequence"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
     "layers": (),
     "rank": (),
+    "adapted": ("tensor", "fsdp", "sequence"),
 }
 
 _mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
@@ -63,7 +67,7 @@ def partition_spec(axes: Axes, shape: Sequence[int], mesh: Mesh) -> PartitionSpe
     for name, size in zip(axes, shape, strict=True):
         chosen: list[str] = []
         for mesh_axis in RULES[name] if name else ():
-            factor = mesh.shape[mesh_axis]
+            factor = mesh.shape.get(mesh_axis, 1)
             if factor > 1 and size % factor == 0:
                 chosen.append(mesh_axis)
                 size //= factor
@@ -89,7 +93,7 @@ def axis_size(name: str) -> int:
     mesh = _mesh.get()
     size = 1
     for mesh_axis in RULES[name] if mesh is not None else ():
-        size *= mesh.shape[mesh_axis]  # type: ignore[union-attr]
+        size *= mesh.shape.get(mesh_axis, 1)  # type: ignore[union-attr]
     return size
 
 
@@ -108,30 +112,38 @@ def per_shard(function: Callable[..., jax.Array], arrays: Sequence[jax.Array], i
 
 
 def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Rows [B, T, D] of a ("vocab", "embed") table [V, D] by `tokens` [B, T], laid out by ("rows", None, None).
+    """Rows [B, T, D] of a ("vocab", "embed") table [V, D] by `tokens` [B, T], laid out by ("rows", "tokens", None).
 
     Moves what was looked up, never the table: each device takes its piece of the vocabulary and of the width for all rows of
-    its fsdp group, and one all-to-all brings a row's pieces together. Left to itself, the partitioner replicates the result.
+    its fsdp group (and all tokens of its sequence group), and an all-to-all brings the pieces of a row (of a token) together. Left to
+    itself, the partitioner replicates the result.
     """
     mesh = _mesh.get()
     if mesh is None or mesh.size == 1:
         return jnp.take(table, tokens, axis=0)
-    layout, rows = partition_spec(("vocab", "embed"), table.shape, mesh), partition_spec(("rows", None), tokens.shape, mesh)
-    vocab, width = (part if isinstance(part, str) else None for part in layout)
-    row_axes = (rows[0],) if isinstance(rows[0], str) else rows[0] or ()
+    layout, places = partition_spec(("vocab", "embed"), table.shape, mesh), partition_spec(("rows", "tokens"), tokens.shape, mesh)
+    (vocab, width), (row_axes, token_axes) = map(_names, layout), map(_names, places)
 
     def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
-        if vocab is None:
+        if not vocab:
             found = jnp.take(table, tokens, axis=0)
         else:
             own = tokens - jax.lax.axis_index(vocab) * table.shape[0]
             inside = (own >= 0) & (own < table.shape[0])
             taken = jnp.take(table, jnp.clip(own, 0, table.shape[0] - 1), axis=0)
             found = jax.lax.psum(jnp.where(inside[..., None], taken, 0), vocab)
-        if width in row_axes:
-            return jax.lax.all_to_all(found, width, split_axis=0, concat_axis=2, tiled=True)
-        return found if width is None else jax.lax.all_gather(found, width, axis=2, tiled=True)
+        for axis in reversed(width):  # the innermost first, whose pieces lie side by side
+            if axis in (*row_axes, *token_axes):
+                found = jax.lax.all_to_all(found, axis, split_axis=0 if axis in row_axes else 1, concat_axis=2, tiled=True)
+            else:
+                found = jax.lax.all_gather(found, axis, axis=2, tiled=True)
+        return found
 
-    grouped = PartitionSpec(tuple(axis for axis in row_axes if axis != width) or None, None)
-    out = PartitionSpec(rows[0], None, None)
+    grouped = PartitionSpec(*(tuple(axis for axis in axes if axis not in width) or None for axes in (row_axes, token_axes)))
+    out = PartitionSpec(*places, None)
     return jax.shard_map(local, mesh=mesh, in_specs=(layout, grouped), out_specs=out, check_vma=False)(table, tokens)
+
+
+def _names(part: Any) -> tuple[str, ...]:
+    """Mesh axes of one dimension of a spec."""
+    return (part,) if isinstance(part, str) else tuple(part or ())

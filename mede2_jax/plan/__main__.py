@@ -64,7 +64,7 @@ def one_row_a_device(config: PlanConfig, topology: Topology) -> PlanConfig:
     if "rows_per_step" in config.model_fields_set:
         return config
     mesh: MeshConfig = config.mesh
-    return config.model_copy(update={"rows_per_step": max(1, topology.size // max(1, mesh.tensor))})
+    return config.model_copy(update={"rows_per_step": max(1, topology.size // (max(1, mesh.tensor) * max(1, mesh.sequence)))})
 
 
 if __name__ == "__main__":

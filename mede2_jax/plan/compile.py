@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +14,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mede2_jax.config import UserError
-from mede2_jax.families import Family
-from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.families import Family, attention_heads
+from mede2_jax.models.quantized import SCALE
+from mede2_jax.parallel.mesh import check_rows_divide, make_mesh
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.hlo import Collective, Program, Value
 from mede2_jax.plan.topology import Topology, open_devices
+from mede2_jax.plan.traffic import Traffic, traffic
 from mede2_jax.plan.workload import Workload, abstract_batch, workload
 from mede2_jax.sizing.chips import GIB
 from mede2_jax.sizing.flops import Flops, count_flops
@@ -90,6 +92,10 @@ class Plan:
     trained: int
     excess: float = 1.0
     """How many times its share of the parameters a device holds."""
+    heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Of each part with attention."""
+    traffic: Traffic | None = None
+    """Of a device's memory; none: nothing was compiled, or the device's figures are not known."""
     kept: int = 0
     """About what remat=dots_no_batch keeps on a device beyond what remat=full does, in bytes."""
 
@@ -111,6 +117,7 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
     stored = dict.fromkeys(flatten(family.abstract_params(sizes)), dtype)
     spec = open_model_spec(config, family, sizes, stored, mesh)
     work = workload(config, sizes)
+    check_rows_divide(work.shape.tokens, mesh)
     lower = lowering(config, spec, mesh, work)
     begun = time.perf_counter()
     with jax.default_matmul_precision("highest" if config.compute_dtype == "float32" else "default"):
@@ -120,7 +127,7 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
     if config.hlo is not None and text:
         config.hlo.write_text(text, encoding="utf-8")
     program = Program(text) if text else None
-    counts = {path: math.prod(leaf.shape) for path, leaf in spec.abstract.items()}
+    counts = {path: math.prod(leaf.shape) for path, leaf in spec.abstract.items() if not path.endswith(SCALE)}
     trained = abstract_state(spec, _optimizer(config)).trainable
     return Plan(
         topology=topology,
@@ -129,7 +136,7 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
         remat=config.remat,
         workload=work,
         memory=_memory(config, spec, mesh, work, topology, compiled, reason),
-        flops=count_flops(spec, sizes, work.held, remat=config.remat),
+        flops=count_flops(spec, sizes, work.held, remat=config.remat, tensor=mesh.shape["tensor"]),
         collectives=program.collectives(mesh.shape) if program else [],
         largest=program.largest(config.largest) if program else [],
         unknown_loops=program.unknown_loops if program else [],
@@ -137,8 +144,17 @@ def compile_plan(config: PlanConfig, topology: Topology, family: Family, sizes: 
         parameters=sum(counts.values()),
         trained=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained)),
         excess=spec.excess(mesh),
+        heads=attention_heads(sizes),
+        traffic=_traffic(config, program, topology),
         kept=_kept(config, spec, mesh),
     )
+
+
+def _traffic(config: PlanConfig, program: Program | None, topology: Topology) -> Traffic | None:
+    chip = topology.chip
+    if program is None or chip.tflops is None or not chip.memory_bandwidth:
+        return None
+    return traffic(program, chip.tflops * 1e12 / chip.memory_bandwidth, config.largest)
 
 
 def _kept(config: PlanConfig, spec: ModelSpec, mesh: Mesh) -> int:
@@ -148,7 +164,7 @@ def _kept(config: PlanConfig, spec: ModelSpec, mesh: Mesh) -> int:
         if path.startswith("language/layers/") and path.endswith("/kernel"):
             layers, d_in, d_out = leaf.shape
             numbers += layers * (d_out + (d_in if "/o_proj/" in path else 0))
-    rows = config.rows_per_step / (mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["tensor"])
+    rows = config.rows_per_step / mesh.size
     return round(numbers * rows * config.data.row_tokens * jnp.dtype(config.compute_dtype).itemsize)
 
 

@@ -116,10 +116,10 @@ class Program:
     def largest(self, count: int) -> list[Value]:
         """The largest values in the device's main memory; those of one shape and origin as one."""
         groups: dict[tuple[str, str], list[Instruction]] = {}
-        for name in self._bodies():
+        for name in self.bodies():
             for instruction in self.computations[name].values():
                 if instruction.opcode not in VIEWS and not instruction.opcode.endswith(("-start", "-done", "-update")):
-                    for shape in _leaves(instruction.type):
+                    for shape in leaves(instruction.type):
                         if not re.search(r"S\([1-9]\)", shape):
                             groups.setdefault((_without_layout(shape), short(instruction.source)), []).append(instruction)
         values = [Value(shape, type_bytes(shape), len(found), source) for (shape, source), found in groups.items()]
@@ -145,12 +145,12 @@ class Program:
         if known:
             return int(known[1])
         counted = self._counted(loop)
-        if counted is None and self._has_transfers(_attribute(loop, "body")):
+        if counted is None and self._has_transfers(attribute(loop, "body")):
             self.unknown_loops.append(loop.source)
         return counted or 1
 
     def _counted(self, loop: Instruction) -> int | None:
-        condition = self.computations.get(_attribute(loop, "condition"), {})
+        condition = self.computations.get(attribute(loop, "condition"), {})
         root = next((one for one in condition.values() if one.is_root), None)
         if root is None or root.opcode != "compare" or "direction=LT" not in root.attributes:
             return None
@@ -158,7 +158,7 @@ class Program:
         if index is None or limit is None or limit.opcode != "constant" or index.opcode != "get-tuple-element":
             return None
         place = re.search(r"index=(\d+)", index.attributes)
-        step = self._step(_attribute(loop, "body"), int(place[1])) if place else 1
+        step = self._step(attribute(loop, "body"), int(place[1])) if place else 1
         return -(-int(limit.literal) // step)
 
     def _step(self, body: str, place: int) -> int:
@@ -168,7 +168,7 @@ class Program:
         value = table.get(root.operands[place]) if root is not None and root.opcode == "tuple" else None
         while value is not None and value.opcode in ("copy", "bitcast", "fusion"):
             if value.opcode == "fusion":
-                table = self.computations.get(_attribute(value, "calls"), {})
+                table = self.computations.get(attribute(value, "calls"), {})
                 value = next((one for one in table.values() if one.is_root), None)
             else:
                 value = table.get(value.operands[0])
@@ -184,7 +184,7 @@ class Program:
             for one in table.values()
         )
 
-    def _bodies(self) -> Iterator[str]:
+    def bodies(self) -> Iterator[str]:
         """The entry and the bodies of loops: what is inside a fusion is never stored."""
         waiting, seen = [self.entry], set[str]()
         while waiting:
@@ -298,12 +298,14 @@ def _called(instruction: Instruction) -> list[str]:
     return one + (re.findall(r"%([\w.\-]+)", several[1]) if several else [])
 
 
-def _attribute(instruction: Instruction, name: str) -> str:
+def attribute(instruction: Instruction, name: str) -> str:
+    """The computation that an attribute names; empty: none."""
     found = re.search(rf"\b{name}=%([\w.\-]+)", instruction.attributes)
     return found[1] if found else ""
 
 
-def _leaves(text: str) -> list[str]:
+def leaves(text: str) -> list[str]:
+    """The arrays of a type, each with its layout."""
     return re.findall(r"[a-z]+\d*[a-z0-9]*\[[\d,]*\](?:\{[^}]*\})?", text)
 
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mede2_jax import __version__
 from mede2_jax.config import counted
-from mede2_jax.parallel.mesh import describe_excess
+from mede2_jax.parallel.mesh import describe_excess, describe_whole_heads
 from mede2_jax.plan.compile import Memory, Plan
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.hlo import short
 from mede2_jax.plan.roofline import Roofline, by_kind_and_axes, roofline
+from mede2_jax.plan.traffic import Traffic
 from mede2_jax.sizing.chips import GIB
 
 
@@ -41,6 +43,8 @@ def show(plan: Plan, config: PlanConfig, console: Console) -> None:
     console.print(speed_table(plan, config, roofline(plan)))
     if plan.collectives:
         console.print(transfer_table(plan, config.largest))
+    if plan.traffic is not None and plan.traffic.kernels:
+        console.print(kernel_table(plan.traffic))
     if plan.largest:
         console.print(buffer_table(plan))
     for loop in plan.unknown_loops:
@@ -72,12 +76,14 @@ def speed_table(plan: Plan, config: PlanConfig, times: Roofline) -> Table:
     flops, again = plan.flops, sum(plan.flops.recomputation.values())
     for part, value in flops.model.items():
         repeated = flops.recomputation.get(part, 0.0)
-        table.add_row(part, f"{value / 1e12:,.1f} TFLOP", f"{repeated / 1e12:,.1f} more recomputed" if repeated else "")
+        said = [f"{repeated / 1e12:,.1f} more recomputed"] if repeated else []
+        said += [f"{flops.repeated[part] / 1e12:,.1f} more that several devices do alike"] if flops.repeated.get(part) else []
+        table.add_row(part, f"{value / 1e12:,.1f} TFLOP", ", ".join(said))
     table.add_row("model", f"{flops.total / 1e12:,.1f} TFLOP", f"{again / 1e12:,.1f} more recomputed")
     if times.compute is None:
         return table
     chip, devices = plan.topology.chip, plan.topology.size
-    table.add_row("compute", _ms(times.compute), f"(model + recomputed) / ({devices} × {chip.tflops:,.0f} TFLOP/s)")
+    table.add_row("compute", _ms(times.compute), f"all that is done / ({devices} × {chip.tflops:,.0f} TFLOP/s)")
     received = sum(one.received for one in plan.collectives)
     table.add_row(
         "transfers",
@@ -93,6 +99,10 @@ def speed_table(plan: Plan, config: PlanConfig, times: Roofline) -> Table:
     if times.mfu_bound is not None:
         table.add_row("MFU, at most", f"{times.mfu_bound:.0%}", "model FLOP / (step × devices × peak)")
         table.add_row("MFU, no overlap", f"{times.mfu_without_overlap:.0%}", "the same of the three times' sum")
+        if plan.traffic is not None:
+            moved = f"{plan.traffic.other / 1e9:,.1f} GB that kernels other than large products read and write"
+            table.add_row("other kernels", _ms(times.other_kernels), f"{moved}, at {chip.memory_bandwidth / 1e9:,.0f} GB/s")
+            table.add_row("MFU, in turn", f"{times.mfu_in_turn:.0%}", "the same of compute, transfers and these, one after another")
         for unit, (low, high) in throughput(plan, config, times).items():
             table.add_row(f"{unit}/s", f"{_rate(low)} to {_rate(high)}", "of all devices: no overlap to at most")
     return table
@@ -123,6 +133,14 @@ def transfer_table(plan: Plan, largest: int) -> Table:
     return table
 
 
+def kernel_table(traffic: Traffic) -> Table:
+    """What moves most besides large products."""
+    table = _table("memory traffic of a step, large products left out", ("GB", "right"), ("runs", "right"), ("of what", "left"))
+    for one in traffic.kernels:
+        table.add_row(escape(one.kind), f"{one.bytes / 1e9:,.2f}", f"{one.runs:,}", escape(one.source))
+    return table
+
+
 def buffer_table(plan: Plan) -> Table:
     """The largest values that the program makes."""
     table = _table("largest values", ("GiB", "right"), ("made", "right"), ("of what", "left"))
@@ -133,9 +151,10 @@ def buffer_table(plan: Plan) -> Table:
 
 def advice(plan: Plan, config: PlanConfig) -> list[str]:
     """What to change when a step does not fit, the options that cost least first; or what its free memory is good for."""
-    memory = plan.memory
+    memory, found = plan.memory, plan.traffic
+    again = [] if found is None or not found.rematerialised else [_rematerialised(found)]
     if memory.fits is not False:
-        return _use_of_headroom(plan, config)
+        return again + _use_of_headroom(plan, config)
     state, lines = memory.frozen + memory.trained + memory.optimizer, list[str]()
     if (line := describe_excess(plan.excess, plan.mesh)) is not None:
         return [line]  # all else follows from it
@@ -171,8 +190,16 @@ def advice(plan: Plan, config: PlanConfig) -> list[str]:
     return lines
 
 
+def _rematerialised(found: Traffic) -> str:
+    return (
+        f"XLA computes {found.rematerialised:,} instructions of a step again by itself (.remat), which move "
+        f"{found.rematerialised_bytes / 1e9:,.1f} GB: it takes memory to be short; take fewer rows, or a remat that keeps less"
+    )
+
+
 def _use_of_headroom(plan: Plan, config: PlanConfig) -> list[str]:
-    lines = [line for line in [describe_excess(plan.excess, plan.mesh)] if line is not None]
+    told = describe_excess(plan.excess, plan.mesh), describe_whole_heads(plan.heads, plan.mesh)
+    lines = [line for line in told if line is not None]
     again, model = sum(plan.flops.recomputation.values()), plan.flops.total
     if not plan.memory.fits or config.remat != "full" or not plan.kept or not again:
         return lines

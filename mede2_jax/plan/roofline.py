@@ -1,10 +1,11 @@
 """How fast a step can be at best: what its arithmetic, its transfers and its memory traffic each take on the makers' figures.
 
-    compute      (model FLOP + recomputed FLOP) / (devices × peak FLOP/s)
+    compute      (model FLOP + recomputed FLOP + what several devices do alike) / (devices × peak FLOP/s)
     transfers    Σ bytes that a device receives / bandwidth into it, over the step's collectives
     memory       (parameters and state read once, state written once, gathered bytes written and read) / memory bandwidth
     step         at least the largest of the three, when everything overlaps; at most about their sum, when nothing does
     MFU bound    model FLOP / (step × devices × peak FLOP/s)
+    in turn      the same of compute + transfers + bytes that kernels other than large products move / memory bandwidth
 
 A GPU's group of devices that spans nodes receives through the network cards of its members in a node, at most at the speed inside the node.
 A TPU's figure is all links of a chip together: a bound that a transfer along one axis of the torus does not reach.
@@ -29,6 +30,10 @@ class Roofline:
     memory: float | None
     mfu_bound: float | None
     mfu_without_overlap: float | None
+    other_kernels: float | None = None
+    """What kernels other than large products take to move their bytes."""
+    mfu_in_turn: float | None = None
+    """When these, the large products and the transfers run one after another, as kernels of one GPU do."""
 
     @property
     def step(self) -> float | None:
@@ -49,7 +54,7 @@ def roofline(plan: Plan) -> Roofline:
     if chip.tflops is None:
         return Roofline(None, None, None, None, None)
     peak = plan.topology.size * chip.tflops * 1e12
-    compute = (plan.flops.total + sum(plan.flops.recomputation.values())) / peak
+    compute = plan.flops.done / peak
     transfers = sum(one.received / bandwidth(chip, one) for one in plan.collectives)
     memory, gathered = plan.memory, sum(one.received for one in plan.collectives)
     traffic = memory.frozen + 2 * (memory.trained + memory.optimizer) + 2 * gathered
@@ -59,7 +64,11 @@ def roofline(plan: Plan) -> Roofline:
     if times.transfers is None:
         return times
     step, total = times.step or compute, compute + transfers + (times.memory or 0.0)
-    return dataclasses.replace(times, mfu_bound=plan.flops.total / peak / step, mfu_without_overlap=plan.flops.total / peak / total)
+    times = dataclasses.replace(times, mfu_bound=plan.flops.total / peak / step, mfu_without_overlap=plan.flops.total / peak / total)
+    if plan.traffic is None:
+        return times
+    others = plan.traffic.other / chip.memory_bandwidth
+    return dataclasses.replace(times, other_kernels=others, mfu_in_turn=plan.flops.total / peak / (compute + transfers + others))
 
 
 def bandwidth(chip: Chip, collective: Collective) -> float:

@@ -16,12 +16,11 @@ import jax
 from jax.experimental import topologies
 
 from mede2_jax.config import UserError
+from mede2_jax.parallel import gpu
 from mede2_jax.sizing.chips import CHIPS, Chip, Platform
 
 PLANNED = ("v5e", "v5p", "v6e", "h100", "h200", "cpu")
 """Chips whose figures are complete, and that a compiler can be told of."""
-GPU_RESERVED = 0.08
-"""Of a GPU's memory, what JAX leaves to the driver, NCCL and the kernels' own workspaces (XLA_PYTHON_CLIENT_MEM_FRACTION=0.92)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Topology:
     @property
     def capacity(self) -> int:
         """Bytes of one device that a step may use."""
-        return int(self.chip.memory * (1 - GPU_RESERVED)) if self.chip.platform == "gpu" else self.chip.memory
+        return int(self.chip.memory * gpu.MEMORY) if self.chip.platform == "gpu" else self.chip.memory
 
 
 def parse_topology(name: str) -> Topology:
@@ -118,13 +117,13 @@ def prepare(topology: Topology) -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is held, so plans may be made side by side
     for name in ("TF_CPP_MIN_LOG_LEVEL", "TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL"):
         os.environ.setdefault(name, "3")  # they miss the machine that is not there, at length
-    flags = {
-        "gpu": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
-        "cpu": f"--xla_force_host_platform_device_count={topology.size}",
+    flags: dict[Platform, dict[str, str]] = {
+        # A run's own, but for two: without a GPU to time kernels on, cuBLAS has the only default there is.
+        "gpu": {"--xla_gpu_autotune_level": "0", "--xla_gpu_enable_triton_gemm": "false", **gpu.FLAGS},
+        "cpu": {"--xla_force_host_platform_device_count": str(topology.size)},
+        "tpu": {},
     }
-    flag = flags.get(topology.chip.platform)  # without a GPU to time kernels on, cuBLAS has the only default there is
-    if flag and flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    os.environ["XLA_FLAGS"] = gpu.with_flags(os.environ.get("XLA_FLAGS", ""), flags[topology.chip.platform])
 
 
 def _gpu_target(chip: Chip) -> str:

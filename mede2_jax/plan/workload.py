@@ -13,12 +13,15 @@ from typing import Any
 import jax
 
 from mede2_jax.config import UserError
+from mede2_jax.data.internvl3 import tile_count
 from mede2_jax.data.rows import BatchShape, empty_row
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.sizing.flops import Contents
 
 TEMPLATE_TOKENS = 30
 """Of a conversation besides its text: system prompt, roles, turn ends, image marks."""
+MOST_TILES = 12
+"""Of an image, where nothing else is said (Zhu et al. 2025)."""
 SPARE_PATCHES = 1.1
 """The data loader's room for patches that are spread unevenly over rows."""
 
@@ -108,11 +111,13 @@ class _Image:
 
 
 def _image(config: PlanConfig, sizes: Any) -> _Image:
-    """An image of mean size; InternVL3's is one tile, or as many as it is cut into and a thumbnail."""
+    """A square image of mean size; InternVL3's is one tile, or as many as it is cut into and a thumbnail."""
     vision = sizes.vision
     side = sum(config.synthetic.image_pixels) / 2
     if hasattr(sizes, "tile_size"):
-        tiles = 1
+        data = config.data
+        most = 1 if data.crop_to_patches is False else data.max_tiles or MOST_TILES
+        tiles = tile_count(round(side), round(side), sizes.tile_size, data.min_tiles or 1, most, thumbnail=True)
         return _Image(tiles * sizes.grid**2 // sizes.merge**2, tiles * sizes.grid**2, sizes.grid**2 + 1, sizes.grid**2)
     merge = vision.spatial_merge_size
     units = max(1, round(side / (vision.patch_size * merge)))

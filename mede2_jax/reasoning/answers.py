@@ -32,7 +32,6 @@ __all__ = [
 Outcome = Literal["correct", "wrong", "unparsed"]
 
 _OPEN, _CLOSE, _THINK, _THOUGHT = "<answer>", "</answer>", "<think>", "</think>"
-_TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true", "是": "否", "否": "是"}
 _SHORT = re.compile(r"^(?:(yes|no|true|false)|(是|否)的?)(?: ?[,.;:!、。]| [-–—] |$|(?<=yes) )", re.IGNORECASE)
 """A short answer with words after it. "No effusion" is none: it may be the very finding that was asked for."""
@@ -110,8 +109,9 @@ def given_answer(response: str) -> Given:
         return Given(marked or None, "tag", rest, is_cut=thinks_on and not lower.rstrip().endswith(_CLOSE))
     if not rest and lower[:thought].rstrip().endswith(_CLOSE):
         return Given(_marked(response[:thought], lower[:thought], 0) or None, "tag", rest)
-    if not rest or _TAG.search(rest):  # an answer, or a thought, that was cut off
-        return Given(None, "nowhere", rest, is_cut=thinks_on or lower.find(_OPEN, after) >= 0)
+    is_cut = thinks_on or lower.find(_OPEN, after) >= 0
+    if not rest or is_cut or lower.find(_CLOSE, after) >= 0:  # nothing, or an answer or a thought that was cut off
+        return Given(None, "nowhere", rest, is_cut=is_cut)
     last = rest[-LONGEST:].splitlines()[-1]
     if len(last) < LONGEST and is_statement(last := plain(last)):
         return Given(last, "statement", rest)

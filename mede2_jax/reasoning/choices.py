@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -76,9 +77,17 @@ def read_choice(text: str, options: Options) -> str | None:
     if len(text.strip()) > LONGEST:
         return None
     text = in_one_line(text)
-    forms = {letter: normalised(option) for letter, option in options.items()}
-    named = _choices(text, forms) | _choices(stripped(text), forms)
+    forms = {letter: _option_form(option) for letter, option in options.items()}
+    named = _choices(text, forms)
+    if (alone := stripped(text)) != text:
+        named |= _choices(alone, forms)
     return named.pop() if len(named) == 1 else None
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _option_form(option: str) -> str:
+    """An option's normal form: the same for all replies to its question, and most of the work of reading one."""
+    return normalised(option)
 
 
 def read_letter(text: str) -> str | None:
@@ -205,7 +214,7 @@ def _named(words: str, forms: Options) -> set[str]:
     named: set[str] = set()
     for other in sorted(forms, key=lambda letter: -len(forms[letter])):
         form, rest, at = forms[other], [], 0
-        for match in re.finditer(re.escape(form), words) if form else ():
+        for match in re.finditer(re.escape(form), words) if form and form in words else ():
             if _begins_at(words, match.start()) and _ends_at(words, match.end()):
                 named.add(other)
                 rest.append(words[at : match.start()])

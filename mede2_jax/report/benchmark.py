@@ -86,7 +86,9 @@ def _known(score: Score) -> Known:
     if score.said.data_is_carried:
         path = responses_file(score)
         columns = score.said.responses.columns
-        items = carried_items(task, read_responses(path, ColumnsConfig(id=columns.get("id"), response=columns.get("response"))))
+        items = carried_items(
+            task, read_responses(path, ColumnsConfig(id=columns.get("id"), response=columns.get("response")), errors_are_objects=True)
+        )
         return Known(task, items.by_id, (path,))
     files = tuple(found(name, score.file) for name in score.said.data.files)
     if not files or digest_of(files) != score.said.data.digest:

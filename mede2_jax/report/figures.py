@@ -11,6 +11,7 @@ from mede2_jax.config import counted
 from mede2_jax.report.drawing import COLOURS, HATCHES, Figure, canvas, name, style
 from mede2_jax.report.paper import paper
 from mede2_jax.report.scores import Board, Score, Value
+from mede2_jax.score.responses import how_asked
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])([0-9]{1,3}(?:\.[0-9]{1,2})?)\s?[Bb](?![A-Za-z0-9])")
 """Billions of parameters in a model's name, as in `Qwen2.5-VL-7B +I`."""
@@ -106,8 +107,9 @@ def _side_by_side(boards: Sequence[Board]) -> Iterator[Figure]:
         axes.set_ylabel("accuracy (%)")
         figure.legend(loc="outside upper center", ncols=min(3, len(models)))
         what = f"{len(models)} models on {counted(len(some), 'benchmark')}"
-        text = f"Accuracy of {what}, asked as {prompt} and read as {mode}, with 95% intervals."
-        yield Figure(f"figure5-models-{prompt}-{mode}", f"Models side by side (Figure 5): asked as {prompt}, read as {mode}", text, figure)
+        asked = how_asked(prompt, [score.said.prompt_is_known for board in some for score in board.scores])
+        text = f"Accuracy of {what}, {asked} and read as {mode}, with 95% intervals."
+        yield Figure(f"figure5-models-{prompt}-{mode}", f"Models side by side (Figure 5): {asked}, read as {mode}", text, figure)
 
 
 def _errors(scores: Sequence[Score]) -> np.ndarray:

@@ -22,6 +22,7 @@ from mede2_jax.report.paper import (
 )
 from mede2_jax.report.scores import Board, Part, Score
 from mede2_jax.report.tables import Cell, Table, between, cells, percent
+from mede2_jax.score.responses import how_asked
 
 OURS = "scored here"
 Row = tuple[Cell, ...]
@@ -108,8 +109,9 @@ def _our_rows(said: Paper, table: PaperTable, models: Sequence[str], boards: Seq
         ways = dict.fromkeys((board.prompt, board.mode) for board in boards if any(one.model == model for one in board.scores))
         for prompt, mode in ways:
             found = [_scores_of(said.benchmarks[columns.benchmark].tasks, model, prompt, mode, boards) for columns in table.columns]
+            asked = how_asked(prompt, [score.said.prompt_is_known for some in found for score in some])
             for place in range(max(map(len, found), default=0)):
-                parts: list[Cell] = [Cell(model, f"asked as {prompt}\nread as {mode}", "ours")]
+                parts: list[Cell] = [Cell(model, f"{asked}\nread as {mode}", "ours")]
                 for columns, some in zip(table.columns, found, strict=True):
                     parts.extend(_our_cells(said, columns, some[place] if place < len(some) else None, base, boards))
                 yield (*parts, Cell(""))

@@ -155,7 +155,7 @@ def _read(score: Score, path: Path, root: Path | None, replies: Replies) -> None
         except UserError as error:
             replies.faults.append(f"{score.model}: images are not shown: {error}")
     else:
-        read = read_responses(path, ColumnsConfig(id=columns.get("id"), response=columns.get("response")))
+        read = read_responses(path, ColumnsConfig(id=columns.get("id"), response=columns.get("response")), errors_are_objects=True)
         replies.by = _each_once((((one.id, None, one.sample), Reply(one.text)) for one in read.responses), path)
     wanted = {one.of for one in score.verdicts if one.finish != "failed"}
     if missing := len(wanted - replies.by.keys()):

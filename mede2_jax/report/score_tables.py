@@ -281,7 +281,7 @@ def judges_table(boards: Sequence[Board]) -> Table | None:
                 cells(
                     score.model,
                     Cell(judge.model or judge.api, judge.prompt.title),
-                    f"{judge.responses:,}",
+                    f"{judge.responses - judge.failed:,}",
                     f"{judge.correct:,}",
                     f"{judge.failed:,}",
                     "–" if agreed is None else Cell(percent(agreed.agreement), f"of {agreed.responses:,}\n{between(agreed.interval)}"),

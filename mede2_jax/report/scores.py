@@ -15,6 +15,7 @@ from mede2_jax.data.record_file import RecordFile
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import Foreign, check, load_json
 from mede2_jax.score.against import SCORE, VERDICTS
+from mede2_jax.score.responses import how_asked
 
 Json = dict[str, Any]
 CURE = "score it again, with python -m mede2_jax.score"
@@ -158,6 +159,8 @@ class ScoreFile(Foreign):
     title: str = ""
     mode: str
     prompt: str
+    prompt_is_known: bool = True
+    """Whether the replies' file or the user says so; else it is only how the replies were read."""
     rules: int | str = ""
     version: str = ""
     data: Files = Files()
@@ -227,6 +230,8 @@ class Score:
     def notices(self) -> dict[str, str]:
         """What has to be said wherever this score stands: in a word, and in full."""
         told = {}
+        if not self.said.prompt_is_known:
+            told["prompt not known"] = f"how the items were asked is not known; read as replies to {self.said.prompt}"
         if self.said.partial is not None:
             told["partial"] = f"partial: {self.said.partial.items:,} of {self.said.partial.of:,} items"
         if self.said.left_out:
@@ -256,7 +261,7 @@ class Board:
     @property
     def name(self) -> str:
         """As headings have it."""
-        return f"{self.title} · asked as {self.prompt} · read as {self.mode}"
+        return f"{self.title} · {how_asked(self.prompt, [one.said.prompt_is_known for one in self.scores])} · read as {self.mode}"
 
     @property
     def slug(self) -> str:
@@ -328,9 +333,15 @@ def read_boards(given: Sequence[str]) -> tuple[list[str], list[Board]]:
 
 def _folders(folder: Path) -> Iterable[Path]:
     """The folders of the scores in one that `score` (itself) or `evaluate` (TASK/PROMPT below it) wrote."""
+    below = sorted(path.parent for path in folder.glob(f"*/*/{SCORE}"))
     if (folder / SCORE).is_file():
+        if below:
+            raise UserError(
+                f"--scores: {folder} holds a {SCORE} of its own and {counted(len(below), 'score')} below it, such as {below[0]}; "
+                f"move its own {SCORE} and {VERDICTS} to another folder"
+            )
         return [folder]
-    if below := sorted(path.parent for path in folder.glob(f"*/*/{SCORE}")):
+    if below:
         return below
     raise UserError(f"--scores: {folder} holds no {SCORE}; give a folder that python -m mede2_jax.score or evaluate wrote with --out")
 

@@ -19,6 +19,8 @@ from mede2_jax.scoring.modes import Mode
 from mede2_jax.statistics.comparison import detectable_difference, discordant, fewest_one_way, mcnemar, paired_bootstrap, paired_items
 
 SCORE, VERDICTS = "score.json", "verdicts.jsonl"
+EVALUATION = "evaluation.json"
+"""In a folder of python -m mede2_jax.evaluate, which has a folder of a score for each task and prompt: TASK/PROMPT."""
 
 
 def compare(ours: Table, other: Path, config: ScoreConfig) -> dict[str, Any]:

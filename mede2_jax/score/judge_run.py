@@ -96,10 +96,12 @@ class Tally:
 
 @dataclasses.dataclass
 class Purse:
-    """What several scores of one command may cost together."""
+    """What several scores of one command may cost together, and whether that buys anything."""
 
     left: float | None
     """US dollars; None: any."""
+    heard: bool = False
+    """Whether the judge has answered anything, be it nothing that can be read: so it is there, and only single answers fail."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,7 @@ def judge_answers(job: JudgeJob, file: OutputFile, purse: Purse, console: Consol
         console: Where to show progress.
 
     Raises:
-        UserError: The judge cannot be used or broke down, the budget is used up, or no answer could be judged. What was judged is kept.
+        UserError: The judge cannot be used or broke down, the budget is used up, or it refuses every request. What was judged is kept.
     """
     run = AnswerRun(job, file, purse, console)
     run.run()
@@ -233,9 +235,11 @@ class AnswerRun(ResumableRun[Case, AnswerJudgment, FailedAnswer, Begun, Tally]):
         self.say(f"{counted(len(self.job.cases), 'answer')} to judge{there}; judge {options.api}, {options.asked_model}")
 
     def finish(self) -> None:
-        """An error where there is no judgment at all; what there is, the score shows."""
-        if self.missing and not any(name in self.tally.by_id for name in self.job.cases):
-            raise UserError(f"no answer could be judged; the first: {self.failures.now[0].reason}")
+        """An error where the judge refuses all that it is asked; what could not be judged else, the score counts and lists."""
+        heard = self.purse.heard or any(name in self.tally.by_id or _answered(self.failures.get(name)) for name in self.job.cases)
+        self.purse.heard = heard
+        if self.missing and not heard:
+            raise UserError(f"the judge refuses every request; the first: {self.failures.now[0].reason}")
 
     def _tell(self, line: str) -> None:
         self.say(in_section("judge", line))
@@ -276,3 +280,8 @@ class AnswerRun(ResumableRun[Case, AnswerJudgment, FailedAnswer, Begun, Tally]):
             usage=answer.usage,
         )
         return Outcome(self.items(case), [judgment], tokens=answer.usage.response_tokens if answer.usage else 0)
+
+
+def _answered(failure: FailedAnswer | None) -> bool:
+    """Whether there was a reply, which could not be read or was none that decides."""
+    return failure is not None and (failure.attempts > 0 or failure.usage is not None)

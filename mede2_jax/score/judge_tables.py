@@ -52,9 +52,10 @@ def judge_notices(result: Json) -> Iterator[str]:
 def _what_it_did(judge: Json) -> str:
     cost, spent = judge["cost"], judge["cost"]["judgments"] + judge["cost"]["failed"]
     before = f", of it ${cost['from_cache']:,.4f} from the cache" if cost["from_cache"] else ""
+    decided = judge["responses"] - judge["failed"]
     # $0 would say that it was free: the model may have no price here.
     price = f"${spent:,.4f}{before}" if spent else "no cost counted"
     return (
-        f"the judge ({judge['prompt']['title']}) decided {counted(judge['responses'], 'response')}, {judge['correct']:,} as right; "
+        f"the judge ({judge['prompt']['title']}) decided {counted(decided, 'response')}, {judge['correct']:,} as right; "
         f"{counted(judge['requests'], 'request')}, {price}"
     )

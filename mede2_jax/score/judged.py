@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from mede2_jax.config import counted
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.score.config import ScoreConfig
-from mede2_jax.score.judge_job import JudgeJob, Name, judging_of, open_job
+from mede2_jax.score.judge_job import JudgeJob, Name, can_be_judged, judging_of, open_job
 from mede2_jax.score.judge_run import JUDGED, JudgedAnswers, Purse, judge_answers
+from mede2_jax.score.summary import clusters_of
 from mede2_jax.score.verdicts import Sample
 from mede2_jax.scoring.judging import JUDGE_FAILED, Finding
 from mede2_jax.scoring.judging import JUDGED as BY_JUDGE
 from mede2_jax.scoring.reading import NOTHING, Reading, Verdict
 from mede2_jax.statistics.agreement import agreement
-from mede2_jax.statistics.intervals import bootstrap, wilson
+from mede2_jax.statistics.intervals import share_intervals, wilson
 from mede2_jax.tasks.catalogue import Items
 
 Json = dict[str, Any]
@@ -59,14 +61,27 @@ def with_judge(
     five = judging is items.task.owners_judge
     decided = [_decided(one, job, answers, five) for one in samples]
     if not job.cases:
-        return decided, {"not_asked": "the rule finds every open answer right, or there is none that could be read"}
+        return decided, {"not_asked": _why_not_asked(items, job, samples)}
     return decided, _said(config, items, job, answers, samples)
 
 
 def open_and_wrong(items: Items, samples: Sequence[Sample]) -> int:
-    """How many open answers a rule alone takes for wrong: a judge might find that some say the same in other words."""
+    """How many open answers a rule alone takes for wrong that a judge would be asked about: some may say the same in other words."""
     known = items.by_id
-    return sum(one.outcome == "wrong" and known[one.id].is_open for one in samples)
+    return sum(one.outcome == "wrong" and known[one.id].is_open and can_be_judged(one, "mede2") for one in samples)
+
+
+def _why_not_asked(items: Items, job: JudgeJob, samples: Sequence[Sample]) -> str:
+    known = items.by_id
+    opened = [one for one in samples if known[one.id].is_open]
+    rest = [one for one in opened if not (job.has_rule and one.outcome == "correct")]
+    if not opened:
+        return "there is no open answer"
+    if not rest:
+        return "the rule finds every open answer right"
+    right = f"the rule finds {len(opened) - len(rest):,} of {counted(len(opened), 'open answer')} right, and " if job.has_rule else ""
+    others = f"of the other {len(rest):,}" if right else f"of {counted(len(rest), 'open answer')}"
+    return f"{right}none {others} can be judged: they were cut, refused or failed, or hold nothing that can be read"
 
 
 def _decided(sample: Sample, job: JudgeJob, answers: JudgedAnswers, five: bool) -> Sample:
@@ -122,7 +137,7 @@ def _agreement(config: ScoreConfig, items: Items, job: JudgeJob, answers: Judged
     if not together:
         return None
     same = np.array([np.mean([rule == judge for rule, judge in some]) for some in pairs.values()])
-    clusters = [items.by_id[name].cluster or name for name in pairs] if items.task.clustered else None
+    clusters = clusters_of(items.task, [items.by_id[name] for name in pairs])
     kappa = agreement(together)
     interval, method = _interval(same, len(together), clusters, config)
     return {
@@ -144,6 +159,5 @@ def _interval(same: np.ndarray, responses: int, clusters: list[str] | None, conf
     if responses == len(same) and clusters is None:
         found = wilson(round(float(same.sum())), len(same))
         return [found.low, found.high], "Wilson"
-    drawn = bootstrap(same[:, None], seed=config.seed, clusters=clusters, resamples=config.resamples)
-    method = f"bootstrap over {'clusters' if clusters is not None else 'items'}, {config.resamples:,} resamples, seed {config.seed}"
-    return None if drawn is None else [drawn.intervals[0].low, drawn.intervals[0].high], method
+    ((interval, method),) = share_intervals(same[:, None], seed=config.seed, clusters=clusters, resamples=config.resamples)
+    return None if interval is None else [interval.low, interval.high], method

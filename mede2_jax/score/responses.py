@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
-from mede2_jax.config import UserError
-from mede2_jax.foreign import shown
+from mede2_jax.config import UserError, counted
+from mede2_jax.data.record_file import half_character
+from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.outputs.manifest import Said, read_said
 from mede2_jax.score.config import ColumnsConfig
 from mede2_jax.tasks.asking import ORDER, SHUFFLE, THEN, asked_as, question_id
-from mede2_jax.tasks.item import Task
+from mede2_jax.tasks.item import Task, python_literal
 from mede2_jax.tasks.tables import Row, rows
 
 Finish = Literal["stop", "cut", "refused", "failed"]
@@ -30,6 +32,9 @@ _FINISHES: Mapping[str, Finish] = {
     "error": "failed",
 }
 """What APIs call an end that is none; every other one is an end."""
+
+_LISTED = re.compile(r"""\s*\[(\s*["'].*|.*["']\s*)\]\s*""", re.DOTALL)
+"""A cell that begins or ends as a list of texts does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +67,13 @@ class Responses:
     """Whether python -m mede2_jax.evaluate sampled them: ids are `task/prompt/item`, of several tasks and prompts."""
 
 
-def read_responses(path: Path, columns: ColumnsConfig) -> Responses:
+def read_responses(path: Path, columns: ColumnsConfig, *, errors_are_objects: bool = False) -> Responses:
     """Reads a file of responses.
 
     Args:
         path: The file.
         columns: How its columns are called.
+        errors_are_objects: As `Task.errors_are_objects`: any object is a reply that failed.
 
     Raises:
         UserError: It cannot be read; columns are missing, or could be several; a row is not as it should be.
@@ -79,10 +85,15 @@ def read_responses(path: Path, columns: ColumnsConfig) -> Responses:
     for where, row in rows(path):
         if not found:
             found = _find_columns(row, columns, where)
-        responses.extend(_of_row(row, found, columns, where))
+        if path.suffix.lower() == ".csv":  # the one form that has no lists of its own
+            row = {**row, **{name: _cell(row[name], name, where) for name in {found["response"], columns.finish} & row.keys()}}
+        if not errors_are_objects:
+            _check_objects(row.get(found["response"]), found["response"], where)
+        given = list(_of_row(row, found, columns, where))
+        responses.extend(given)
         if isinstance(model := row.get("model"), str):
             models[model] = None
-        is_evaluation = is_evaluation and found["id"] == PARENTS and responses[-1].id == _asked_id(row)
+        is_evaluation = is_evaluation and found["id"] == PARENTS and all(one.id == _asked_id(row) for one in given)
     if not responses:
         raise UserError(f"{path}: no responses in the file")
     if found["id"] == PARENTS:
@@ -121,10 +132,32 @@ def of_prompt(responses: Responses, task: Task, prompt: str | None) -> tuple[Res
     return dataclasses.replace(responses, responses=kept), str(chosen)
 
 
+def how_asked(prompt: str, known: Sequence[bool]) -> str:
+    """How tables say that some were asked so, where of each it is known or taken for granted."""
+    if not any(known):
+        return f"prompt not known (taken for {prompt})"
+    return f"asked as {prompt}" + ("" if all(known) else " (not known of some)")
+
+
 def without(responses: Responses, ids: Sequence[str]) -> Responses:
     """All but the responses to some items."""
     gone = set(ids)
     return dataclasses.replace(responses, responses=tuple(one for one in responses.responses if one.id not in gone)) if gone else responses
+
+
+def of_part(responses: Responses, task: Task) -> tuple[Responses, int]:
+    """Without those to items of the whole that the task is a part of, and how many these are.
+
+    Raises:
+        UserError: All are.
+    """
+    rest = without(responses, [one.id for one in responses.responses if task.is_outside(one.id)])
+    if not rest.responses:
+        ids = shown(responses.responses[0].id)
+        raise UserError(
+            f"{responses.path}: none of its responses is to an item of {task.name}, a part of its benchmark (ids such as {ids})"
+        )
+    return rest, len(responses.responses) - len(rest.responses)
 
 
 def _asked_id(row: Row) -> str | None:
@@ -178,15 +211,21 @@ def _of_row(row: Row, found: Mapping[str, str], columns: ColumnsConfig, where: s
     if found["response"] not in row:
         raise UserError(f"{where}: column {found['response']!r} is missing; give every row one, empty where the model said nothing")
     said, first = row[found["response"]], _sample(row.get(columns.sample, 0), columns.sample, where)
+    if said == []:
+        raise UserError(f"{where}: column {found['response']!r} has an empty list; give an empty text where the model said nothing")
     several = isinstance(said, list)
     metadata = row["metadata"] if found["id"] == PARENTS and isinstance(row.get("metadata"), Mapping) else {}
     order = metadata.get(ORDER, "") if identity == _asked_id(row) else ""
     if not isinstance(order, str):
         raise UserError(f"{where}: metadata.{ORDER} must be the letters of the options as they were shown, found {shown(order)}")
-    finish = row.get(columns.finish)
-    for number, one in enumerate(said if several else [said]):
+    texts, finish = said if several else [said], row.get(columns.finish)
+    if isinstance(finish, list) and (not several or len(finish) != len(texts)):
+        raise UserError(
+            f"{where}: column {columns.finish!r} has a list of {len(finish)} for {counted(len(texts), 'text')}; give one for each"
+        )
+    for number, one in enumerate(texts):
         text, ended = _text(one, found["response"], where)
-        of_this = finish[number] if several and isinstance(finish, list) and len(finish) == len(said) else finish
+        of_this = finish[number] if isinstance(finish, list) else finish
         yield Response(str(identity), first + number, text, ended or _FINISHES.get(str(of_this), "stop"), THEN in metadata, order=order)
 
 
@@ -196,6 +235,42 @@ def _sample(value: Any, name: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UserError(f"{where}: column {name!r} must be the sample's number from 0, found {shown(value)}")
     return value
+
+
+def _cell(cell: str, name: str, where: str) -> str | list[Any]:
+    """A cell of a CSV file: a list of texts where it is one in JSON's or Python's notation, else the text.
+
+    Raises:
+        UserError: It looks like a list of texts and is neither.
+    """
+    if not _LISTED.fullmatch(cell):
+        return cell
+    try:
+        value = parse_json(cell)
+    except JSONFault:
+        value = python_literal(cell)
+        # Python joins texts that no comma parts, as NumPy writes them: only what it would write itself is what it reads.
+        value = value if repr(value) == cell.strip() else None
+    if not isinstance(value, list) or half_character(value) is not None:
+        raise UserError(
+            f"{where}: column {name!r} begins or ends as a list of texts does, and is none in JSON's or Python's notation "
+            f"({shown(cell)}); write it as JSON, or give the file as JSONL"
+        )
+    return value
+
+
+def _check_objects(said: Any, name: str, where: str) -> None:
+    """Refuses an object where a text is meant, but for an API's error.
+
+    Raises:
+        UserError: As said.
+    """
+    for one in said if isinstance(said, list) else [said]:
+        if isinstance(one, Mapping) and "error" not in one:
+            raise UserError(
+                f"{where}: column {name!r} must be text, or a list of texts, found the object {shown(one)}; "
+                "give the text in it, and null (or an object with `error`) where no reply came"
+            )
 
 
 def _text(said: Any, name: str, where: str) -> tuple[str, Finish | None]:

@@ -16,19 +16,20 @@ from mede2_jax.config import UserError, counted
 from mede2_jax.foreign import shown, visible
 from mede2_jax.outputs.file import write_whole
 from mede2_jax.outputs.manifest import file_digest, read_manifest
-from mede2_jax.score.against import SCORE, VERDICTS, compare
+from mede2_jax.score.against import EVALUATION, SCORE, VERDICTS, compare
 from mede2_jax.score.config import ScoreConfig
 from mede2_jax.score.judge_job import check_judge
 from mede2_jax.score.judge_run import Purse
 from mede2_jax.score.judge_tables import agreement_table, judge_notices
 from mede2_jax.score.judged import open_and_wrong, with_judge
 from mede2_jax.score.leakage import describe_leakage, leakage
-from mede2_jax.score.responses import PARENTS, Responses, of_prompt, read_responses, without
+from mede2_jax.score.responses import PARENTS, Responses, how_asked, of_part, of_prompt, read_responses, without
 from mede2_jax.score.shuffles import described, order_table, over_orders
 from mede2_jax.score.summary import ENDS, UNJUDGED, Json, summarise, table
 from mede2_jax.score.verdicts import Sample, as_asked, carried_items, judged, pair, steps_of
 from mede2_jax.tasks.catalogue import Items, find_task, open_items
 from mede2_jax.tasks.own import OwnTask
+from mede2_jax.tasks.tables import rows
 
 RULES = 1
 """Version of the rules that read replies: a score names it, and another one may give another score of the same file."""
@@ -48,13 +49,30 @@ def run(config: ScoreConfig, console: Console) -> Json:
     """
     assert config.task is not None and config.responses is not None
     task = find_task(config.task)
-    if config.out is not None and config.out.exists() and not config.out.is_dir():
-        raise UserError(f"--out={config.out} is a file; give a folder")
+    if config.out is not None:
+        _check_out(config.out, config.responses)
     if config.prompt is not None and config.prompt in (*task.our_prompts, *task.prompts):
         check_judge(task, config.mode, config.prompt, config.judge, config.out)  # before a long file is read
-    responses, prompt = of_prompt(read_responses(config.responses, config.columns), task, config.prompt)
+    read = read_responses(config.responses, config.columns, errors_are_objects=task.errors_are_objects)
+    responses, prompt = of_prompt(read, task, config.prompt)
+    for where, row in rows(responses.path) if task.setting_column else ():
+        task.check_setting(row, where)
     items = open_items(task, config.data, images=False) if config.data is not None else carried_items(task, responses)
     return score(config, items, responses, prompt, console)
+
+
+def _check_out(out: Path, responses: Path) -> None:
+    """Refuses a folder where a score would hide an evaluation's, or be taken for one of them; its own replies may be scored again.
+
+    Raises:
+        UserError: As said; or it is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is a file; give a folder")
+    folder = out.resolve()
+    is_among = (folder.parents[1] / EVALUATION).is_file() if len(folder.parents) > 1 else False
+    if (folder / EVALUATION).is_file() or (is_among and responses.resolve().parent != folder.parents[1]):
+        raise UserError(f"--out={out} belongs to an evaluation ({EVALUATION} is there), which has scores of its own; give another folder")
 
 
 def score(
@@ -82,6 +100,7 @@ def score(
     """
     task = items.task
     check_judge(task, config.mode, prompt, config.judge, config.out)
+    responses, outside = of_part(responses, task)
     asked, left_out = as_asked(items, prompt)
     if not (rest := without(responses, left_out)).responses:
         raise UserError(f"{responses.path}: all of its responses are to items whose options are images, which {prompt} cannot leave out")
@@ -94,10 +113,12 @@ def score(
         "title": task.title,
         "mode": config.mode,
         "prompt": prompt,
+        "prompt_is_known": responses.is_evaluation or config.prompt is not None,
         "rules": RULES,
         "version": __version__,
         **_inputs(config, items, responses),
         "partial": {"items": len(some), "of": len(asked.items)} if config.partial else None,
+        **({"outside": outside} if outside else {}),
         **(more or {}),
         **summarise(all_items, config),
         "steps": steps_of(samples),
@@ -185,7 +206,7 @@ def _write(config: ScoreConfig, result: Json, samples: Sequence[Sample]) -> None
 
 def _show(result: Json, console: Console) -> None:
     overall = result["overall"]
-    title = f"{result['title']} · {result['mode']} · asked as {result['prompt']}"
+    title = f"{result['title']} · {result['mode']} · {how_asked(result['prompt'], [result['prompt_is_known']])}"
     if "model" in (judge := result.get("judge") or {}):
         title += f" · judged by {judge['model']}"
     shown_table = RichTable(title=title, title_style="bold", title_justify="left")
@@ -253,10 +274,16 @@ def _curves(at: Mapping[str, Any]) -> RichTable:
 
 def _notices(result: Json) -> list[str]:
     notices = []
+    if not result["prompt_is_known"]:
+        notices.append(
+            f"how the items were asked is not known: replies are read as those to {result['prompt']}; --prompt=NAME says another"
+        )
     if deviations := result["data"]["deviations"]:
         notices.append(f"not the owner's whole test set, or another revision ({'; '.join(deviations)}): say so beside this score")
     if partial := result["partial"]:
         notices.append(f"partial: {partial['items']:,} of {partial['of']:,} items")
+    if outside := result.get("outside"):
+        notices.append(f"{counted(outside, 'response')} to other subjects left out: {result['task']} is a part of its benchmark")
     if left_out := result.get("left_out"):
         some = ", ".join(map(shown, left_out[:LISTED])) + (", …" if len(left_out) > LISTED else "")
         notices.append(f"{counted(len(left_out), 'item')} left out, whose options are images and cannot be taken away: {some}")

@@ -19,11 +19,16 @@ AS_IT_IS = "as it is"
 def over_orders(some: Table, config: ScoreConfig) -> Json:
     """What score.json says of orders.
 
-    `by_seed` has each order's score. `spread` is over their accuracies: mean, standard deviation (n − 1), lowest, highest. `answers` counts
-    the choice items that were asked in several orders, and those of them whose read answer changes: no answer is the most frequent one,
-    or among these, in every order. To have read nothing is an answer here.
+    `by_seed` has each order's score; items without options, which are asked in none, count in each. `spread` is over their accuracies:
+    mean, standard deviation (n − 1), lowest, highest. `answers` counts the choice items that were asked in several orders, and those of
+    them whose read answer changes: no answer is the most frequent one, or among these, in every order. To have read nothing is an answer
+    here.
     """
-    seeds = sorted({one.shuffle for samples in some.samples for one in samples}, key=lambda seed: -1 if seed is None else seed)
+    shown = [one for item, samples in zip(some.items, some.samples, strict=True) if item.options for one in samples]
+    seeds = sorted(
+        {one.shuffle for one in shown or (one for samples in some.samples for one in samples)},
+        key=lambda seed: -1 if seed is None else seed,
+    )
     scores = {AS_IT_IS if seed is None else str(seed): score(_of_seed(some, seed), config) for seed in seeds}
     accuracies = [one["accuracy"] for one in scores.values()]
     asked = [
@@ -72,7 +77,7 @@ def _of_seed(some: Table, seed: int | None) -> Table:
     chosen = [
         (item, kept)
         for item, samples in zip(some.items, some.samples, strict=True)
-        if (kept := [one for one in samples if one.shuffle == seed])
+        if (kept := [one for one in samples if one.shuffle == seed or not item.options])
     ]
     return Table(some.task, [item for item, _ in chosen], [kept for _, kept in chosen])
 

@@ -16,7 +16,7 @@ from mede2_jax.score.verdicts import Sample
 from mede2_jax.scoring.judging import JUDGE_FAILED
 from mede2_jax.scoring.reading import several
 from mede2_jax.scoring.texts import SharedWords, shared_words
-from mede2_jax.statistics.intervals import Bootstrap, Interval, accuracy, bootstrap, mean_over_items, wilson
+from mede2_jax.statistics.intervals import Interval, accuracy, mean_over_items, share_intervals, wilson
 from mede2_jax.statistics.votes import chance_at, majority_at, pass_at
 from mede2_jax.tasks.item import Item, Task
 
@@ -54,11 +54,17 @@ class Table:
     @property
     def clusters(self) -> list[str] | None:
         """[I] what each item hangs together with; None where all stand alone."""
-        return [item.cluster or item.id for item in self.items] if self.task.clustered else None
+        return clusters_of(self.task, self.items)
 
     def part(self, chosen: Sequence[int]) -> Table:
         """Some items."""
         return Table(self.task, [self.items[one] for one in chosen], [self.samples[one] for one in chosen])
+
+
+def clusters_of(task: Task, items: Sequence[Item]) -> list[str] | None:
+    """[I] what each item hangs together with; None where all stand alone."""
+    labels = [item.cluster or item.id for item in items] if task.clustered else []
+    return labels if len(set(labels)) < len(labels) else None
 
 
 def table(task: Task, items: Mapping[str, Item], samples: Sequence[Sample]) -> Table:
@@ -116,11 +122,7 @@ def estimated(some: Table, right: np.ndarray, config: ScoreConfig) -> Json:
     if bool((count == 1).all()) and some.clusters is None:
         interval, method = wilson(int(right.sum()), len(right)), "Wilson"
     else:
-        found = bootstrap((right / count)[:, None], seed=config.seed, clusters=some.clusters, resamples=config.resamples)
-        interval = found.intervals[0] if found else None
-        method = (
-            f"bootstrap over {'clusters' if some.clusters is not None else 'items'}, {config.resamples:,} resamples, seed {config.seed}"
-        )
+        ((interval, method),) = _intervals((right / count)[:, None], some, config)
     return {
         "accuracy": estimate.value,
         "standard_error": estimate.standard_error,
@@ -141,7 +143,7 @@ def _words(some: Table, config: ScoreConfig) -> Json:
             for item, samples in zip(opened.items, opened.samples, strict=True)
         ]
     )
-    found = bootstrap(values, seed=config.seed, clusters=opened.clusters, resamples=config.resamples)
+    found = _intervals(values, opened, config)
     return {
         "words": {
             "items": len(chosen),
@@ -165,7 +167,7 @@ def _at(some: Table, config: ScoreConfig) -> Json:
     values["majority"] = majority_at(votes, rights, ks)
     # Short columns of many: one resampling for all, so that the curves move together.
     columns = np.concatenate(list(values.values()), axis=1)
-    found = bootstrap(columns, seed=config.seed, clusters=some.clusters, resamples=config.resamples)
+    found = _intervals(columns, some, config)
     result: Json = {}
     for place, name in enumerate(values):
         result[name] = {str(k): _with_interval(columns, found, place * len(ks) + at) for at, k in enumerate(ks)}
@@ -175,11 +177,17 @@ def _at(some: Table, config: ScoreConfig) -> Json:
     return result
 
 
-def _with_interval(values: np.ndarray, found: Bootstrap | None, at: int) -> Json:
+def _intervals(values: np.ndarray, some: Table, config: ScoreConfig) -> list[tuple[Interval | None, str]]:
+    return share_intervals(values, seed=config.seed, clusters=some.clusters, resamples=config.resamples)
+
+
+def _with_interval(values: np.ndarray, found: Sequence[tuple[Interval | None, str]], at: int) -> Json:
     """A metric's mean over the items, of [I, M] values, and its interval."""
+    interval, method = found[at]
     return {
         "value": mean_over_items(values[:, at]).value,
-        "interval": None if found is None else dataclasses.astuple(found.intervals[at]),
+        "interval": None if interval is None else dataclasses.astuple(interval),
+        "interval_method": method,
     }
 
 

@@ -65,6 +65,7 @@ def carried_items(task: Task, responses: Responses) -> Items:
         if not item.id:
             raise UserError(f"{where}: the row has no id; give the benchmark's files with --data")
     held = tuple(item for item in items.values() if task.holds(item))
+    task.check_set(held, str(responses.path))
     return Items(task, (responses.path,), digest_of([responses.path]), held)
 
 
@@ -85,7 +86,7 @@ def pair(items: Items, responses: Responses, *, partial: bool) -> dict[str, list
     for response in responses.responses:
         by_id[response.id].append(response)
     if not partial:
-        _check_complete(items, responses.path, {name: len(some) for name, some in by_id.items()})
+        _check_complete(items, responses.path, by_id)
     return {name: sorted(by_id[name], key=_place) for name in known if name in by_id}
 
 
@@ -136,8 +137,13 @@ def _place(one: Response) -> tuple[int, int]:
     return -1 if one.shuffle is None else one.shuffle, one.sample
 
 
-def _check_complete(items: Items, path: Path, counts: Mapping[str, int]) -> None:
-    missing = [item.id for item in items.items if item.id not in counts]
+def _check_complete(items: Items, path: Path, by_id: Mapping[str, Sequence[Response]]) -> None:
+    missing = [item.id for item in items.items if item.id not in by_id]
+    known = items.by_id
+    orders = {one.shuffle for name, some in by_id.items() if known[name].options for one in some}
+    # What has no options is asked in no order, and so has that many times fewer samples.
+    once = {name for name, some in by_id.items() if not known[name].options and all(one.shuffle is None for one in some)}
+    counts = {name: len(some) * max(len(orders) if name in once else 1, 1) for name, some in by_id.items()}
     most = max(counts.values())
     fewer = [name for name, count in counts.items() if count < most]
     told = []

@@ -12,7 +12,8 @@ A product of [m, k] and [k, n] counts 2·m·k·n. Padding counts nothing; attent
 
 So LoRA on the language model costs about 4·N a token, training it in full 6·N. MFU divides these by time and peak. What the
 backward pass computes a second time (layers under `remat=full`, attention scores, logits of a trained head) is recomputation:
-counted apart, and part of HFU only. Norms, activations, softmax, rotary embedding and the optimizer count nothing.
+counted apart, and part of HFU only; so is attention that each device of a `tensor` axis makes for all heads, where the axis does
+not divide them. Norms, activations, softmax, rotary embedding and the optimizer count nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from mede2_jax.families import attention_heads
 from mede2_jax.train.model_spec import ModelSpec
 
 
@@ -52,11 +54,18 @@ class Flops:
     """What any implementation must do."""
     recomputation: dict[str, float]
     """What this one does a second time."""
+    repeated: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What several devices do alike: attention, where `tensor` does not divide the heads."""
 
     @property
     def total(self) -> float:
         """Of the model alone."""
         return sum(self.model.values())
+
+    @property
+    def done(self) -> float:
+        """All that devices do."""
+        return self.total + sum(self.recomputation.values()) + sum(self.repeated.values())
 
 
 def contents(batch: Mapping[str, np.ndarray]) -> Contents:
@@ -79,7 +88,7 @@ def contents(batch: Mapping[str, np.ndarray]) -> Contents:
     )
 
 
-def count_flops(spec: ModelSpec, sizes: Any, held: Contents, *, remat: str) -> Flops:
+def count_flops(spec: ModelSpec, sizes: Any, held: Contents, *, remat: str, tensor: int = 1) -> Flops:
     """The operations of one step.
 
     Args:
@@ -87,6 +96,7 @@ def count_flops(spec: ModelSpec, sizes: Any, held: Contents, *, remat: str) -> F
         sizes: The family's model config.
         held: The step's batch.
         remat: The remat policy.
+        tensor: Size of the mesh axis that splits heads.
     """
     language, vision = sizes.language, sizes.vision
     windows, images = vision.attention_layers
@@ -101,6 +111,8 @@ def count_flops(spec: ModelSpec, sizes: Any, held: Contents, *, remat: str) -> F
     head = 2.0 * language.vocab_size * language.hidden_size * held.scored
     model: dict[str, float] = {}
     again: dict[str, float] = {}
+    repeated: dict[str, float] = {}
+    heads = attention_heads(sizes)
     # Gradients flow down from the loss as far as something is trained.
     reached = True
     for part in ("language", "projector", "vision"):
@@ -110,11 +122,15 @@ def count_flops(spec: ModelSpec, sizes: Any, held: Contents, *, remat: str) -> F
         # Flash attention recomputes its scores; under remat=full a layer's forward pass runs again, except the projector's.
         whole_layers = linear[part] + attention[part] + adapters[part] if remat == "full" and part != "projector" else 0.0
         again[part] = flows * (0.5 * attention[part] + whole_layers)
+        if heads.get(part, tensor) % tensor:
+            runs = 1 + flows * (2.5 + (remat == "full"))
+            repeated[part] = (tensor - 1) * runs * attention[part]
         reached = flows
     trains_head = spec.trains_vocabulary
     return Flops(
         model={**model, "head": head * (3 if trains_head else 2)},
         recomputation={**again, "head": head if trains_head else 0.0},
+        repeated=repeated,
     )
 
 

@@ -7,11 +7,15 @@ I items, M metrics, B resamples. A metric is one number an item: right or not, t
 | one sample an item: k of n are right | `wilson` |
 | several samples an item, pass@k, MV@k | `bootstrap` over items |
 | items that hang together (one case, one image) | `bootstrap` over clusters |
+| the same where all items or clusters are alike, so that no resample differs | `wilson_of_share` over these |
+
+`share_intervals` takes the last three by itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
@@ -22,6 +26,8 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 _DRAWS = 1 << 20
 """Units that are drawn at once: 8 MB of an array of them."""
+_NO_WIDTH = 1e-12
+"""What adding in floating point leaves between two means that are one."""
 _METRICS = 256
 """Metrics whose resampled means are in memory at once: 20 MB of 10,000 resamples."""
 
@@ -120,6 +126,44 @@ def wilson(right: int, total: int, confidence: float = CONFIDENCE) -> Interval:
         raise ValueError(f"{right} of {total} is no proportion")
     low, high = stats.binomtest(right, total).proportion_ci(confidence, method="wilson")
     return Interval(float(low), float(high))
+
+
+def wilson_of_share(share: float, total: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's score interval where each of n values may be a share itself.
+
+    It is as wide as if they were 0 and 1 alone, of which no values of that mean vary more.
+
+    Args:
+        share: The mean of the values, from 0 to 1.
+        total: n, at least 1.
+        confidence: Of the interval, two-sided.
+    """
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre, half = share + z**2 / (2 * total), z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    low, high = ((centre + end) / (1 + z**2 / total) for end in (-half, half))
+    # At 0 and at 1 that end is the share itself, but for what adding in floating point leaves.
+    return Interval(low if share > 0 else 0.0, high if share < 1 else 1.0)
+
+
+def share_intervals(
+    values: Float[np.ndarray, "I M"], *, seed: int, clusters: Sequence[Hashable] | None = None, resamples: int = RESAMPLES
+) -> list[tuple[Interval | None, str]]:
+    """Of M shares their intervals, each with the name of its method; arguments and errors are those of `bootstrap`.
+
+    Where all items (or clusters) have one value, every resample is the same: that says that few of them differ, and not that none does. So
+    Wilson's interval stands there, over as many as there are.
+    """
+    units = "items" if clusters is None else "clusters"
+    method = f"bootstrap over {units}, {resamples:,} resamples, seed {seed}"
+    found = bootstrap(values, seed=seed, clusters=clusters, resamples=resamples)
+    if found is None:
+        return [(None, method)] * np.shape(values)[1]
+    return [
+        (interval, method)
+        if interval.high - interval.low > _NO_WIDTH
+        else (wilson_of_share(min(max(value, 0.0), 1.0), found.units), f"Wilson over {units}, which are all alike")
+        for value, interval in zip(found.values, found.intervals, strict=True)
+    ]
 
 
 def bootstrap(

@@ -59,7 +59,17 @@ def find_task(name: str) -> Task:
     if name in (shipped := shipped_names()):
         return own_task(SHIPPED / f"{name}.yaml")
     names = [*TASKS, *shipped]
-    raise UserError(f"unknown task {shown(name)!r}{hint(nearest(name, names))}; the tasks are {', '.join(names)}, or a YAML file of yours")
+    meant = " or ".join(map(repr, _meant(name, names)))
+    near = f" (did you mean {meant}?)" if meant else ""
+    raise UserError(f"unknown task {shown(name)!r}{near}; the tasks are {', '.join(names)}, or a YAML file of yours")
+
+
+def _meant(name: str, names: Sequence[str]) -> list[str]:
+    """The names that an unknown one may stand for: as others write them, of a slip, those that begin so, or else that it begins with."""
+    plain = re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
+    if near := nearest(plain, names):
+        return [near]
+    return [one for one in names if plain and one.startswith(plain)] or [one for one in names if plain.startswith(f"{one}_")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +114,12 @@ def open_items(task: Task, data: Path, *, images: bool = True) -> Items:
     """
     files = _files(task, data)
     if task.all_columns:
-        _check_columns(task, files, images)
+        check_columns(task, files, images=images)
     items = list(read_items(task, files, images=images))
     if not items:
         raise UserError(f"{data}: none of its items is one of {task.name}; {HOW_TO_GET}")
     check_unique(((item.id, "") for item in items), str(data))
+    task.check_set(items, str(data))
     return Items(task, files, digest_of(files), tuple(items))
 
 
@@ -138,6 +149,30 @@ def check_unique(pairs: Iterable[tuple[str, str]], where: str) -> None:
         raise UserError(f"{where}: ids given twice: {', '.join(double[:MOST_FAULTS])}{others}; each must be there once")
 
 
+def check_columns(task: Task, files: Sequence[Path], *, images: bool) -> None:
+    """Refuses files of which none has a column that the task cannot do without.
+
+    Args:
+        task: Of a YAML file: it needs each column that it names. Of others rows themselves say what is missing, but for images.
+        files: Its files.
+        images: Whether its images are wanted.
+
+    Raises:
+        UserError: Names the columns that are missing, and those that are there.
+    """
+    wanted = (*(task.columns if task.all_columns else ()), *(task.image_columns if images else ()))
+    if not wanted:
+        return
+    there = list(dict.fromkeys(name for file in files for name in column_names(file)))
+    missing = [name for name in wanted if name not in there]
+    if not task.all_columns:
+        missing = missing[:1] if missing == list(wanted) else []  # of several for images, the first alone may be there
+    if there and missing:
+        some = ", ".join(f"{shown(name)!r}{hint(nearest(name, there))}" for name in missing[:MOST_FAULTS])
+        where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        raise UserError(f"{where}: no column {some}, which {task.name} names; the columns are {shown(', '.join(there), 200)}")
+
+
 def _files(task: Task, data: Path) -> tuple[Path, ...]:
     if data.is_file():
         return (data,)
@@ -158,16 +193,6 @@ def _are_parts(files: Sequence[Path]) -> bool:
     """Whether the files are the numbered parts of one table, or of several folders one each."""
     parts = [re.fullmatch(r".*-(\d{5})-of-(\d{5})", path.stem) for path in files]
     return all(parts) or len({path.parent for path in files}) == len(files)
-
-
-def _check_columns(task: Task, files: Sequence[Path], images: bool) -> None:
-    """Refuses files of which none has one of the task's columns."""
-    there = list(dict.fromkeys(name for file in files for name in column_names(file)))
-    wanted = (*task.columns, *(task.image_columns if images else ()))
-    if there and (missing := [name for name in wanted if name not in there]):
-        some = ", ".join(f"{shown(name)!r}{hint(nearest(name, there))}" for name in missing[:MOST_FAULTS])
-        where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-        raise UserError(f"{where}: no column {some}, which {task.name} names; the columns are {shown(', '.join(there), 200)}")
 
 
 def _read(task: Task, files: Sequence[Path], images: bool) -> Iterable[Item]:

@@ -63,10 +63,14 @@ class Task(abc.ABC):
     """What is read of the files."""
     image_columns: tuple[str, ...] = ()
     """What is read besides where images are wanted."""
+    always_with_images: bool = False
+    """Whether each item has an image in these, so that a model would be asked blind where one has none."""
     all_columns: ClassVar[bool] = False
     """Whether each of these must be in one of the files: an owner's files differ in them, those of a YAML file do not."""
     all_files: ClassVar[bool] = False
     """Whether all files that a pattern finds are read together, and not only the numbered parts of one table."""
+    setting_column: ClassVar[str] = ""
+    """In which a row may name its setting; empty: rows name none."""
     breakdowns: tuple[str, ...] = ()
     """Names of `Item.groups`, in the order of tables."""
     prompts: ClassVar[tuple[str, ...]] = (OFFICIAL,)
@@ -83,6 +87,8 @@ class Task(abc.ABC):
     """Where the owner's own figure is another than that of his rule as it is meant, and why."""
     never_open: str = ""
     """Why its items cannot be asked without their choices; empty: they can."""
+    errors_are_objects: ClassVar[bool] = False
+    """Whether any object in the place of a reply is an error that the owner's scripts store, which he reads as an empty reply."""
     owners_judge: ClassVar[Judging | None] = None
     """How the owner has replies judged; None: by his rule alone."""
 
@@ -93,6 +99,22 @@ class Task(abc.ABC):
         Raises:
             UserError: Names place, column and value.
         """
+
+    def check_setting(self, row: Mapping[str, Any], where: str) -> None:
+        """Refuses a row, of the benchmark or of responses to it, whose `setting_column` names another setting than the task's.
+
+        Raises:
+            UserError: It does.
+        """
+        return
+
+    def check_set(self, items: Sequence[Item], where: str) -> None:
+        """Refuses the items of another set, where no single row says which set it is of.
+
+        Raises:
+            UserError: They are of another one.
+        """
+        return
 
     def wants(self, row: Mapping[str, Any]) -> bool:
         """Whether a row is to be read at all: a file may also hold other languages, or other splits."""
@@ -179,7 +201,7 @@ class Task(abc.ABC):
 
         Args:
             item: What was asked.
-            prompt: How, one of `prompts`. Replies to ours are read as those to the first of them.
+            prompt: How, one of `prompts`. Replies to ours are read as those to the first of them, by the options as ours show them.
         """
 
     def rule_for(self, item: Item, prompt: str) -> Rule:
@@ -198,6 +220,10 @@ class Task(abc.ABC):
     def holds(self, item: Item) -> bool:
         """Whether an item of the files is one of this task: some tasks are parts of others."""
         return True
+
+    def is_outside(self, identity: str) -> bool:
+        """Whether an id is of an item of the whole that this task is a part of, and not of the part: an owner's output has all."""
+        return False
 
 
 def text(row: Mapping[str, Any], name: str, where: str, *, empty: bool = False) -> str:
@@ -230,6 +256,17 @@ def letter(value: str, options: Mapping[str, str], name: str, where: str) -> str
     if value.strip() not in options:
         raise UserError(f"{where}: column {name!r} must be one of {', '.join(options)}, found {shown(value)}")
     return value.strip()
+
+
+def exactly(options: Mapping[str, str], size: int, name: str, where: str) -> dict[str, str]:
+    """Options of a set whose items all have so many: another number is of another set.
+
+    Raises:
+        UserError: There are more, or fewer.
+    """
+    if len(options) != size:
+        raise UserError(f"{where}: column {name!r} must hold {size} options, found {len(options)}: {shown(', '.join(options.values()))}")
+    return dict(options)
 
 
 def options_of(value: Any, name: str, where: str) -> dict[str, str]:

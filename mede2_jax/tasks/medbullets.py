@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mede2_jax.tasks.item import Item, letter, lettered, options_of, text
+from mede2_jax.config import UserError
+from mede2_jax.foreign import shown
+from mede2_jax.tasks.item import Item, exactly, letter, lettered, options_of, text
 from mede2_jax.tasks.medxpertqa import AskedAsMedXpertQA
 
 
@@ -25,8 +27,13 @@ class Medbullets(AskedAsMedXpertQA):
         """See `Task.read`. The link is the only name that both sets share."""
         if "opa" in row:
             options = lettered([text(row, f"op{one}", where) for one in "abcde"[: self.size]])
+            if self.size == 4 and row.get("ope"):
+                fifth = shown(row["ope"])
+                raise UserError(
+                    f"{where}: column 'ope' holds a fifth option ({fifth}), so this is of medbullets_op5; take that task or file"
+                )
         else:
-            options = options_of(row.get("options"), "options", where)
+            options = exactly(options_of(row.get("options"), "options", where), self.size, "options", where)
         question = text(row, "question", where)
         return Item(
             id=text(row, "link", where) if "link" in row else "",

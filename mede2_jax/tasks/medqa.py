@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mede2_jax.tasks.item import Item, letter, lettered, options_of, text
+from mede2_jax.tasks.item import Item, exactly, letter, lettered, options_of, text
 from mede2_jax.tasks.medxpertqa import AskedAsMedXpertQA
+
+SIZE = 4
+"""Options of each item; the owner also has them with five."""
 
 
 class MedQA(AskedAsMedXpertQA):
@@ -34,7 +37,7 @@ class MedQA(AskedAsMedXpertQA):
     def read(self, row: Mapping[str, Any], where: str) -> Item:
         """See `Task.read`. Rows have no id; their number is it."""
         if "sent1" in row:  # a re-upload for multiple choice by likelihood
-            options = lettered([text(row, f"ending{number}", where) for number in range(4)])
+            options = lettered([text(row, f"ending{number}", where) for number in range(SIZE)])
             answer = text(row, "label", where)
             right = letter("ABCD"[int(answer)] if answer in ("0", "1", "2", "3") else answer, options, "label", where)
             return Item(id=text(row, "id", where), question=text(row, "sent1", where), answer=right, options=options)
@@ -44,7 +47,7 @@ class MedQA(AskedAsMedXpertQA):
             id=text(row, "id", where) if "id" in row else "",
             question=text(row, "question", where),
             answer=letter(text(row, "answer_idx", where), options, "answer_idx", where),
-            options=options,
+            options=exactly(options, SIZE, "options", where),
             groups={"step": "step2&3" if step == "stfep2&3" else step},  # a slip in the owner's file
         )
 

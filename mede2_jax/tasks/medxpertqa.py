@@ -10,10 +10,12 @@ from mede2_jax.foreign import shown
 from mede2_jax.scoring.medxpertqa import one_turn_trigger, read, read_first_box, read_reasoning, two_turn_trigger
 from mede2_jax.scoring.reading import Reading, Rule
 from mede2_jax.tasks.asking import CHOICES, OURS, Asked, ItemImage, Piece, choices, with_choices
-from mede2_jax.tasks.item import Item, Task, letter, options_of, text
+from mede2_jax.tasks.item import Item, Task, exactly, letter, options_of, text
 
 _SYSTEM = "You are a helpful medical assistant."
 _ANSWER_ONLY = "Please answer only."
+SIZES = {"MM": 5, "Text": 10}
+"""Options of each item, by subset; its name begins each id."""
 _THINK = "\nA: Let's think step by step."
 _IN_A_BOX = "Put your final answer within \\boxed{}. "
 
@@ -72,12 +74,13 @@ class MedXpertQA(AskedAsMedXpertQA):
     """One of its two subsets."""
 
     columns = ("id", "question", "options", "label", "medical_task", "body_system", "question_type")
-    image_columns = ("images",)
     breakdowns = ("question_type", "medical_task", "body_system")
     image_folders = ("images", "")
 
     def __init__(self, subset: str, counts: Mapping[str, int]):
+        self.subset = subset
         self.name, self.title, self.counts = f"medxpertqa_{subset.lower()}", f"MedXpertQA {subset}", counts
+        self.image_columns, self.always_with_images = (("images",), True) if subset == "MM" else ((), False)
         self.files = (
             f"{subset}/test.jsonl",
             f"{subset}/test/*.parquet",
@@ -88,6 +91,11 @@ class MedXpertQA(AskedAsMedXpertQA):
 
     def read(self, row: Mapping[str, Any], where: str) -> Item:
         """See `Task.read`. The owner's repository has lists where his data set has values: both are read."""
+        identity = text(row, "id", where)
+        if (of := identity.partition("-")[0]) in SIZES and of != self.subset:
+            raise UserError(
+                f"{where}: {shown(identity)} is of MedXpertQA {of}, and not of {self.subset}; take that task, or the other file"
+            )
         options = options_of(row.get("options"), "options", where)
         label = row.get("label")
         label = label[0] if isinstance(label, list) and len(label) == 1 else label
@@ -95,10 +103,10 @@ class MedXpertQA(AskedAsMedXpertQA):
         if tail and said.strip() != choices(options):
             raise UserError(f"{where}: the choices at the end of 'question' are not those of 'options' ({shown(said, 80)})")
         return Item(
-            id=text(row, "id", where),
+            id=identity,
             question=question if tail else said,
             answer=letter(text({"label": label}, "label", where), options, "label", where),
-            options=options,
+            options=exactly(options, SIZES[self.subset], "options", where),
             images=_images(row.get("images"), where),
             groups={name: text(row, name, where) for name in self.breakdowns},
         )

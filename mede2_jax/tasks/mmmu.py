@@ -12,11 +12,30 @@ from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
 from mede2_jax.scoring.mmmu import OwnersGuesses, is_right, read_choice, read_open
 from mede2_jax.scoring.reading import Reading, Rule, Truth
-from mede2_jax.tasks.asking import MARK, Asked, ItemImage, Piece, with_choices, with_images_in_place
+from mede2_jax.tasks.asking import MARK, OURS, Asked, ItemImage, Piece, with_choices, with_images_in_place
 from mede2_jax.tasks.item import LETTERS, Item, Task, letter, lettered, options_of, python_literal, text
 
 HEALTH = ("Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy", "Public_Health")
+DISCIPLINES = {
+    "Art & Design": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "Health & Medicine": HEALTH,
+    "Humanities & Social Science": ("History", "Literature", "Sociology", "Psychology"),
+    "Tech & Engineering": (
+        "Agriculture",
+        "Architecture_and_Engineering",
+        "Computer_Science",
+        "Electronics",
+        "Energy_and_Power",
+        "Materials",
+        "Mechanical_Engineering",
+    ),
+}
+"""The owner's: subjects by discipline."""
 IMAGES = 7
+NESTED = "nested"
+"""In the fields of an item whose options are a list in a list."""
 _DIRECT = "Answer with the option's letter from the given choices directly."
 _SHORT = "Answer the question using a single word or phrase."
 
@@ -27,12 +46,27 @@ def listed(value: Any, name: str, where: str) -> list[str]:
     Raises:
         UserError: It holds neither.
     """
-    found = python_literal(value) if isinstance(value, str) else value
-    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], list):
+    found = _literal(value)
+    if is_nested(found):
         found = found[0]
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found) or len(found) > len(LETTERS):
         raise UserError(f"{where}: column {name!r} must hold a list of texts, found {shown(value)}")
     return found
+
+
+def _literal(value: Any) -> Any:
+    return python_literal(value) if isinstance(value, str) else value
+
+
+def is_nested(value: Any) -> bool:
+    """Whether a column holds a list in a list, as one item's options are written."""
+    found = _literal(value)
+    return isinstance(found, list) and len(found) == 1 and isinstance(found[0], list)
+
+
+def as_the_owner_has_them(item: Item) -> Mapping[str, str]:
+    """The options of an item as the owner's code shows and reads them: a list in a list is one option, which is the whole list."""
+    return {LETTERS[0]: str(list(item.options.values()))} if NESTED in item.fields else item.options
 
 
 def subject_of(identity: str, where: str) -> str:
@@ -45,6 +79,20 @@ def subject_of(identity: str, where: str) -> str:
     if not found:
         raise UserError(f"{where}: column 'id' must be like validation_Clinical_Medicine_7, found {shown(identity)}")
     return found[1]
+
+
+def discipline_of(subject: str) -> dict[str, str]:
+    """The discipline of a subject as a group; none of one that the owner does not have."""
+    return next(({"discipline": name} for name, subjects in DISCIPLINES.items() if subject in subjects), {})
+
+
+def is_of_other_subjects(identity: str, subjects: Sequence[str]) -> bool:
+    """Whether an id is of one of the owner's subjects, and not of these; all: it is of none."""
+    try:
+        subject = subject_of(identity, "")
+    except UserError:
+        return False
+    return bool(subjects) and subject not in subjects and bool(discipline_of(subject))
 
 
 def marked_images(row: Mapping[str, Any], texts: str, where: str) -> tuple[ItemImage, ...]:
@@ -99,10 +147,10 @@ class MMMU(Task):
 
     columns = ("id", "question", "options", "answer", "question_type")
     image_columns = tuple(f"image_{number}" for number in range(1, IMAGES + 1))
-    breakdowns = ("subject", "question_type")
 
     def __init__(self, name: str, title: str, subjects: tuple[str, ...], counts: Mapping[str, int]):
         self.name, self.title, self.subjects, self.counts = name, title, subjects, counts
+        self.breakdowns = (*(() if subjects else ("discipline",)), "subject", "question_type")
         tables = tuple(f"{subject}/validation-*.parquet" for subject in subjects or ("*",))
         self.files = (tables, "mmmu[._-]*")
 
@@ -130,7 +178,8 @@ class MMMU(Task):
             answer=right,
             options=options,
             images=marked_images(row, marked_texts(question, options), where),
-            groups={"subject": subject, "question_type": "choice" if options else "open"},
+            groups={**discipline_of(subject), "subject": subject, "question_type": "choice" if options else "open"},
+            fields={NESTED: "yes"} if options and is_nested(row.get("options")) else {},
         )
 
     def owners_figure(self, readings: Mapping[str, Reading], items: Sequence[Item]) -> float | None:
@@ -143,7 +192,7 @@ class MMMU(Task):
         guesses, right = OwnersGuesses(), 0
         for item in sorted(items, key=lambda item: item.groups["subject"]):
             if item.options:
-                right += guesses.answer(readings[item.id], item.options) == item.answer
+                right += guesses.answer(readings[item.id], as_the_owner_has_them(item)) == item.answer
             else:
                 right += self.rule(item, "").is_right(readings[item.id], item.answer)
         return right / len(items)
@@ -151,6 +200,10 @@ class MMMU(Task):
     def holds(self, item: Item) -> bool:
         """By subject."""
         return not self.subjects or item.groups["subject"] in self.subjects
+
+    def is_outside(self, identity: str) -> bool:
+        """See `Task.is_outside`."""
+        return is_of_other_subjects(identity, self.subjects)
 
     def following_options(self, before: Item, item: Item) -> Item:
         """See `Task.following_options`."""
@@ -163,7 +216,7 @@ class MMMU(Task):
     def as_owner_asks(self, item: Item, prompt: str) -> Asked:
         """See `Task.as_owner_asks`. His own baseline shows the first image alone, before the text; here all stand in their places."""
         if item.options:
-            lines = "".join(f"({one}) {option}\n" for one, option in item.options.items())
+            lines = "".join(f"({one}) {option}\n" for one, option in as_the_owner_has_them(item).items())
             said = f"{item.question}\n{lines}\n{_DIRECT}"
         else:
             said = f"{item.question}\n{_SHORT}"
@@ -171,7 +224,8 @@ class MMMU(Task):
 
     def rule(self, item: Item, prompt: str) -> Rule:
         """See `Task.rule`."""
-        return Rule(functools.partial(read_choice, options=item.options)) if item.options else Rule(read_open, is_right)
+        options = item.options if prompt == OURS else as_the_owner_has_them(item)
+        return Rule(functools.partial(read_choice, options=options)) if item.options else Rule(read_open, is_right)
 
 
 def _open_answer(row: Mapping[str, Any], where: str) -> Truth:

@@ -68,7 +68,7 @@ class OwnTask(Task):
         named = (columns.id, columns.question, columns.answer, *columns.options, *columns.groups, columns.cluster)
         wanted = (*named, kinds.column if kinds else None, *config.where)
         self.columns = tuple(dict.fromkeys(name for name in wanted if name is not None))
-        self.image_columns = columns.images
+        self.image_columns, self.always_with_images = columns.images, bool(columns.images) and not config.some_without_images
         self.breakdowns = (*(("kind",) if kinds else ()), *columns.groups)
         self.never_open = "" if "choice" in config.all_kinds else "it has no choices to leave out; mede2 asks it as it is"
         self.clustered = columns.cluster is not None
@@ -77,7 +77,8 @@ class OwnTask(Task):
     @property
     def definition(self) -> dict[str, str]:
         """Which file says all this, and a digest of what it says."""
-        return {"path": str(self.path), "digest": f"sha256:{hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()}"}
+        said = self.config.model_dump_json(exclude={"some_without_images"})  # what is refused is no part of what is read
+        return {"path": str(self.path), "digest": f"sha256:{hashlib.sha256(said.encode()).hexdigest()}"}
 
     def wants(self, row: Mapping[str, Any]) -> bool:
         """See `Task.wants`."""

@@ -101,6 +101,8 @@ class OwnConfig(Config):
     """What a text in an image column is: a file's name, or the image itself."""
     image_folder: str = ""
     """Below the data's folder, before each name."""
+    some_without_images: bool = False
+    """Whether some items have no image though columns.images are named; else one without is an error where a model is asked."""
     where: dict[str, Values] = Field(default_factory=dict)
     """Only rows whose columns have one of these values are read: `q_lang: en`."""
     items: int | None = Field(default=None, ge=1)
@@ -130,6 +132,8 @@ class OwnConfig(Config):
             raise ValueError("'kind: choice' wants columns.options")
         if self.kinds is not None and "kind" in self.columns.groups:
             raise ValueError("scores are broken down by kind of themselves where there are 'kinds'; take 'kind' out of columns.groups")
+        if self.some_without_images and not self.columns.images:
+            raise ValueError("'some_without_images' has no use without columns.images; leave it out")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import functools
@@ -98,6 +99,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            _check_names(path, reader.fieldnames or ())
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -111,9 +113,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
         raise UserError(f"{path}:{reader.line_num}: not a CSV file: {error}") from None
 
 
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuses a table that has two columns of one name: a row holds one of them, and nobody knows which is meant."""
+    if twice := [name for name, times in collections.Counter(names).items() if name and times > 1]:
+        raise UserError(f"{path}: the column {shown(twice[0])!r} is there twice; rename one, or take it out")
+
+
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, Row]]:
     with _parquet(path) as file:
         there = file.schema_arrow.names
+        _check_names(path, there)
         wanted = there if columns is None else [name for name in there if name in columns]
         number = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=wanted):
@@ -124,6 +133,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[s
 
 def _parquet_columns(path: Path) -> list[str]:
     with _parquet(path) as file:
+        _check_names(path, file.schema_arrow.names)
         return list(file.schema_arrow.names)
 
 

@@ -18,6 +18,7 @@ from mede2_jax.origins.history import Historian
 from mede2_jax.origins.source import Source, facts
 from mede2_jax.outputs.manifest import recorded_path
 from mede2_jax.score.against import SCORE
+from mede2_jax.score.responses import how_asked
 from mede2_jax.tasks.catalogue import digest_of
 
 CURE = "give a folder that python -m mede2_jax.score or evaluate wrote"
@@ -45,6 +46,7 @@ class _Score(Foreign):
     task: str
     mode: str
     prompt: str
+    prompt_is_known: bool = True
     rules: int
     version: str
     overall: _Overall
@@ -127,7 +129,8 @@ def _of_score(source: Source) -> Iterator[tuple[str, str]]:
         return
     said = check(source.manifest, _Score, str(source.path), CURE)
     overall = said.overall
-    yield "task", f"{said.task}, asked as {said.prompt}, read as {said.mode} (rules {said.rules}, mede2_jax {said.version})"
+    asked = how_asked(said.prompt, [said.prompt_is_known])
+    yield "task", f"{said.task}, {asked}, read as {said.mode} (rules {said.rules}, mede2_jax {said.version})"
     yield "accuracy", f"{100 * overall.accuracy:.2f}, {overall.correct:,} of {overall.samples:,}"
 
 

@@ -37,8 +37,7 @@ def open_loader(
         shuffle=shuffle,
         columns=steps.columns(config.rows_per_step),
         workers=config.data.workers,
-        # The next step's rows are made while this one runs.
-        buffer=max(config.data.buffer, config.rows_per_step * accumulation),
+        buffer=config.data.buffer,
         reference=reference,
     )
 

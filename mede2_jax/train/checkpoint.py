@@ -24,11 +24,16 @@ from mede2_jax.outputs.file import write_whole
 from mede2_jax.parallel.distributed import barrier, is_first
 from mede2_jax.train.config import CheckpointConfig
 from mede2_jax.train.state import TrainState
-from mede2_jax.weights.model_directory import share_large_writes_only
+from mede2_jax.weights.model_directory import share_large_writes_only, write_limit
 from mede2_jax.weights.params import reason
 from mede2_jax.weights.run_checkpoint import STATE, TRAINABLE
 
 SAVED = (TRAINABLE, "optimizer_state", "step", "rng")
+
+
+def saved_bytes(state: TrainState) -> int:
+    """Bytes of a checkpoint, of all processes together."""
+    return sum(leaf.nbytes for name in SAVED for leaf in jax.tree.leaves(getattr(state, name)))
 
 
 class Best(NamedTuple):
@@ -39,9 +44,15 @@ class Best(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints under a directory: saved in the background, the latest and the best kept."""
+    """The checkpoints under a directory: saved in the background, the latest and the best kept.
 
-    def __init__(self, directory: Path, config: CheckpointConfig):
+    Args:
+        directory: Where.
+        config: Which are kept.
+        size: Bytes of one, of all processes together; how long saving may take follows from it.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig, size: int = 0):
         share_large_writes_only()
         keep = [preservation_policy.LatestN(config.keep_last), _BestN(config.keep_best)]
         options = ocp.CheckpointManagerOptions(
@@ -49,6 +60,7 @@ class Checkpoints:
             best_fn=_loss,  # without one, Orbax writes no metrics, and a run that is resumed forgets which checkpoints were the best
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(timeout_secs=write_limit(size)),
         )
         self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
 

@@ -15,6 +15,7 @@ from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.models.attention import Backend
 from mede2_jax.models.layers import RematPolicy
 from mede2_jax.models.lora import LoRAConfig, Mode
+from mede2_jax.models.quantized import FrozenDtype
 from mede2_jax.parallel.distributed import DistributedConfig
 from mede2_jax.parallel.mesh import MeshConfig
 from mede2_jax.rounding import Rounding
@@ -65,6 +66,7 @@ ALSO_CALLED = {
     "data.max_pixels": "image_max_pixels",
     "data.min_pixels": "image_min_pixels",
     "data.workers": "dataloader_num_workers preprocessing_num_workers",
+    "frozen_dtype": "quantization_bit load_in_8bit quantization_config",
     "parts.language": "finetuning_type use_peft freeze_language_model",
     "parts.vision": "freeze_vision_tower",
     "parts.projector": "freeze_multi_modal_projector",
@@ -182,8 +184,13 @@ class TrainConfig(Config):
     """Of activations and matrix products; norms, softmax and loss are float32 always."""
     param_dtype: Literal["bfloat16", "float32"] | None = None
     """Of frozen parameters, by default as they are stored in the model directory; trained ones are float32 always."""
+    frozen_dtype: FrozenDtype | None = None
+    """Of the frozen kernels of the language model, with a scale for each output channel: half the memory of bfloat16. The model that a run
+    ends in is made of the model directory's own weights all the same."""
     remat: RematPolicy = "full"
     """What the backward pass recomputes: none, full, dots, dots_no_batch, offload."""
+    frozen_layers: Literal["auto", "stacked", "apart"] = "auto"
+    """apart: an array a layer, which no kernel copies out of a stack, but programs compile longer; auto: apart on one GPU."""
     attention: Backend = "auto"
     """fused: the platform's own kernels; xla: the implementation that runs everywhere; auto: fused where there are kernels."""
     logprob_chunk: int = Field(default=256, ge=8)
@@ -205,6 +212,10 @@ class TrainConfig(Config):
             rate = getattr(self.optimizer, f"{part}_learning_rate")
             if mode == "frozen" and rate is not None:
                 raise ValueError(f"optimizer.{part}_learning_rate={rate:g} has no effect: parts.{part} is frozen")
+        if self.frozen_dtype is not None and self.parts.language == "full":
+            raise ValueError(
+                f"frozen_dtype={self.frozen_dtype} holds frozen kernels in 8 bits, and parts.language=full trains them; use lora"
+            )
         if self.adapter is not None and "lora" not in self.parts.model_dump().values():
             raise ValueError("adapter needs a part whose mode is lora")
         return self

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,38 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
+from mede2_jax.models.apart import is_apart, put_together
 from mede2_jax.models.lora import Params, base_path, join_params, merge_lora, take_adapters
 from mede2_jax.parallel import distributed
-from mede2_jax.rounding import MOST_NOISE, Account, Sums
+from mede2_jax.rounding import MOST_NOISE, Account, Rounder, Sums
 from mede2_jax.train.inputs import TrainingInputs
 from mede2_jax.train.run_directory import MODEL
 from mede2_jax.tree import flatten, unflatten
+from mede2_jax.weights.dtypes import FLOATS
 from mede2_jax.weights.model_directory import copy_files, load_some_params, write_model_directory
-from mede2_jax.weights.model_info import RoundingInfo
+from mede2_jax.weights.model_info import PARAMS, ModelInfo, RoundingInfo
+from mede2_jax.weights.params import ParamReader, ParamWriter
 from mede2_jax.weights.peft import Adapter, export_adapter
+from mede2_jax.weights.transfer import update_params
 
 
-def export(inputs: TrainingInputs, frozen: Params, trainable: Params, console: Console) -> None:
-    """Writes the merged model directory, and the adapters. The frozen parameters are used up: the run is over."""
-    _export_adapter(inputs, trainable, console)
+def export(inputs: TrainingInputs, frozen: Params, trainable: Params, console: Console, off: float | None = None) -> None:
+    """Writes the merged model directory, and the adapters. The frozen parameters are used up: the run is over.
+
+    Args:
+        inputs: Of the run.
+        frozen: Parameters as they were held.
+        trainable: As they were trained.
+        console: Where to say what was stored.
+        off: How far what was held in 8 bits is from the weights, where any was.
+    """
+    adapter = _adapter(inputs, trainable)
+    _export_adapter(inputs, adapter, console)
+    if inputs.spec.quantized:
+        assert off is not None
+        _export_from_disk(inputs, trainable, adapter, console, off)
+        return
+    frozen = jax.tree.map(put_together, frozen, is_leaf=is_apart)
     how, asked = inputs.config.export_rounding, _asked_dtypes(inputs)
     before = _before(inputs, asked)
     dtypes, account = _measured(inputs, frozen, trainable, before, asked)
@@ -37,11 +56,7 @@ def export(inputs: TrainingInputs, frozen: Params, trainable: Params, console: C
 
     # The merged kernels may take the place of the frozen ones.
     params = jax.jit(merged, out_shardings=unflatten(plain), donate_argnums=0)(frozen, trainable, before)
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder)
-        copy_files(inputs.model_dir, files)
-        # As it was used, pixel limits or tiling included, so that inference sees what training saw.
-        inputs.processor.save(files, images=inputs.shape.patches > 0)
+    with _companions(inputs) as files:
         write_model_directory(
             inputs.config.output / MODEL,
             family=inputs.family.name,
@@ -53,15 +68,76 @@ def export(inputs: TrainingInputs, frozen: Params, trainable: Params, console: C
     console.print(f"{MODEL}/ is {account.describe(_name(dtypes))}")
 
 
-def _export_adapter(inputs: TrainingInputs, trainable: Params, console: Console) -> None:
+@contextlib.contextmanager
+def _companions(inputs: TrainingInputs) -> Iterator[Path]:
+    """A folder with the config, tokenizer and processor files of what is given out."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder)
+        copy_files(inputs.model_dir, files)
+        # As it was used, pixel limits or tiling included, so that inference sees what training saw.
+        inputs.processor.save(files, images=inputs.shape.patches > 0)
+        yield files
+
+
+class _Trained:
+    """Parameters trained in full, in memory, read as those of a checkpoint are."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self.infos = arrays
+
+    def read(self, path: str, *, layer: int | None = None, rows: tuple[int, int] | None = None) -> np.ndarray:
+        array = self.infos[path] if layer is None else self.infos[path][layer]
+        return array if rows is None else array[slice(*rows)]
+
+
+def _export_from_disk(inputs: TrainingInputs, trainable: Params, adapter: Adapter | None, console: Console, off: float) -> None:
+    """Adds what was trained to the model directory's own weights, slice by slice: of these the devices hold 8 bits only."""
+    given = inputs.config.export_dtype
+    arrays = {path: array for path, array in flatten(distributed.on_host(trainable)).items() if not path.endswith(("/lora_a", "/lora_b"))}
+    if distributed.is_first():
+        dtype = None if given in ("auto", "stored") else FLOATS[given].dtype
+        info, account = _written(inputs, _Trained(arrays), adapter, dtype)
+        if given == "auto" and account.noise > MOST_NOISE:  # known when all is read; so small a model is soon written again
+            info, account = _written(inputs, _Trained(arrays), adapter, np.dtype(np.float32), overwrite=True)
+        console.print(f"{MODEL}/ is {account.describe(info.dtype)}")
+        seen = f"the run saw them in {inputs.config.frozen_dtype}, {off:.2%} off"
+        console.print(f"it is made of the weights in {inputs.model_dir}; {seen}", soft_wrap=True, markup=False)
+    distributed.barrier("export")
+
+
+def _written(
+    inputs: TrainingInputs, trained: _Trained, adapter: Adapter | None, dtype: np.dtype | None, *, overwrite: bool = False
+) -> tuple[ModelInfo, Account]:
+    reader, rounder = ParamReader(inputs.model_dir / PARAMS), Rounder(inputs.config.export_rounding)
+
+    def write(writer: ParamWriter) -> None:
+        update_params(reader, trained, "", adapter, writer, dtype=dtype, rounder=rounder, advance=lambda nbytes: None)
+
+    with _companions(inputs) as files:
+        info = write_model_directory(
+            inputs.config.output / MODEL,
+            family=inputs.family.name,
+            source=files,
+            write=write,
+            parents=inputs.digests,
+            rounding=lambda: RoundingInfo.of(inputs.config.export_rounding, rounder.account),
+            overwrite=overwrite,
+        )
+    return info, rounder.account
+
+
+def _adapter(inputs: TrainingInputs, trainable: Params) -> Adapter | None:
+    """What was trained of linear layers, on the host."""
+    lora, pairs = inputs.config.lora, distributed.on_host(take_adapters(trainable))
+    return Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout) if pairs else None
+
+
+def _export_adapter(inputs: TrainingInputs, adapter: Adapter | None, console: Console) -> None:
     config, spec = inputs.config, inputs.spec
     full = [f"parts.{part}" for part, mode in spec.parts.items() if mode == "full"]
     if spec.has_adapters and full:
         console.print(f"[yellow]no adapter/: it could not hold {' and '.join(full)}, trained in full; use {MODEL}/[/]")
-    elif spec.has_adapters:
-        pairs = distributed.on_host(take_adapters(trainable))
-        lora = config.lora
-        adapter = Adapter(pairs, lora.rank, lora.alpha, rslora=lora.rslora, dropout=lora.dropout)
+    elif adapter is not None:
         table, abstract = inputs.family.weight_rules(inputs.sizes), inputs.family.abstract_params(inputs.sizes)
         if distributed.is_first():
             export_adapter(config.output / "adapter", adapter, table, abstract, overwrite=True)

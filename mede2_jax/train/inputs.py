@@ -21,15 +21,17 @@ from mede2_jax import __version__
 from mede2_jax.config import UserError, counted
 from mede2_jax.data.dataset import Dataset, open_splits
 from mede2_jax.data.images import describe_stacks
+from mede2_jax.data.kept_index import IndexFolder
 from mede2_jax.data.rows import BatchShape
-from mede2_jax.families import Family, check_tokenizer, model_config
+from mede2_jax.families import Family, attention_heads, check_tokenizer, model_config
 from mede2_jax.foreign import visible
 from mede2_jax.models.attention import has_fused
 from mede2_jax.models.lora import is_trainable
+from mede2_jax.models.quantized import SCALE
 from mede2_jax.outputs.image_root import describe_root
 from mede2_jax.outputs.manifest import differences, file_digest, several_of
-from mede2_jax.parallel.distributed import agreed, is_first, several
-from mede2_jax.parallel.mesh import describe_excess, make_mesh, processes_along
+from mede2_jax.parallel.distributed import agreed, barrier, is_first, several
+from mede2_jax.parallel.mesh import check_rows_divide, describe_excess, describe_whole_heads, make_mesh, processes_along
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.losses import DPOLoss, Loss, SFTLoss
 from mede2_jax.train.model_spec import ModelSpec, make_model_spec
@@ -40,6 +42,8 @@ from mede2_jax.weights.model_info import PARAMS, read_info
 from mede2_jax.weights.params import ParamReader
 from mede2_jax.weights.peft import Adapter, check_exportable, import_adapter
 
+INDEX_FOLDER = ".mede2-index"
+"""Beside the runs: what was found in their data (`data.kept_index`)."""
 STATE_BYTES = 12
 """Of each trained number in a checkpoint: itself and two moments, float32."""
 
@@ -88,8 +92,11 @@ def open_inputs(config: TrainConfig, model_dir: Path, devices: list[jax.Device] 
     check_exportable(adapted, family.weight_rules(sizes), abstract)
     _check_disk(config, spec, stored)
     adapter = None if config.adapter is None else _given_adapter(config, family, sizes)
+    index_folder = config.output.parent / INDEX_FOLDER
     digests = (info.digest,) if adapter is None else (info.digest, pairs_digest(adapter.pairs))
-    return open_data(config, model_dir, family, sizes, mesh, spec, stored=stored, digests=digests, adapter=adapter)
+    return open_data(
+        config, model_dir, family, sizes, mesh, spec, stored=stored, digests=digests, adapter=adapter, index_folder=index_folder
+    )
 
 
 def open_model_spec(config: TrainConfig, family: Family, sizes: Any, stored: Mapping[str, np.dtype], mesh: Mesh) -> ModelSpec:
@@ -107,7 +114,16 @@ def open_model_spec(config: TrainConfig, family: Family, sizes: Any, stored: Map
         compute_dtype=jnp.dtype(config.compute_dtype),
         param_dtype=_frozen_dtypes(config, stored),
         remat=config.remat,
+        apart=_held_apart(config, mesh),
+        frozen_dtype=config.frozen_dtype,
     )
+
+
+def _held_apart(config: TrainConfig, mesh: Mesh) -> bool:
+    """By itself on one GPU alone: elsewhere a loop over layers keeps gathered parameters, and what is compiled, one layer long."""
+    if config.frozen_layers != "auto":
+        return config.frozen_layers == "apart"
+    return mesh.size == 1 and mesh.devices.flat[0].platform in ("gpu", "cuda")
 
 
 def open_data(
@@ -121,18 +137,27 @@ def open_data(
     stored: Mapping[str, np.dtype],
     digests: tuple[str, ...],
     adapter: Adapter | None = None,
+    index_folder: Path | None = None,
 ) -> TrainingInputs:
     """The inputs of a model that is known, once its data are indexed and packed.
+
+    With an index folder, which all processes must share, the first process reads the data and the others what it kept.
 
     Raises:
         UserError: The data, the tokenizer or the image processor cannot be used.
     """
     processor = family.load_processor(model_dir, config.data)
     check_tokenizer(model_dir, processor, sizes)
-    train, held_out = open_splits(config.data, config.stage, processor)
+    if not is_first():
+        barrier("index")
+    kept = None if index_folder is None else IndexFolder(index_folder, compare_images=is_first())
+    train, held_out = open_splits(config.data, config.stage, processor, kept=kept)
+    if is_first():
+        barrier("index")
     # One shape for training, evaluation and the reference pass, so that each function compiles once.
     shape = train.shape.union(held_out.shape) if held_out else train.shape
     _check_length(model_dir, shape, sizes)
+    check_rows_divide(shape.tokens, mesh)
     return TrainingInputs(
         config=config,
         model_dir=model_dir,
@@ -204,7 +229,7 @@ def check_same(inputs: TrainingInputs) -> None:
 def show_inputs(inputs: TrainingInputs, console: Console) -> None:
     """What will be trained on what, before the waiting begins."""
     config, spec, mesh = inputs.config, inputs.spec, inputs.mesh
-    sizes = {path: math.prod(leaf.shape) for path, leaf in spec.abstract.items()}
+    sizes = {path: math.prod(leaf.shape) for path, leaf in spec.abstract.items() if not path.endswith(SCALE)}
     trained = sum(size for path, size in sizes.items() if is_trainable(path, spec.parts))
     axes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
     if several():
@@ -214,8 +239,9 @@ def show_inputs(inputs: TrainingInputs, console: Console) -> None:
         f"[bold]{config.stage}[/] of {inputs.family.name}: {sum(sizes.values()):,} parameters, {trained:,} trained; "
         f"{counted(mesh.size, f'{mesh.devices.flat[0].platform} device')}: {axes}"
     )
-    if (line := describe_excess(spec.excess(mesh), mesh.shape)) is not None:
-        console.print(f"[yellow]{line}[/]")
+    for line in (describe_excess(spec.excess(mesh), mesh.shape), describe_whole_heads(attention_heads(inputs.sizes), mesh.shape)):
+        if line is not None:
+            console.print(f"[yellow]{line}[/]")
     for name, data in (("train", inputs.train), ("eval", inputs.held_out)):
         if data is None:
             continue

@@ -21,7 +21,7 @@ from rich.console import Console
 from mede2_jax.models.lora import Params, put_adapters
 from mede2_jax.parallel import distributed
 from mede2_jax.train.batches import eval_batches, open_loader, open_pass, unstacked
-from mede2_jax.train.checkpoint import Best, Checkpoints, shapes_of
+from mede2_jax.train.checkpoint import Best, Checkpoints, saved_bytes, shapes_of
 from mede2_jax.train.config import TrainConfig
 from mede2_jax.train.curves import plot_curves
 from mede2_jax.train.export import export
@@ -72,7 +72,10 @@ def _run(inputs: TrainingInputs, console: Console) -> None:
     if (line := describe_warmup(config.optimizer, _total_steps(inputs))) is not None:
         console.print(f"[yellow]{line}")
     steps = Steps(inputs.spec, inputs.loss, optimizer, inputs.mesh, config.logprob_chunk, config.attention)
-    params = init_params(inputs.spec, inputs.model_dir, inputs.mesh, config.seed)
+    off: list[float] = []
+    params = init_params(inputs.spec, inputs.model_dir, inputs.mesh, config.seed, off.append)
+    for one in off:
+        console.print(f"the language model's frozen kernels in {config.frozen_dtype}: {one:.2%} off their weights (root mean square)")
     if inputs.adapter is not None:
         params = put_adapters(params, inputs.adapter.pairs)
     references = _references(inputs, steps, params, console)
@@ -89,7 +92,7 @@ def _run(inputs: TrainingInputs, console: Console) -> None:
         trainable = _to_export(inputs, loop, console)
     frozen = loop.state.frozen
     del loop  # the optimizer's state has done its work
-    export(inputs, frozen, trainable, console)
+    export(inputs, frozen, trainable, console, *off)
     _show_results(config.output, console)
 
 
@@ -120,7 +123,8 @@ def _references(inputs: TrainingInputs, steps: Steps, params: Params, console: C
         return {}
     path = inputs.config.output / "reference.safetensors"
     data = {name: dataset for name, dataset in (("train", inputs.train), ("eval", inputs.held_out)) if dataset is not None}
-    digest = reference_digest(*inputs.digests, inputs.config.compute_dtype, *(dataset.digest for dataset in data.values()))
+    held = [frozen_dtype] if (frozen_dtype := inputs.config.frozen_dtype) is not None else []
+    digest = reference_digest(*inputs.digests, inputs.config.compute_dtype, *held, *(dataset.digest for dataset in data.values()))
     found = _begun_reference(path, digest, {name: len(part) for name, part in data.items()})
 
     def responses(batch: Mapping[str, np.ndarray]) -> tuple[Any, Any, Any]:
@@ -156,7 +160,7 @@ def _begun_reference(path: Path, digest: str, examples: Mapping[str, int]) -> Re
 def _loop(inputs: TrainingInputs, steps: Steps, state: TrainState, references: dict[str, np.ndarray], console: Console) -> Loop:
     """The loop at the run's start, or at its last checkpoint."""
     config, total_steps = inputs.config, _total_steps(inputs)
-    checkpoints = Checkpoints(config.output / CHECKPOINTS, config.checkpoint)
+    checkpoints = Checkpoints(config.output / CHECKPOINTS, config.checkpoint, saved_bytes(state))
     epochs = -(-total_steps // _steps_per_epoch(inputs))
     reference, accumulation = references.get("train"), config.accumulation
     loader = open_loader(inputs, steps, inputs.train, reference, epochs=epochs, accumulation=accumulation, shuffle=True)

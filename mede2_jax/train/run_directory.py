@@ -40,11 +40,12 @@ FREE_TO_CHANGE = (
     "export_dtype",
     "export_rounding",
     "mesh",
+    "frozen_layers",
     "data.workers",
     "data.buffer",
     "data.verify_images",
 )
-"""Options that may differ when a run is resumed: they do not change its numbers (a mesh does so by rounding only)."""
+"""Options that may differ when a run is resumed: they change its numbers not at all, or (a mesh, how layers are held) by rounding only."""
 
 
 class _Part(Foreign):

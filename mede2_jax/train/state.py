@@ -42,7 +42,7 @@ def init_state(spec: ModelSpec, params: Params, optimizer: optax.GradientTransfo
 
 def train_state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Where each leaf of the state lives; moments live beside their parameters."""
-    trainable, frozen = split_params(spec.shardings(mesh), spec.parts)
+    trainable, frozen = split_params(spec.held(spec.shardings(mesh)), spec.parts)
     abstract_trainable, _ = split_params(unflatten(dict(spec.abstract)), spec.parts)
     replicated = NamedSharding(mesh, PartitionSpec())
     optimizer_state = optax.tree_utils.tree_map_params(
@@ -57,7 +57,7 @@ def train_state_shardings(spec: ModelSpec, optimizer: optax.GradientTransformati
 
 def abstract_state(spec: ModelSpec, optimizer: optax.GradientTransformation) -> TrainState:
     """Shapes and dtypes of a state that nobody makes: to compile a step, or to count what it takes."""
-    trainable, frozen = split_params(unflatten(dict(spec.abstract)), spec.parts)
+    trainable, frozen = split_params(spec.held(unflatten(dict(spec.abstract))), spec.parts)
     rng = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     step = jax.ShapeDtypeStruct((), jnp.int32)
     return TrainState(frozen=frozen, trainable=trainable, optimizer_state=jax.eval_shape(optimizer.init, trainable), step=step, rng=rng)

@@ -91,7 +91,7 @@ class Steps:
         self, spec: ModelSpec, loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, chunk: int, attention: Backend = "auto"
     ):
         state = train_state_shardings(spec, optimizer, mesh)
-        params = spec.shardings(mesh)
+        params = spec.held(spec.shardings(mesh))
         rows = NamedSharding(mesh, rules.partition_spec(("rows",), (mesh.size,), mesh))
         micro_rows = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
         replicated = NamedSharding(mesh, PartitionSpec())

@@ -28,6 +28,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 BLOCK_BYTES = 64 * 2**20
 """How much is made contiguous, written or copied at once."""
+WHOLE_ROWS = 256
+"""Blocks of many rows are a multiple of it, so that each holds whole chunks of what it is written to."""
 TILE = 256
 LONGEST_NAME = 80
 """Of a shard's file: whatever its letters are, no file system refuses it."""
@@ -222,10 +224,16 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
 
 def rows_per_block(shape: tuple[int, ...], dtype: np.dtype, limit: int = BLOCK_BYTES) -> int:
-    """Rows of the first axis that fit in `limit` bytes (at least one), evened out so that the last block is not a stub."""
+    """Rows of the first axis that fit in `limit` bytes (at least one), evened out so that the last block is not a stub.
+
+    Where it is less than all, and many, it is a multiple of `WHOLE_ROWS`, and so of any chunk's rows.
+    """
     fitting = max(1, limit // max(1, math.prod(shape[1:]) * dtype.itemsize))
-    blocks = -(-shape[0] // fitting)
-    return max(1, -(-shape[0] // max(1, blocks)))
+    blocks = max(1, -(-shape[0] // fitting))
+    rows = max(1, -(-shape[0] // blocks))
+    if blocks == 1 or fitting < WHOLE_ROWS:
+        return rows
+    return min(-(-rows // WHOLE_ROWS), fitting // WHOLE_ROWS) * WHOLE_ROWS
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
@@ -296,7 +304,9 @@ def _files(directory: Path) -> dict[Path, set[str] | None]:
     if not index.exists():
         if (directory / SINGLE).exists():
             return {directory / SINGLE: None}
-        others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.safetensors") for file in directory.glob(pattern))
+        others = sorted(
+            file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.safetensors") for file in directory.glob(pattern) if file.is_file()
+        )
         hint = f" (found {others[0]}; save it again as safetensors with its {INDEX})" if others else ""
         raise UserError(f"no {SINGLE} or {INDEX} in {str(directory)!r}{hint}")
     listed: dict[str, set[str]] = {}

@@ -18,9 +18,10 @@ from mede2_jax.config import UserError, counted
 from mede2_jax.foreign import shown
 from mede2_jax.json_file import load_json
 from mede2_jax.parallel.distributed import barrier
-from mede2_jax.tree import flatten
+from mede2_jax.tree import flatten, unflatten
+from mede2_jax.weights.layout import reading_layout, relaid
 from mede2_jax.weights.model_info import HF_CONFIG, INFO, PARAMS, ModelInfo, RoundingInfo, read_info
-from mede2_jax.weights.params import COMMIT_BYTES, ParamInfo, ParamReader, ParamWriter, digest_params, reason
+from mede2_jax.weights.params import CHUNK_BYTES, COMMIT_BYTES, ParamInfo, ParamReader, ParamWriter, digest_params, reason
 from mede2_jax.weights.staging import partial_path, staged_directory
 
 COPIED = (
@@ -44,10 +45,12 @@ COPIED = (
     "README.md",
 )
 """What is carried along unchanged: never code, never weights."""
+SLOWEST = 20_000_000
+"""Bytes a second of a shared file system at its worst."""
 
 
 def load_params(directory: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
-    """Loads the parameters of a model directory, each device reading its own shard.
+    """Loads the parameters of a model directory, which all devices read together: each about its share of the bytes.
 
     Args:
         directory: The model directory.
@@ -57,22 +60,35 @@ def load_params(directory: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: A parameter is missing, unexpected or of the wrong shape, or its files are damaged.
     """
+    return load_some_params(directory, abstract, open_params(directory, abstract))
+
+
+def open_params(directory: Path, abstract: Mapping[str, Any]) -> ParamReader:
+    """The parameters of a model directory, which are those of `abstract`.
+
+    Raises:
+        UserError: One is missing, unexpected or of the wrong shape.
+    """
     read_info(directory)
-    check_params(directory, abstract, ParamReader(directory / PARAMS).infos)
-    return load_some_params(directory, abstract)
+    reader = ParamReader(directory / PARAMS)
+    check_params(directory, abstract, reader.infos)
+    return reader
 
 
-def load_some_params(directory: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def load_some_params(directory: Path, abstract: Mapping[str, Any], reader: ParamReader | None = None) -> dict[str, Any]:
     """As `load_params`, of parameters that are known to be there; the others are not read."""
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default), abstract)
+    chunks = (reader or ParamReader(directory / PARAMS)).chunks
+    wanted = {path: leaf.update(sharding=leaf.sharding or default) for path, leaf in flatten(abstract).items()}
+    target = unflatten({path: leaf.update(sharding=reading_layout(leaf, chunks[path])) for path, leaf in wanted.items()})
     arguments = ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            loaded: dict[str, Any] = checkpointer.restore((directory / PARAMS).resolve(), args=arguments)
-            return loaded
+            loaded = flatten(checkpointer.restore((directory / PARAMS).resolve(), args=arguments))
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"cannot load {str(directory / PARAMS)!r}: {reason(error)}") from None
+    # One after the other, each giving up what it was: two layouts of one array are held at a time, and not of the model.
+    return unflatten({path: relaid(loaded.pop(path), leaf.sharding) for path, leaf in wanted.items()})
 
 
 def check_params(directory: Path, abstract: Mapping[str, Any], stored: Mapping[str, ParamInfo]) -> None:
@@ -102,6 +118,11 @@ def share_large_writes_only() -> None:
     ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
+def write_limit(size: int) -> int:
+    """Seconds after which Orbax may give up writing so many bytes (of all processes together): its own 20 minutes are for small models."""
+    return 3600 + size // SLOWEST
+
+
 def save_params(directory: Path, params: Mapping[str, Any]) -> None:
     """Saves (possibly sharded) arrays with Orbax, in chunks no larger than a layer. Every process calls it.
 
@@ -110,9 +131,10 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
     """
     share_large_writes_only()
     # Three axes are a stacked kernel, later read layer by layer: split along axis 0, a layer to a chunk.
-    arguments = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=COMMIT_BYTES, shard_axes=(0,) if leaf.ndim == 3 else ()), params)
+    arguments = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if leaf.ndim == 3 else ()), params)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        limit = ocp.AsyncOptions(timeout_secs=write_limit(sum(leaf.nbytes for leaf in jax.tree.leaves(params))))
+        with ocp.StandardCheckpointer(async_options=limit) as checkpointer:
             checkpointer.save(directory.resolve(), params, save_args=arguments)
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"cannot write {str(directory)!r}: {reason(error)}") from None
@@ -173,7 +195,7 @@ def check_quantization(source: Path) -> None:
     config = load_json(source / HF_CONFIG)
     for section, values in {"": config, **config}.items():
         for key in ("quantization_config", "compression_config"):
-            if isinstance(values, dict) and values.get(key):
+            if isinstance(values, dict) and values.get(key) is not None:
                 method = values[key].get("quant_method") if isinstance(values[key], dict) else None
                 what = f"{f'{shown(section)}.' if section else ''}{key}{f' ({shown(method)})' if method else ''}"
                 raise UserError(

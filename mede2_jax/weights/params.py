@@ -1,7 +1,7 @@
 """Parameters on disk, streamed: written and read slice by slice through tensorstore, in the layout Orbax restores.
 
 An array is zarr in one OCDBT database, named by its path with "." for "/" (`language.norm.scale`). A stacked array has one
-layer to a chunk, and chunks hold at most 64 MB, so that neither writing nor a sharded restore ever needs a whole array.
+layer to a chunk at most, and chunks are rows of about 1 MB, so that neither writing nor a sharded restore ever needs a whole array.
 Chunks are not compressed: the low bits of trained bfloat16 weights are noise, and zstd costs time to save a few percent.
 """
 
@@ -25,12 +25,16 @@ from mede2_jax.config import UserError
 from mede2_jax.foreign import one_line, shown
 from mede2_jax.json_file import Foreign, load_checked
 from mede2_jax.weights.dtypes import FLOATS
-from mede2_jax.weights.hf import contiguous, row_blocks, rows_per_block
+from mede2_jax.weights.hf import BLOCK_BYTES, WHOLE_ROWS, contiguous, row_blocks, rows_per_block
 
 TREE_METADATA = "_METADATA"
 CHECKPOINT_METADATA = "_CHECKPOINT_METADATA"
 HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 """What Orbax writes as the handler's name; it is data here, not an import."""
+CHUNK_BYTES = 2**20
+"""What a process reads of a file is whole chunks: small ones, so that it reads little besides its share."""
+EVEN = 64
+"""Devices that most widths can be shared out to."""
 COMMIT_BYTES = 64 * 2**20
 """A transaction holds its writes in memory, and each commit writes index nodes: this much at a time is cheap in both."""
 
@@ -219,11 +223,14 @@ class ParamReader:
         self.directory = directory
         context = _context()
         self.infos: dict[str, ParamInfo] = {}
+        self.chunks: dict[str, tuple[int, ...]] = {}
+        """Shape of the pieces that are read as a whole."""
         self._arrays: dict[str, ts.TensorStore] = {}
         for path in filter(lambda path: path.startswith(below), _stored_paths(directory)):
             with _users_errors("read", directory, path):
                 array = ts.open({"driver": "zarr", "kvstore": _kvstore(directory, path)}, context=context, open=True, read=True).result()
             self._arrays[path] = array
+            self.chunks[path] = tuple(size or 0 for size in array.chunk_layout.read_chunk.shape or ())
             self.infos[path] = ParamInfo(tuple(array.shape), array.dtype.numpy_dtype)
 
     def read(self, path: str, *, layer: int | None = None, rows: tuple[int, int] | None = None) -> np.ndarray:
@@ -250,12 +257,20 @@ def digest_params(directory: Path) -> str:
 
 
 def chunk_shape(info: ParamInfo, stacked: bool) -> tuple[int, ...]:
-    """One layer, or rows of it (of the parameter if unstacked), 64 MB at most; the blocks in which `row_blocks` writes."""
+    """One layer, or so many rows of it (of the parameter if unstacked) as `CHUNK_BYTES` hold, a power of two.
+
+    Of a matrix whose rows cannot be shared out evenly, such as a vocabulary of 151,674 words, it is columns of as many bytes.
+    Blocks that `row_blocks` gives are whole chunks, so none is ever read to be written again.
+    """
     if not info.shape:
         return ()
     if stacked and len(info.shape) > 1:
         return (1, *chunk_shape(ParamInfo(info.shape[1:], info.dtype), stacked=False))
-    return (rows_per_block(info.shape, info.dtype), *info.shape[1:])
+    if len(info.shape) == 2 and info.shape[0] % EVEN and info.shape[1] % EVEN == 0 and info.nbytes > BLOCK_BYTES:
+        return (rows_per_block(info.shape, info.dtype), info.shape[1] // EVEN)
+    fitting = max(1, CHUNK_BYTES // max(1, math.prod(info.shape[1:]) * info.dtype.itemsize))
+    rows = min(2 ** int(math.log2(fitting)), WHOLE_ROWS) if len(info.shape) > 1 else fitting
+    return (min(rows, info.shape[0]), *info.shape[1:])
 
 
 def _blocks(info: ParamInfo) -> Iterator[tuple[int, int] | None]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,20 @@ AHEAD_BYTES = 2**30
 """How much of a model `whole_tensors` holds ready."""
 Whole = TypeVar("Whole")
 Advance = Callable[[int], None]
+
+
+class Trained(Protocol):
+    """Parameters trained in full: a checkpoint's `ParamReader`, or arrays in memory."""
+
+    @property
+    def infos(self) -> Mapping[str, Any]:
+        """By path."""
+
+    def read(self, path: str, *, layer: int | None = None, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One of them, or a layer of it, or rows of that."""
+        ...
+
+
 Piece = tuple[Entry, int, tuple[int, int] | None]
 """An entry, the first row of a piece of its parameter, and the rows to read (None: all)."""
 
@@ -105,7 +119,7 @@ def export_tensors(
 
 def update_params(
     reader: ParamReader,
-    trained: ParamReader,
+    trained: Trained,
     below: str,
     adapter: Adapter | None,
     writer: ParamWriter,

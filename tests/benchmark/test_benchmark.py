@@ -3,11 +3,15 @@
 import json
 import re
 import shutil
+import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 from PIL import Image
 
 from mede2_jax.benchmark.__main__ import main
+from mede2_jax.benchmark.measure import compile_seconds
 from mede2_jax.config import UserError
 from mede2_jax.data.records import Demonstration, PreferencePair
 from mede2_jax.families import model_config
@@ -15,6 +19,23 @@ from mede2_jax.sizing.synthetic import SyntheticConfig, write_records
 
 SMALL = ("--steps=2", "--warmup=1", "--rows_per_step=8", "--data.row_tokens=256", "--compute_dtype=float32", "--remat=none")
 RECORDS = ("--synthetic.examples=20", "--synthetic.prompt_tokens=8", "--synthetic.response_tokens=5,20", "--synthetic.image_pixels=56,84")
+
+
+def test_compiling_is_timed_by_name_and_counts_nothing_when_nothing_compiles():
+    def one(x):
+        return other(x) + 1
+
+    @jax.jit
+    def other(x):
+        return x * 2
+
+    called, began = jax.jit(one), time.perf_counter()
+    with compile_seconds("one") as spent, compile_seconds("another") as none:
+        called(jnp.ones(3))
+    assert 0 < sum(spent) < time.perf_counter() - began and not none
+    with compile_seconds("one") as again:
+        called(jnp.ones(3))
+    assert not again
 
 
 @pytest.mark.slow
@@ -27,7 +48,7 @@ def test_measures_and_writes_its_figures(stage, tiny_model, tmp_path, capsys):
     shown = capsys.readouterr().out
     figures = json.loads(file.read_text())
     assert figures["compilations"] == 1 and figures["devices"] == 8 and figures["rows"] == 8
-    assert 0 < figures["step_seconds"] <= figures["slowest_step_seconds"]
+    assert 0 < figures["step_seconds"] <= figures["slowest_step_seconds"] and figures["compile_seconds"] > 0
     assert figures["input_seconds"] > 0 and 0 <= figures["waiting"] < 1
     held, seconds = figures["held"], figures["step_seconds"]
     assert figures["tokens_per_second_per_device"] == pytest.approx(held["tokens"] / seconds / 8)

@@ -30,12 +30,22 @@ def test_trl_runs_beside_it(stage, tiny_model, tmp_path, capfd, trl_env, monkeyp
     monkeypatch.chdir(tmp_path)  # TRL leaves nothing where the command stands
     file = tmp_path / "figures.json"
     peer = ("--peer=trl", f"--trl.python={trl_env / 'bin' / 'python'}", "--trl.batch=2", "--trl.steps=3")
+    peer += ("--trl.attention=eager",) if stage == "sft" else ("--trl.defaults=false",)
     main([f"--model={tiny_model}", f"--stage={stage}", *SMALL, *RECORDS, *peer, f"--json={file}"])
     shown = capfd.readouterr().out
     assert "TRL: step 4 of 4" in shown and "ratio" in shown and "peak memory" in shown
     found = json.loads(file.read_text())
     theirs, ratio = found["peer"], found["comparison"]
-    assert theirs["batch"] == 2 and len(theirs["step_seconds"]) == 3 and theirs["device"] == "cpu"
+    assert theirs["head"] == "labelled" and theirs["attention"] == ("eager" if stage == "sft" else "sdpa") and not theirs["liger"]
+    if stage == "sft":  # and as it comes
+        assert found["peer_defaults"]["head"] == "default" and found["peer_defaults"]["attention"] == "eager"
+        assert found["peer_defaults"]["real_tokens"] == theirs["real_tokens"], "the same batches"
+        assert found["peer_defaults"]["step_losses"] == pytest.approx(theirs["step_losses"], rel=1e-4), "and the same losses"
+        assert found["comparison_defaults"]["peer_per_second"] == found["peer_defaults"]["tokens_per_second"]
+        assert ", as it comes" in shown and shown.count("TRL: step 4 of 4") == 2
+    else:
+        assert "peer_defaults" not in found and "as it comes" not in shown
+    assert theirs["batch"] == 2 and len(theirs["step_seconds"]) == len(theirs["step_losses"]) == 3 and theirs["device"] == "cpu"
     assert theirs["examples_per_second"] == pytest.approx(2 * 3 / sum(theirs["step_seconds"]))
     # Two records with and without an image do not have one length.
     assert 0.3 < theirs["real_tokens"] < 1
@@ -81,7 +91,11 @@ def peer(device, stage):
         stage=stage,
         batch=2,
         gradient_checkpointing=False,
+        head="labelled",
+        attention="sdpa",
+        liger=False,
         step_seconds=(1.0,),
+        step_losses=(2.0,),
         examples_per_second=2.0,
         tokens_per_second=500.0,
         real_tokens=0.9,
@@ -126,6 +140,7 @@ def program(tmp_path):
         (["--lora.rank=4"], "lora.alpha = 2 × lora.rank"),
         (["--lora.dropout=0.1"], "no dropout"),
         (["--data.system_prompt=none"], "the chat template's own system prompt"),
+        (["--trl.attention=Flash Attention"], "trl.attention"),
         (["--trl.python=nowhere"], "no TRL at trl.python=nowhere: `bash launch/trl_env.sh` makes .venv-trl"),
     ],
 )

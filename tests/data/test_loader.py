@@ -1,10 +1,12 @@
 import json
+import time
 
 import numpy as np
 import pytest
 from data_builders import pairs, write_image
 
 from mede2_jax.config import UserError
+from mede2_jax.data import loader as data_loader
 from mede2_jax.data.dataset import open_dataset
 from mede2_jax.data.loader import make_loader
 from mede2_jax.data.rows import BatchShape
@@ -119,6 +121,37 @@ def test_memory_is_bounded_by_the_buffer(dataset, monkeypatch):
         for count in range(1, 20):
             next(steps)
             assert len(started) <= 2 * count + 3 + 2
+
+
+@pytest.mark.parametrize("rows_per_step", [64, 8])
+def test_one_of_many_processes_has_its_own_rows_ahead_and_no_others(dataset, monkeypatch, rows_per_step):
+    """A step of the whole job has 64 times as many rows as one of its processes."""
+    started, own, accumulation = [], rows_per_step // 8, 4
+    monkeypatch.setattr(data_loader, "_build_row", lambda row, **_: started.append(row) or {"row": np.array([row])})
+    options = {"epochs": 1000, "accumulation": accumulation, "rows_per_step": rows_per_step, "columns": range(own), "buffer": 1}
+    with loader(dataset, **options) as steps:
+        for taken in range(1, 10):
+            next(steps)
+            assert len(started) <= (taken + 1) * own * accumulation + 4  # those of the next step, and one in the hands of each thread
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_share_what_is_ahead(dataset, tmp_path, monkeypatch, workers):
+    (tmp_path / "started").touch()
+
+    def build(row, **_):
+        with (tmp_path / "started").open("ab", buffering=0) as file:
+            file.write(b".")
+        return {"row": np.array([row])}
+
+    monkeypatch.setattr(data_loader, "_build_row", build)
+    with loader(dataset, epochs=1000, accumulation=4, rows_per_step=6, workers=workers, buffer=1) as steps:
+        for taken in range(1, 5):
+            next(steps)
+            time.sleep(0.2)
+            started = (tmp_path / "started").stat().st_size
+            assert started <= (taken + 1) * 24 + 5 * workers  # rounded up twice, and what each makes, hands over and takes
 
 
 def test_a_state_of_other_data_is_refused(dataset):

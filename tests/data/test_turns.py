@@ -214,6 +214,8 @@ def test_a_key_of_a_part_that_is_not_understood_is_refused(part, key):
         ({"image_path": "x/a.PNG"}, "field 'image_path' names a file (x/a.PNG) that is not read; call it 'images'"),
         ({"views": ["a.jpg", "b.jpg"]}, "field 'views' names a file"),
         ({"picture": "data:image/png;base64,iVBO"}, "field 'picture' names a file"),
+        ({"scan": {"bytes": None, "path": "a.png"}}, "field 'scan' names a file"),  # an Image column of Hugging Face's datasets
+        ({"views": [{"bytes": "iVBO", "path": None}, {"bytes": "iVBO", "path": None}]}, "field 'views' names a file"),
     ],
     ids=lambda value: json.dumps(value)[:50],
 )
@@ -263,10 +265,36 @@ def test_an_own_record_with_another_column_names_what_reads_it():
             "begins with the assistant's turn",
         ),
         ({"prompt": [{"role": "assistant", "content": "Welcome"}], "completion": "a"}, "begins with the assistant's turn"),
+        ({"conversations": [{"from": "assistant", "value": "Welcome"}, *conversations("a", "b")]}, "begins with the assistant's turn"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "Welcome"}]}, *messages("a", "b")]},
+            "begins with the assistant's turn",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "Welcome", "weight": 0}, *messages("a", "b")]},
+            "begins with the assistant's turn",
+        ),
     ],
 )
 def test_conversations_that_the_assistant_opens_are_refused(raw, expected):
     assert expected in refused(raw)
+
+
+@pytest.mark.parametrize("format", ["mede2", "trl", "both sides whole", "sharegpt"])
+def test_a_prompt_that_the_assistant_opens_is_part_of_what_is_given(format, processor):
+    """Only responses are scored, so that a greeting before the question is read as any other turn."""
+    hello, sides = [{"role": "assistant", "content": "Welcome"}, *messages("a")], {"chosen": "b", "rejected": "c"}
+    raw = {
+        "mede2": {"prompt": hello, **sides},
+        "trl": {"prompt": hello} | {name: [{"role": "assistant", "content": text}] for name, text in sides.items()},
+        "both sides whole": {name: [*hello, {"role": "assistant", "content": text}] for name, text in sides.items()},
+        "sharegpt": {"conversations": [{"from": "gpt", "value": "Welcome"}, *conversations("a")]}
+        | {name: {"from": "gpt", "value": text} for name, text in sides.items()},
+    }[format]
+    pair = read(raw, PreferencePair)
+    assert [message.role for message in pair.prompt] == ["assistant", "user"] and (pair.chosen, pair.rejected) == ("b", "c")
+    prompt = processor.chat.tokenizer.decode(processor.chat.prompt(pair.prompt).tolist())
+    assert prompt.index("assistant\nWelcome<|im_end|>") < prompt.index("user\na<|im_end|>")
 
 
 @pytest.mark.parametrize("system", [0, False, 0.0, -0.0, 1, True, ["be brief"], {"content": "be brief"}])

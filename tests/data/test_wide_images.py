@@ -105,6 +105,19 @@ def test_transparent_places_of_a_wide_image_are_white():
         assert (decoded[:, :32] == 255).all() and decoded[:, 40].max() < 200
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("key", [100, 4095, 9999])
+def test_the_transparent_colour_of_a_wide_image_is_white(key, channels, interlaced):
+    """As of a picture of 8 bits; all else is stretched as it is without one."""
+    values = np.dstack([RAMP] * channels)
+    block = struct.pack(f">{channels}H", *[key] * channels)
+    chunk = struct.pack(">I", len(block)) + b"tRNS" + block + struct.pack(">I", zlib.crc32(b"tRNS" + block))
+    decoded = np.asarray(decode_image(wide_png(values, interlaced=interlaced, chunks=chunk), "scan", LIMIT))
+    plain = np.asarray(decode_image(wide_png(values, interlaced=interlaced), "scan", LIMIT))
+    assert np.array_equal(decoded, np.where(key != RAMP, plain, 255))
+
+
 def test_a_wide_image_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -163,17 +176,40 @@ def test_large_metadata_are_no_damage():
         decode_image(bomb, "tile", LIMIT)
 
 
+SIDE = 4000
+
+
+def as_tiff(values):
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+def large_files(form):
+    ramp = np.broadcast_to(np.arange(SIDE, dtype=np.uint16), (SIDE, SIDE))
+    if form.startswith("PNG"):
+        return wide_png(np.broadcast_to(ramp[..., None], (SIDE, SIDE, int(form.split()[1]))), interlaced=form.endswith("interlaced"))
+    if form == "TIFF of 3 planes":
+        return wide_tiff(np.broadcast_to(ramp[..., None], (SIDE, SIDE, 3)), "<")
+    return as_tiff(ramp.astype({"TIFF": np.uint16, "TIFF in float": np.float32, "TIFF of 32 bits": np.int32}[form]))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("planes", [1, 3])
-def test_the_memory_of_a_wide_picture_is_bounded(planes, tmp_path):
+@pytest.mark.parametrize(
+    ("form", "bytes_a_pixel"),
+    [
+        *(("PNG 1", 9), ("PNG 2", 18), ("PNG 3", 24), ("PNG 4", 30), ("PNG 3 interlaced", 24)),
+        *(("TIFF", 9), ("TIFF in float", 13), ("TIFF of 32 bits", 13), ("TIFF of 3 planes", 24)),
+    ],
+)
+def test_the_memory_of_a_wide_picture_is_bounded(form, bytes_a_pixel, tmp_path):
     """Some bytes a pixel; three copies in float64 were 24 for grey."""
-    side = 4000
-    path = tmp_path / "scan.png"
-    path.write_bytes(wide_png(np.broadcast_to(np.arange(side, dtype=np.uint16)[None, :, None], (side, side, planes))))
+    path = tmp_path / "scan"
+    path.write_bytes(large_files(form))
     code = (
         "import resource, sys; from pathlib import Path; from mede2_jax.data.images import decode_image\n"
         "data = Path(sys.argv[1]).read_bytes(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "decode_image(data, 'scan', 10**8); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     grown = int(subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True).stdout) * 1024
-    assert grown < side * side * (9 if planes == 1 else 24)
+    assert grown < SIDE * SIDE * bytes_a_pixel, grown / SIDE**2

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cheap_programs import xla_flags
+
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES, DEVICES = 2, 8
 
@@ -22,10 +24,7 @@ def job(arguments, processes=PROCESSES):
     """The processes of one job; what a failing test leaves running is ended."""
     foreign = ("JAX_COORDINATOR", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_LOCAL_DEVICE_IDS", "SLURM_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    # Compiling takes most of the time of so short a run; the numbers of all jobs come from programs compiled alike.
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes} {quick}"}
-    environment = {**inherited, **flags, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    environment = {**inherited, "XLA_FLAGS": xla_flags(DEVICES // processes), "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
     address = f"--distributed.coordinator=127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mede2_jax.train", *map(str, arguments)]
     started = [

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from chat_server import ChatServer
-from gemini_server import KEY, GeminiServer, blocked, error
+from gemini_server import GeminiServer, blocked, error
 from paying import ask, engine, request
 
 from mede2_jax.engines.chat import ChatFailure
@@ -12,10 +12,8 @@ from mede2_jax.engines.paid.cost import Totals
 
 
 @pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+def openai_key(keys, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "loopback-key")
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
 
 
 def ends(server, cache):

@@ -13,25 +13,20 @@ import time
 from collections import Counter
 
 import pytest
-from gemini_server import KEY, Drip, Drop, GeminiServer, blocked, digest, empty, error
+from gemini_server import Drip, Drop, GeminiServer, blocked, digest, empty, error
 
 from mede2_jax.data.records import Message
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling
 from mede2_jax.engines.paid.config import APIConfig
 from mede2_jax.engines.paid.engine import open_api
+from mede2_jax.engines.wire.attempts import Failed
 
 COUNT = 1000
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
-
-
 SCHEMA = {"type": "object", "properties": {"consistent": {"type": "boolean"}, "score": {"type": "integer"}}}
 OPTIONS = {
-    **{"api": "gemini", "model": "gemini-2.5-pro", "concurrency": 24, "timeout": 3.0, "patience": 30.0},
+    **{"api": "gemini", "model": "gemini-2.5-pro", "concurrency": 24, "timeout": 6.0, "patience": 30.0},
     **{"first_rest": 0.02, "longest_rest": 0.1},
 }
 
@@ -42,6 +37,22 @@ def request(number):
 
 def engine(url, cache, notify=lambda line: None):
     return open_api(APIConfig(**OPTIONS, base_url=url, cache=cache), Sampling(), notify)
+
+
+def given_up(chat):
+    """How often the client stopped waiting, by case, from now on: a busy machine may make an answer late that nobody meant to be."""
+    counts, ask = Counter(), chat.backend.ask
+
+    async def watched(prepared):
+        try:
+            return await ask(prepared)
+        except Failed as fault:
+            if str(fault).startswith("no answer within"):
+                counts[int(prepared["contents"][0].parts[0].text.removeprefix("case "))] += 1
+            raise
+
+    chat.backend.ask = watched
+    return counts
 
 
 def case(body):
@@ -108,6 +119,7 @@ def test_a_thousand_requests_under_every_fault(tmp_path):
     faults = Faults()
     with GeminiServer(faults=faults) as server:
         with engine(server.url, tmp_path / "c") as chat:
+            late = given_up(chat)
             replies = list(chat.answer(map(request, range(COUNT))))
             usage = chat.usage
         asked = len(server.bodies)
@@ -126,14 +138,16 @@ def test_a_thousand_requests_under_every_fault(tmp_path):
     assert (usage.answered, usage.failed) == (len(answered), len(failed))
     # What has no answer has its reason.
     assert {number for number, reason in failed.items() if reason == "the prompt was blocked: SAFETY (dangerous_content)"} == BLOCKED
-    assert {number for number, reason in failed.items() if reason == "failed 4 times, last: the reply has no candidates"} >= EMPTY
+    without_candidates = {number for number, reason in failed.items() if reason == "failed 4 times, last: the reply has no candidates"}
+    assert without_candidates >= EMPTY - set(late)
     unlucky = failed.keys() - BLOCKED - EMPTY
     assert all(failed[number].startswith("failed 4 times, last: ") for number in unlucky) and len(unlucky) <= 15
     # None is lost, nor cut.
     assert all(set(json.loads(text)) == {"consistent", "score"} for text in answered.values())
     # What is paid for is paid for once and is kept, but for what comes after the client has given it up: it cannot know.
-    assert {number for number, count in delivered.items() if count != (number in answered)} <= SLOW
-    assert all(delivered[number] <= (number in answered) + 1 for number in SLOW)
+    assert set(late) >= SLOW
+    assert {number for number, count in delivered.items() if count != (number in answered)} <= set(late)
+    assert all(count <= (number in answered) + late[number] for number, count in delivered.items())
     assert usage.broken >= faults.met["dropped"] // 2 and usage.broken >= len(SLOW)
     # A second run gives the same answers, and asks only for what had none.
     assert {
@@ -197,11 +211,13 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from mede2_jax.engines.chat import ChatReply
-from test_api_faults import COUNT, engine, request
+from test_api_faults import COUNT, engine, given_up, request
 with engine(sys.argv[1], Path(sys.argv[2])) as chat:
+    late = given_up(chat)
     for reply in chat.answer(map(request, range(COUNT))):
         text = reply.completions[0].text if isinstance(reply, ChatReply) else None
         print(json.dumps([int(reply.request.id[1:]), text]), flush=True)
+print(json.dumps(["late", late]))
 """
 
 
@@ -217,10 +233,10 @@ def test_two_processes_share_a_thousand_requests_under_every_fault(tmp_path):
         assert [process.returncode for process in processes] == [0, 0]
         delivered = {case(body): server.delivered[digest(body)] for body in server.bodies}
     assert all(faults.met[kind] >= 3 for kind in KINDS), faults.met
+    late = sum((Counter({int(number): count for number, count in one.pop("late").items()}) for one in said), Counter())
     assert [sorted(one) for one in said] == [list(range(COUNT))] * 2, "every one is accounted for, in both"
     answered = [{number: text for number, text in one.items() if text is not None} for one in said]
     both = answered[0].keys() & answered[1].keys()
     assert all(answered[0][number] == answered[1][number] for number in both) and len(both) > 0.95 * COUNT
     assert not (answered[0].keys() | answered[1].keys()) & (BLOCKED | EMPTY)
-    paid = {number for number, count in delivered.items() if count > 1}
-    assert paid <= SLOW and all(delivered[number] == 2 for number in paid), "but for what comes after it was given up"
+    assert all(count <= 1 + late[number] for number, count in delivered.items()), "but for what comes after it was given up"

@@ -1,22 +1,16 @@
 """What a run may cost: `max_cost` is never passed, whatever replies take, and is used up as far as that allows."""
 
 import contextlib
+import re
 
 import pytest
-from gemini_server import KEY, Drop, GeminiServer, empty, error
+from gemini_server import Drop, GeminiServer, empty, error
 from paying import ask, engine, request, words
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.chat import ChatReply, Sampling
 from mede2_jax.engines.paid.cache import Cache
-from mede2_jax.engines.paid.cost import BudgetExhausted
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+from mede2_jax.engines.paid.cost import BudgetExhausted, Totals
 
 
 def test_a_budget_stops_the_run_and_keeps_what_was_paid(tmp_path):
@@ -163,6 +157,25 @@ def test_what_nobody_knows_the_cost_of_is_told_at_the_end():
         assert len(list(chat.answer(map(request, range(4))))) == 4
     (line,) = [line for line in lines if "nobody here knows the cost" in line]
     assert line.startswith("1 attempt of which nobody here knows the cost: up to $") and line.endswith(" more than what is counted")
+
+
+def test_each_engine_of_a_run_tells_of_its_own_and_knows_what_the_others_learned():
+    """The first reply does not say what it took, and the second, to another engine, is longer than was allowed."""
+    lines, totals = [], Totals()
+
+    def faults(number, body):
+        reply = server.reply(body)
+        usage = {1: {"promptTokenCount": 4, "candidatesTokenCount": 993}}.get(number, {})
+        return {**reply, "usageMetadata": usage} if number in (0, 1, 3) else None
+
+    with GeminiServer(faults=faults) as server:
+        for number in range(1, 5):
+            with engine(server, Sampling(max_tokens=100), notify=lines.append, concurrency=1, totals=totals) as chat:
+                list(chat.answer([request(number)]))
+    ends = [line for line in lines if "nobody here knows the cost" in line]
+    assert len(ends) == 2 and ends[0].startswith("1 attempt ") and ends[1].startswith("1 attempt "), lines
+    first, second = (float(re.search(r"up to \$([\d.]+) more", line)[1]) for line in ends)
+    assert second > 5 * first  # as much as the longest reply took is set aside from then on
 
 
 def test_a_model_without_a_price(tmp_path):

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 
 import pytest
-from gemini_server import KEY, GeminiServer, error
+from gemini_server import GeminiServer, error
 from paying import ask, request, texts
 from waiting import finished, until
 
@@ -20,12 +20,6 @@ from mede2_jax.engines.paid.claims import LEASE_SECONDS, is_alive, owner
 from mede2_jax.engines.paid.outcome import Outcome
 
 CONCURRENCY = 8
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
 
 
 @pytest.fixture

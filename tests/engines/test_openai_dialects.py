@@ -11,11 +11,6 @@ from mede2_jax.engines.chat import ChatFailure, ChatReply, Sampling
 from mede2_jax.engines.paid.cache import Cache
 
 
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 def refusal(status, message, param=None, code=None):
     return status, {}, json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}).encode()
 
@@ -96,6 +91,15 @@ DIALECTS = {
     ),
     "named in the text alone": (takes("seed", message="Unrecognized request argument supplied: {0}", param=False, code=None), {"seed"}),
     "unknown field": (takes("top_p", message="unknown field `{0}`, expected one of `model`, `messages`", param=False), {"top_p"}),
+    "one temperature alone": (
+        takes("temperature", message="invalid {0}: only 1 is allowed for this model", param=False, code=None),
+        {"temperature"},
+    ),
+    "its default alone": (
+        takes("temperature", "top_p", message="Only the default value of {0} can be used", code=None),
+        {"temperature", "top_p"},
+    ),
+    "another name": (takes("max_tokens", message="Please use max_completion_tokens instead of {0}.", code=None), {"max_tokens"}),
     "422": (validated, {"seed", "top_p"}),
     "no schema": (no_schema, {"response_format"}),
     "no schema, 422": (no_schema_422, {"response_format"}),

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from chat_server import ChatServer
-from gemini_server import KEY, GeminiServer, data
+from gemini_server import GeminiServer, data
 from paying import ask, request
 from PIL import Image, ImageCms, PngImagePlugin
 
@@ -22,13 +22,6 @@ from mede2_jax.engines.wire.pictures import travelling
 
 LIMIT = 50_000_000
 NAME = b"DOE^JANE 1970-01-01"
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
 
 
 def scan(size=(60, 40), mode="RGB", seed=0):

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from mede2_jax.config import UserError
 from mede2_jax.data.records import Message
-from mede2_jax.engines.chat import ChatRequest, Sampling, TokenRules, before_stop_text, tokens_text
+from mede2_jax.engines.chat import CUT, ChatRequest, Sampling, TokenRules, before_stop_text, tokens_text
 from mede2_jax.engines.flax.slots import Sample
 from mede2_jax.engines.vllm.client import OpenAIChat, VLLMExtras
 from mede2_jax.engines.vllm.pool import ServerConfig
@@ -119,16 +119,20 @@ def test_the_end_of_a_response_is_no_text(tokenizer, end):
 
 def test_a_letter_that_was_cut_off_is_no_difference(tokenizer, end):
     whole = ids(tokenizer, "x 液")
-    assert tokens_text(tokenizer, whole[:-1]).endswith("\N{REPLACEMENT CHARACTER}")
+    assert tokenizer.decode(whole[:-1]).endswith(CUT) and tokens_text(tokenizer, whole[:-1]) == "x "
+    sampled = Sample(0)
+    sampled.take(whole[:-1], [-1.0] * (len(whole) - 1), tokenizer, (end,), Sampling(max_tokens=len(whole) - 1))
+    assert (sampled.text, sampled.tokens, sampled.finish_reason) == ("x ", whole[:-1], "length")
 
     class Cut(Speaker):
         def __call__(self, reply):
             for choice in super().__call__(reply)["choices"]:
-                choice |= {"token_ids": whole[:-1], "message": {"role": "assistant", "content": "x "}}
+                choice |= {"token_ids": whole[:-1], "message": {"role": "assistant", "content": self.said}}
             return reply
 
     lines = []
-    assert ask(Cut(tokenizer, end, "x ", finish="length"), notify=lines.append) == "x " and not lines
+    for shown in ("x ", f"x {CUT}"):
+        assert ask(Cut(tokenizer, end, shown, finish="length"), notify=lines.append) == "x " and not lines
 
 
 def moved(field, value):

@@ -39,6 +39,12 @@ def server(env, model, tmp_path, **options):
     return VLLMServer(VLLMConfig.model_validate({**settings, **options}), model, log=tmp_path / "vllm.log")
 
 
+@pytest.fixture(autouse=True)
+def as_users_start_it(monkeypatch):
+    """With all its processes."""
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+
+
 @pytest.fixture
 def no_env(tmp_path):
     """As far as the checks before the start look."""
@@ -152,7 +158,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="as
 
 def test_a_watched_command_ends_with_its_own_status():
     dog = watched(1, "exit 7")
-    assert dog.wait(60) == 7
+    assert dog.wait() == 7
     dog.stdin.close()
 
 
@@ -163,14 +169,14 @@ def test_the_end_of_the_pipe_ends_all_processes(script):
     dog = watched(1, script)
     child = int(dog.stdout.readline())
     dog.stdin.close()
-    assert dog.wait(60) > 128 and gone(child)
+    assert dog.wait() > 128 and gone(child)
 
 
 @needs_proc
 def test_what_a_command_leaves_behind_ends_too():
     dog = watched(1, "sleep 100 & echo $!; exit 5")
     child = int(dog.stdout.readline())
-    assert dog.wait(60) == 5 and gone(child)
+    assert dog.wait() == 5 and gone(child)
     dog.stdin.close()
 
 
@@ -214,7 +220,7 @@ def test_a_real_server_dies_with_its_starter(vllm_env, tiny_model, tmp_path, num
         started = descendants(starter.pid)
         assert len(started) >= 3  # the watchdog, the server, its engine
         starter.send_signal(number)
-        starter.wait(60)
+        starter.wait()
     finally:
         starter.kill()
     assert all(gone(pid) for pid in started)

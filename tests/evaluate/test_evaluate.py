@@ -15,6 +15,7 @@ from mede2_jax.config import UserError
 from mede2_jax.evaluate.__main__ import main
 from mede2_jax.score.__main__ import main as score
 from mede2_jax.tasks.catalogue import find_task, open_items
+from mede2_jax.trace.scores import of_score
 
 
 def test_all_benchmarks_in_all_their_owners_words_and_ours(data, tiny_model, server, tmp_path, capsys):
@@ -66,6 +67,10 @@ def test_the_second_turn_is_asked_with_the_first_reply_and_it_alone_is_scored(da
     first = {(row["parents"][0], row["sample"]): row for row in lines(out / "rollouts.jsonl")}
     second = lines(out / "second_turns.jsonl")
     assert len(first) == len(second) == 9
+    (turns,) = (one for one in of_score(out / "medqa" / "cot").made_of if one.name == "rollouts")
+    assert turns.path == out / "second_turns.jsonl" and [one.path for one in turns.made_of if one.name == "rollouts"] == [
+        out / "rollouts.jsonl"
+    ]
     then = "Therefore, among A through D, the answer is"
     for row in second:
         before = first[row["parents"][0], row["sample"]]

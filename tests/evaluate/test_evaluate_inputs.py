@@ -7,7 +7,7 @@ import pytest
 from benchmark_files import OWN, png
 from chat_server import ChatServer
 from evaluating import lines
-from task_files import medqa, medxpertqa, mmmu, write_jsonl, write_parquet
+from task_files import medqa, medxpertqa, mmmu, mmmu_pro, write_jsonl, write_parquet
 from test_evaluate_api import asked
 
 from mede2_jax.command import run_command
@@ -29,6 +29,10 @@ def yaml(folder, text, **row):
     (folder / "own.yaml").write_text(text)
     first = {"case": "w0", "question": "What?", "answer": "B", "options": ["x", "y"], "kind": "pick", "part": "chest"}
     write_jsonl(folder / "rows.jsonl", [first | {"pictures": [base64.b64encode(png(3)).decode()]} | row])
+
+
+def without_images(row):
+    return {name: value for name, value in row.items() if not name.startswith("image_")}
 
 
 CASES = {
@@ -80,6 +84,49 @@ CASES = {
         lambda folder: yaml(folder, OWN.replace("images_are", "image_are")),
         "unknown key 'image_are' (did you mean 'images_are'?)",
     ),
+    "a column of images of the YAML file that is not there": (
+        "{folder}/own.yaml",
+        lambda folder: yaml(folder, OWN.replace("images: pictures", "images: picturs")),
+        "no column 'picturs' (did you mean 'pictures'?), which ward_round names; the columns are case, question,",
+    ),
+    "another column of images than the YAML file of the repository names": (
+        "vqa_rad",
+        lambda folder: write_parquet(folder / "data" / "test-0.parquet", [{"img": {"bytes": png(1)}, "question": "?", "answer": "yes"}]),
+        "no column 'image', which vqa_rad names; the columns are img, question, answer",
+    ),
+    "no column of images": (
+        "medxpertqa_mm",
+        lambda folder: write_jsonl(folder / "MM" / "test.jsonl", [medxpertqa(1, images=())]),
+        "test.jsonl: no column 'images', which medxpertqa_mm names; the columns are id, question, options, label, ",
+    ),
+    "none of several columns of images": (
+        "mmmu_health",
+        lambda folder: write_jsonl(folder / "mmmu.jsonl", [without_images(mmmu(1))]),
+        "mmmu.jsonl: no column 'image_1', which mmmu_health names; the columns are id, question, options, answer, question_type",
+    ),
+    "no column of a picture with the question": (
+        "mmmu_pro_vision",
+        lambda folder: write_parquet(folder / "vision" / "test-0.parquet", [mmmu_pro(1, images={1: png(1)})]),
+        "no column 'image', which mmmu_pro_vision names",
+    ),
+    **{
+        f"an item whose images are {nothing}": (
+            "medxpertqa_mm",
+            lambda folder, nothing=nothing: write_jsonl(folder / "MM" / "test.jsonl", [medxpertqa(1) | {"images": nothing}]),
+            "medxpertqa_mm, item MM-1: no image in column 'images', and each item of medxpertqa_mm has one; put it there\n",
+        )
+        for nothing in (None, [])
+    },
+    "an item without its picture": (
+        "{folder}/own.yaml",
+        lambda folder: yaml(folder, OWN, pictures=[]),
+        "each item of ward_round has one; put it there, or say 'some_without_images: true' in its YAML file",
+    ),
+    "items without images where none are named": (
+        "{folder}/own.yaml",
+        lambda folder: yaml(folder, OWN.replace("images: pictures, ", "") + "some_without_images: true\n"),
+        "'some_without_images' has no use without columns.images; leave it out",
+    ),
     "a picture that is no base64": ("{folder}/own.yaml", lambda folder: yaml(folder, OWN, pictures=["?"]), "must hold an image in base64"),
     "a picture that is no image": (
         "{folder}/own.yaml",
@@ -106,6 +153,14 @@ def test_a_wrong_file_is_one_line(tmp_path, capsys, name):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and expected in error, error
     assert not server.requests and not (out / "rollouts.jsonl").exists()
+
+
+def test_an_item_may_have_no_image_where_the_yaml_file_says_so(tmp_path):
+    folder, out = tmp_path / "data", tmp_path / "out"
+    yaml(folder, OWN + "some_without_images: true\n", pictures=[])
+    with ChatServer() as server:
+        main(asked([str(folder / "own.yaml")], {str(folder / "own.yaml"): folder}, out, server))
+    assert [row["images"] for row in lines(out / "questions.jsonl")] == [[]] and len(server.requests) == 1
 
 
 def test_what_was_wrong_and_mended_goes_on_with_what_is_there(tmp_path, capsys):

@@ -54,6 +54,26 @@ def test_choices_left_out_and_answers_judged(data, tiny_model, server, tmp_path,
     assert [one["prompt"] for one in summary["scores"]] == ["mede2_open"] * 2
 
 
+def test_a_table_of_which_nothing_can_be_judged_stops_no_other(data, tiny_model, server, tmp_path):
+    """Of the first task no judgment can be read, of the second the judge refuses every request; the third is judged."""
+    tasks, out = ["medqa", "medxpertqa_text", "medbullets_op4"], tmp_path / "out"
+    refused = (400, {}, b'{"error": {"message": "too long"}}')
+
+    def fault(number, body):
+        return refused if judges.data_of(body["messages"][0]["content"])["question"].startswith("A patient") else None
+
+    def say(text, turns):
+        return judges.said(True) if "line end" in judges.data_of(text)["question"] else "Yes."
+
+    with judges.OpenAIJudge(say, faults=fault) as judge:
+        asks = judges.flags(judge, tmp_path / "c.sqlite", "--judge.attempts=1", "--judge.concurrency=1")
+        main(flags(tasks, data, tiny_model, out, server, "--prompt=mede2_open", "--n=4", "--temperature=0.7", *asks))
+    first, second, third = (result(out, task, "mede2_open") for task in tasks)
+    assert first["judge"]["failed"] == first["judge"]["responses"] > 0 and second["judge"]["failed"] == second["judge"]["responses"] > 0
+    assert third["judge"]["failed"] == 0 < third["judge"]["correct"]
+    assert len(json.loads((out / "evaluation.json").read_text())["scores"]) == 3
+
+
 def test_five_diagnoses_by_the_owners_judge(data, tiny_model, server, tmp_path, capsys):
     tasks = ["diagnosisarena_open", "medqa"]
     run = flags(tasks, data, tiny_model, tmp_path / "out", server, "--mode=official", "--prompt=official", "--max_tokens=200")

@@ -1,6 +1,5 @@
 """Evaluations that are killed, and with real samplers."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chat_server import ChatServer
+from cheap_programs import one_device
 from evaluating import flags, lines, result
 from waiting import until
 
@@ -22,7 +22,7 @@ TIE = 1e-4
 @pytest.mark.slow
 def test_killed_and_run_again_it_asks_only_what_is_missing(data, tiny_model, tokenise, tmp_path):
     out, tasks = tmp_path / "out", ["medqa", "mmxu", "medbullets_op5"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = one_device()
     with ChatServer(tokenise=tokenise, seconds=0.4) as server:
         run = flags(tasks, data, tiny_model, out, server, "--prompt=cot", "--n=2", "--temperature=1", "--concurrency=2")
         for file in ("rollouts.jsonl", "second_turns.jsonl"):

@@ -5,9 +5,10 @@ import re
 import statistics
 
 import pytest
+from benchmark_files import png
 from evaluating import lines, result
 from gemini_server import KEY, GeminiServer
-from task_files import medqa, write_jsonl
+from task_files import medqa, mmmu, write_jsonl, write_parquet
 from test_evaluate_api import asked
 
 from mede2_jax.config import UserError
@@ -170,7 +171,7 @@ def test_every_task_with_options_shows_them_so_and_open_items_as_they_are(data, 
         for item in open_items(task, data[name]).items:
             order = order_of(5, item) if item.options else None
             for prompt in ("mede2", *task.prompts):
-                row = rows[f"{name}/{prompt}~5/{item.id}"]
+                row = rows[f"{name}/{prompt}{'~5' if item.options else ''}/{item.id}"]
                 assert row["metadata"].get("order") == order and len(row["images"]) == len(task.asked(item, prompt).images)
                 said = "".join(part if isinstance(part, str) else part.get("text", "⟦⟧") for part in row["prompt"][-1]["content"])
                 is_second = "assistant" in {turn["role"] for turn in row["prompt"]}
@@ -183,6 +184,39 @@ def test_every_task_with_options_shows_them_so_and_open_items_as_they_are(data, 
                 assert [row["read"] for row in verdicts] == [order[0]]
             elif order:  # options are letters themselves: A may be the first one, or the one that is called so
                 assert [row["read"] for row in verdicts] == [order[0] if item.options[order[0]] == "a" else None]
+
+
+def test_what_has_no_options_is_asked_once_and_counts_in_each_order(tmp_path):
+    """Two choices and an open item, in three orders, twice each; the open one is always right, the choices never."""
+    rows = [mmmu(n, images={1: png(n)}, options=("left", "right"), answer="B") for n in (1, 2)]
+    write_parquet(tmp_path / "mmmu" / "Pharmacy" / "validation-0.parquet", [*rows, mmmu(3, options=(), answer="2", images={1: png(3)})])
+    out, data = tmp_path / "out", {"mmmu_health": tmp_path / "mmmu"}
+
+    def says(body, texts, images):
+        return "<answer> neither </answer>" if "Answer Choices" in texts[-1] else "<answer> 2 </answer>"
+
+    run = ["--n=2", "--temperature=1", "--shuffle_options=1,2,3"]
+    with GeminiServer(say=says) as server:
+        main(asked(["mmmu_health"], data, out, server, *run))
+        assert len(server.bodies) == (2 * 3 + 1) * 2
+        main(asked(["mmmu_health"], data, out, server, *run))
+        assert len(server.bodies) == (2 * 3 + 1) * 2, "nothing is asked again"
+    found = result(out, "mmmu_health", "mede2")
+    assert (found["overall"]["samples"], found["overall"]["correct"], found["overall"]["accuracy"]) == (14, 2, pytest.approx(1 / 3))
+    by_seed = found["shuffles"]["by_seed"]
+    assert {seed: (one["items"], one["samples"], one["correct"]) for seed, one in by_seed.items()} == dict.fromkeys("123", (3, 6, 2))
+    assert found["shuffles"]["answers"] == {"items": 2, "changed": 0, "share": 0.0}
+    kept = lines(out / "rollouts.jsonl")
+    for gone in (0, len(kept) - 1):  # of a choice, and of the open item
+        write_jsonl(tmp_path / "r.jsonl", [row for number, row in enumerate(kept) if number != gone])
+        with pytest.raises(UserError, match="item with fewer than 6 samples"):
+            score(["--task=mmmu_health", f"--data={tmp_path / 'mmmu'}", f"--responses={tmp_path / 'r.jsonl'}"])
+    for more, expected in (
+        (["--k=3"], "k=3 is more than n=2, the samples of 1 item of mmmu_health without options, in no order; ask"),
+        (["--ids=validation_Pharmacy_3"], "mmmu_health has no options in the items that are asked; leave that task out"),
+    ):
+        with GeminiServer() as server, pytest.raises(UserError, match=expected):
+            main(asked(["mmmu_health"], data, tmp_path / "other", server, *run, *more))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,21 @@ def test_mmmu_pro_has_its_images_after_the_text_as_often_as_their_marks(tmp_path
     assert asked("mmmu_pro_standard10", data, "mede2") == [(SYSTEM.text, ours, None)]
 
 
+def test_options_in_a_list_in_a_list_are_one_to_the_owner_and_several_to_us(tmp_path):
+    """His code takes the inner list for the only option: it shows that list, and no letter but A can be read."""
+    for name, row in (("mmmu", mmmu), ("mmmu_pro_standard10", mmmu_pro)):
+        task = find_task(name)
+        rows = [row(1, options=[["low", "high"]], answer="B", question="Which?")]
+        data = write_parquet(tmp_path / f"{name}.parquet", rows)
+        (item,) = open_items(task, data).items
+        for prompt in task.prompts:
+            ((_, said, _),) = asked(name, data, prompt)
+            assert "['low', 'high']" in said and "B. high" not in said and "(B)" not in said
+            assert [task.rule(item, prompt).read(reply).answer for reply in ("(B)", "(A)")] == [None, "A"]
+        assert asked(name, data, "mede2") == [(SYSTEM.text, "Which?\nAnswer Choices: (A) low (B) high", None)]
+        assert task.rule(item, "mede2").read("(B)").answer == "B"
+
+
 def test_mmmu_pros_pictures_of_a_question_come_with_the_instruction(tmp_path):
     row = {
         "id": "test_Pharmacy_1",

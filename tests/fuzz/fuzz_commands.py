@@ -64,7 +64,13 @@ def scored() -> Path:
     config = {"stage": "dpo", "optimizer": {"learning_rate": 1e-6}, "lora": {"rank": 8}}
     trained = {"version": "0", "folder": str(place), "config": config, "model": "sft/model", "digests": parents, "data": data}
     (place / "manifest.json").write_text(json.dumps(trained))
-    row = {"question": "Which?", "options": {"A": "x", "B": "y"}, "answer": "x", "answer_idx": "A", "meta_info": "step1"}
+    row = {
+        "question": "Which?",
+        "options": {"A": "x", "B": "y", "C": "z", "D": "w"},
+        "answer": "x",
+        "answer_idx": "A",
+        "meta_info": "step1",
+    }
     (place / "rows.jsonl").write_text(json.dumps(row) + "\n")
     (place / "replies.jsonl").write_text(json.dumps({"id": "medqa-0#0", "parents": ["medqa-0"], "sample": 0, "response": "A"}) + "\n")
     model = {"path": str(place / "model"), "digest": info["digest"], "family": "qwen2_5_vl"}

@@ -17,6 +17,7 @@ from fuzz_mutators import Mutator, on_bytes, on_json, on_lines, on_one_line, on_
 from fuzz_target import Made, folder, target, written
 
 OPTIONS = {letter: f"finding {letter}" for letter in "ABCDE"}
+FOUR = {letter: OPTIONS[letter] for letter in "ABCD"}
 TAIL = " ".join(f"({letter}) {text}" for letter, text in OPTIONS.items())
 GROUPS = {"medical_task": "Diagnosis", "body_system": "Skeletal", "question_type": "Reasoning"}
 HUB = {"id": "MM-0", "question": f"Which?\nAnswer Choices: {TAIL}", "options": OPTIONS, "label": "B", "images": ["MM-0-a.jpeg"], **GROUPS}
@@ -35,7 +36,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "mmmu_pro_standard10": [CHOICE | {"subject": "Pharmacy"}],
     "mmmu_pro_vision": [{"id": "test_Art_1", "image": "a.png", "options": "[['a', 'b']]", "answer": "B", "subject": "Art"}],
     "medqa": [
-        {"question": "Which?", "options": OPTIONS, "answer_idx": "C", "answer": "finding C", "meta_info": "step1"},
+        {"question": "Which?", "options": FOUR, "answer_idx": "C", "answer": "finding C", "meta_info": "step1"},
         {"id": "test-00000", "sent1": "Which?", **{f"ending{n}": f"drug {n}" for n in range(4)}, "label": 2},
     ],
     "medbullets_op4": [{"link": "u", "question": "Which?", **{f"op{letter}": letter for letter in "abcd"}, "answer_idx": "D"}],

@@ -10,6 +10,13 @@ from mede2_jax.judge import judges
 from mede2_jax.judge.run import run
 from mede2_jax.reasoning.rubric import NAMES
 
+FLAW = {
+    "illogical": "logical_consistency",
+    "ignores_image": "image_analysis",
+    "hallucinates": "no_hallucination",
+    "no_reflection": "reflection",
+}
+
 
 class Engine:
     """A `ChatEngine`. `say(request)` gives a reply's text, or a ChatFailure, or raises; replies come three at a time, last first."""
@@ -81,4 +88,28 @@ def assert_adds_up(written):
         assert counts["wanted"] == counts["judgments"] + len(written["failed"])
 
 
-__all__ = ["Engine", "assert_adds_up", "manifest", "read", "reply", "response_of", "run", "text_of", "with_engine"]
+def honest(rollouts):
+    """A judge that knows what each response was made to be."""
+    made = {rollout["response"]: rollout["metadata"]["made"] for rollout in rollouts}
+    return lambda request: reply(*(FLAW[flaw] for flaw in made[response_of(request)].split() if flaw in FLAW))
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+    return path
+
+
+__all__ = [
+    "FLAW",
+    "Engine",
+    "assert_adds_up",
+    "honest",
+    "manifest",
+    "read",
+    "reply",
+    "response_of",
+    "run",
+    "text_of",
+    "with_engine",
+    "write",
+]

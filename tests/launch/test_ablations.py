@@ -1,12 +1,12 @@
 """The paper's ablations as scripts: runs, scores and one report, of a tiny model and a few records."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cheap_programs import one_device
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--train_options=--max_steps=1 --data.row_tokens=1024 --rows_per_step=1", "--evaluate_options=--engine=flax --max_tokens=4"]
@@ -14,7 +14,7 @@ QUICK = ["--train_options=--max_steps=1 --data.row_tokens=1024 --rows_per_step=1
 
 def ablations(*arguments):
     """(exit status, output)."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHON_ENV": sys.prefix}
+    environment = one_device(PYTHON_ENV=sys.prefix)
     done = subprocess.run(
         ["bash", "launch/ablations.sh", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -76,6 +76,7 @@ def test_ways_to_elicit_reasoning(files, tiny_model, sample):
     status, output = ablations("elicitation", *data, *where, *QUICK)
     assert status == 0, output
     assert names(out) == {"base": 2, "mixed": 2, "multimodal": 2, "text": 2}
+    assert f"python -m mede2_jax.report --scores=base={out}/scores/base,text={out}/scores/text," in output, "as it can be typed again"
     examples = {
         run: json.loads((out / run / "manifest.json").read_text())["data"]["train"]["examples"] for run in ("text", "multimodal", "mixed")
     }

@@ -11,7 +11,7 @@ from mede2_jax.parallel.mesh import MeshConfig, make_mesh
 
 
 def plain(q, k, v, start, end):
-    """T×T scores, written out."""
+    """T×S scores, written out."""
     groups = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
     scores = jnp.einsum("bqnh,bsnh->bnqs", q, k) / jnp.sqrt(q.shape[-1])
@@ -21,11 +21,11 @@ def plain(q, k, v, start, end):
     return jnp.einsum("bnqs,bsnh->bqnh", jnp.where(visible[:, None], weights, 0.0), v)
 
 
-def random_case(seed, batch=2, length=75, heads=4, kv_heads=2, width=16):
-    rng = np.random.default_rng(seed)
+def random_case(seed, batch=2, length=75, heads=4, kv_heads=2, width=16, keys=None):
+    rng, keys = np.random.default_rng(seed), keys or length
     q = rng.standard_normal((batch, length, heads, width), np.float32)
-    k, v = rng.standard_normal((2, batch, length, kv_heads, width), np.float32)
-    bounds = np.sort(rng.integers(0, length + 1, (2, batch, length)), axis=0).astype(np.int32)
+    k, v = rng.standard_normal((2, batch, keys, kv_heads, width), np.float32)
+    bounds = np.sort(rng.integers(0, keys + 1, (2, batch, length)), axis=0).astype(np.int32)
     bounds[:, rng.random((batch, length)) < 0.2] = 0  # empty ranges
     return q, k, v, bounds[0], bounds[1]
 
@@ -50,6 +50,11 @@ def agree(case, **options):
     )
     for name, a, b in zip("qkv", ours, theirs, strict=True):
         assert np.abs(np.asarray(a - b)).max() <= 2e-5, name
+
+
+@pytest.mark.parametrize(("length", "keys"), [(24, 75), (75, 20), (1, 40)])
+def test_queries_and_keys_that_are_not_as_many(length, keys):
+    agree(random_case(11, length=length, keys=keys), block=8)
 
 
 @pytest.mark.parametrize("seed", range(4))

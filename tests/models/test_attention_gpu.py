@@ -66,6 +66,17 @@ def test_random_ranges():
     agree(random_case(0, batch=2, length=75, heads=4, kv_heads=2))
 
 
+@pytest.mark.parametrize(("length", "keys"), [(70, 300), (300, 70)])
+def test_queries_and_keys_that_are_not_as_many(length, keys):
+    agree(random_case(12, batch=2, length=length, keys=keys, heads=4, kv_heads=2))
+
+
+def test_each_block_of_keys_is_seen_by_others_that_are_not_as_many():
+    q, k, v, *_ = random_case(13, batch=1, length=140, keys=560, heads=2, kv_heads=1)
+    start = 4 * np.arange(140, dtype=np.int32)[None]
+    agree((q, k, v, start, start + 4))
+
+
 @pytest.mark.parametrize(
     "ranges",
     [packed([60, 31, 20], 128), shared(50, 30, 40), windows(150, 16), packed([3], 140)],
@@ -140,7 +151,7 @@ def test_bounds_hold_all_that_is_seen_and_whole_blocks_are_whole(kind, queries, 
     some, every = brute_force(np.asarray(start)[0], np.asarray(end)[0], queries, keys)
     for bounds, seen, whole in (
         (key_bounds(start, end, queries, keys), some, every),
-        (query_bounds(start, end, queries, keys), some.T, every.T),
+        (query_bounds(start, end, queries, keys, length // keys), some.T, every.T),
     ):
         first, begin, finish, last = (np.asarray(x)[0] for x in bounds)
         assert (first <= begin).all() and (begin <= finish).all() and (finish <= last).all()

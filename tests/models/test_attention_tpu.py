@@ -114,6 +114,18 @@ def test_equals_attention(kinds):
     assert not np.asarray(found["q"])[end <= start].any()
 
 
+@pytest.mark.parametrize("part", [slice(40, 64), slice(0, 5)])
+def test_a_part_of_the_queries_and_all_keys(part):
+    """And the other way round: all queries, and the keys that some of them see."""
+    q, k, v, weight = arrays(3)
+    start, end = ranges("random 0", "packed")
+    case = (q[:, part], k, v, weight[:, part], start[:, part], end[:, part])
+    agree(ours(*case), theirs(*case))
+    keys = part.stop
+    case = (q, k[:, :keys], v[:, :keys], weight, np.minimum(start, keys), np.minimum(end, keys))
+    agree(ours(*case), theirs(*case))
+
+
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "step", "grids"),
     [
@@ -159,7 +171,7 @@ def test_visits(kind, by_key):
     length = 96
     start, end = ranges(kind, length=length)
     seen = brute_force(start[0], end[0], BLOCK)
-    assert (np.asarray(seen_blocks(start, end, BLOCK))[0] == seen).all()
+    assert (np.asarray(seen_blocks(start, end, BLOCK, length // BLOCK))[0] == seen).all()
     seen = seen.T if by_key else seen
     (codes,), (count,) = (np.asarray(x) for x in visits(jnp.asarray(seen[None])))
     expected = []

@@ -88,7 +88,7 @@ def test_a_pair_is_two_responses_to_one_question_and_says_where_from(base, sampl
         assert "look" not in json.dumps(pair["metadata"]), "hidden facts stay where they are"
 
 
-@pytest.mark.parametrize("token", ["<img>", "<|im_end|>", "</img>", "<|image_pad|>", "<|vision_start|>"])
+@pytest.mark.parametrize("token", ["<img>", "<|im_end|>", "</img>", "<|image_pad|>", "<|vision_start|>", "<IMG_CONTEXT>"])
 def test_responses_that_spell_a_reserved_token_are_left_out_and_counted(sample, tmp_path, token):
     rollouts = read(sample / "rollouts.jsonl")[:16]
     spelt = {rollouts[0]["id"], rollouts[9]["id"]}

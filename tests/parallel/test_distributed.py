@@ -38,6 +38,29 @@ def test_slurm(nodes, first):
     assert place({**SLURM, "SLURM_STEP_NODELIST": nodes}) == Place(f"{first}:{61440 + 5000 % 4096}", 4, 2)
 
 
+@pytest.mark.parametrize(
+    ("variables", "devices"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, (1,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x3),4", "SLURM_LOCALID": "5"}, (5,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_LOCALID": "7", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, (7,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, (4, 5, 6, 7)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "CUDA_VISIBLE_DEVICES": "3"}, None),  # --gpus-per-task=1
+        ({"SLURM_STEP_TASKS_PER_NODE": "4", "ROCR_VISIBLE_DEVICES": "0,1,2,3"}, (1,)),
+        ({}, None),
+    ],
+)
+def test_slurm_tasks_on_one_machine_share_its_gpus(variables, devices):
+    assert place({**SLURM, "SLURM_LOCALID": "1", **variables}).devices == devices
+
+
+def test_slurm_tasks_that_cannot_share_are_told_so():
+    variables = {"SLURM_STEP_TASKS_PER_NODE": "3", "SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
+    with pytest.raises(UserError, match=r"3 tasks on a machine cannot share its 8 GPUs; start --ntasks-per-node=1, or as many as"):
+        place({**SLURM, **variables})
+
+
 def test_tpu_pods_ask_the_pod():
     assert place({"TPU_WORKER_HOSTNAMES": "a,b"}) == Place() == place(launcher="tpu") == place({"MEGASCALE_NUM_SLICES": "2"})
 

@@ -3,7 +3,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mede2_jax.config import UserError
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import MeshConfig, describe_whole_heads, make_mesh
 from mede2_jax.parallel.rules import partition_spec
 
 
@@ -28,3 +28,12 @@ def test_axes_that_do_not_divide_are_left_out():
 def test_axis_names_must_fit_the_shape():
     with pytest.raises(ValueError, match="2 axis names"):
         partition_spec(("embed", "heads"), (3,), make_mesh(MeshConfig()))
+
+
+def test_heads_that_a_tensor_axis_does_not_divide_are_told_of():
+    assert describe_whole_heads({"language": 28, "vision": 16}, {"tensor": 4}) is None
+    line = describe_whole_heads({"language": 28, "vision": 16}, {"tensor": 8})
+    assert line.startswith(
+        "mesh.tensor=8 does not divide the 28 heads of language: each of its devices computes attention for all of them;"
+    )
+    assert "the 40 heads of language and the 25 heads of vision:" in describe_whole_heads({"language": 40, "vision": 25}, {"tensor": 16})

@@ -32,8 +32,8 @@ PROGRAM = textwrap.dedent(
         told = sys.stdin.readline().strip() or time.sleep(300)
         if told == "fail":
             watch.end_all("no\\nsuch file", 2)
-        if told == "fail at length":
-            watch.end_all("\U0001f9ea" * 100_000, 2)
+        if told.startswith("fail at length "):
+            watch.end_all(chr(int(told.split()[-1])) * 100_000, 2)
         if told == "close":
             watch.close()
             sys.stdin.readline()
@@ -89,13 +89,15 @@ def test_an_error_is_everyones(processes, failed):
         assert (process.returncode, errors) == (2, f"error: process {failed} of 3: no such file\n")
 
 
-def test_a_long_error_is_everyones_too(processes):
-    """Longer than a line may be, and in characters that take twelve bytes each when they are sent."""
-    tell(processes[1], "fail at length")
+@pytest.mark.parametrize("letter", ["🧪", "x", "\\", '"', "肺", "\x1b"], ids=ascii)
+def test_a_long_error_is_everyones_too(processes, letter):
+    """Longer than a line may be, in characters that take up to twelve bytes each when they are sent."""
+    tell(processes[1], f"fail at length {ord(letter)}")
+    said = "\\x1b" if letter == "\x1b" else letter  # a terminal would obey it
     for process in processes:
         _, errors = finished(process)
-        assert process.returncode == 2 and errors.startswith("error: process 1 of 3: 🧪🧪🧪") and errors.endswith("🧪…\n")
-        assert len(errors) < 5000
+        assert process.returncode == 2 and errors.startswith(f"error: process 1 of 3: {said * 3}") and errors.endswith("…\n")
+        assert 4000 < len(errors) < 5000 and errors.count("\n") == 1
 
 
 def test_who_ends_well_ends_nobody(processes):

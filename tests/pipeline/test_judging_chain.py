@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from chat_server import ChatServer
+from cheap_programs import one_device
 from gemini_server import Drop, GeminiServer, blocked, empty, error
 
 from mede2_jax.command import run_command
@@ -283,7 +284,7 @@ def test_the_script_from_demonstrations_to_dpo_with_gemini_as_the_judge(say, tmp
     with GeminiServer(say=say, key=KEY) as server:
         command = ["bash", "launch/pipeline.sh", f"--out={tmp_path}", "--judge=gemini", f"--judge_url={server.url}", "--engine=flax"]
         small = ["--limit=2", "--max_tokens=16", "--sft_steps=2", "--dpo_steps=2"]
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHON_ENV": sys.prefix}
+        environment = one_device(PYTHON_ENV=sys.prefix)
         done = subprocess.run([*command, *small], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert server.delivered.total() == 336

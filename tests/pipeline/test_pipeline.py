@@ -1,7 +1,6 @@
 """The commands one after the other, as a user runs them: stage I, responses of the model it wrote, judgments, pairs, stage II."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from cheap_programs import one_device
 
 from mede2_jax.reasoning.rubric import MMRP
 
@@ -18,7 +18,7 @@ QUESTIONS, N = 3, 8
 
 def pipeline(out, *arguments, **variables):
     # As a user's shell: with one device.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHON_ENV": sys.prefix, **variables}
+    environment = one_device(PYTHON_ENV=sys.prefix, **variables)
     small = [f"--limit={QUESTIONS}", "--max_tokens=16", "--sft_steps=2", "--dpo_steps=2"]
     names = {argument.split("=")[0] for argument in arguments}
     command = ["bash", "launch/pipeline.sh", f"--out={out}", *(flag for flag in small if flag.split("=")[0] not in names), *arguments]

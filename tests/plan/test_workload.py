@@ -44,14 +44,29 @@ def test_contents_are_those_of_real_rows(stage, shared, tiny_model, tmp_path):
     assert work.shape.patches >= data.shape.patches
 
 
-def test_internvl_images_are_tiles(tiny_internvl):
+@pytest.mark.parametrize(
+    ("pixels", "data", "tiles"),
+    [
+        (1, {}, 1),
+        (2, {}, 5),
+        (3, {"max_tiles": 12}, 10),
+        (4, {"max_tiles": 4}, 5),
+        (3, {"crop_to_patches": False}, 1),
+        (1, {"min_tiles": 3}, 5),
+    ],
+)
+def test_internvl_images_are_tiles(pixels, data, tiles, tiny_internvl):
+    """A square image of so many tiles' sides."""
     family, sizes = model_config(tiny_internvl)
-    config = planned(tiny_internvl)
+    side = pixels * sizes.tile_size
+    config = planned(tiny_internvl, synthetic={"image_pixels": (side, side)}, data={"row_tokens": 8192, **data})
     processor = family.load_processor(tiny_internvl, config.data)
     work = workload(config, sizes)
+    assert processor.tiles(side, side) == tiles
     assert work.shape.patch_dim == processor.patch_dim
     assert work.shape.position_axes == processor.position_axes == 1
-    assert work.held.patches == work.held.examples * processor.patch_multiple
+    assert work.held.patches == work.held.examples * processor.patch_multiple * tiles
+    assert work.held.image_tokens == work.held.examples * processor.tiling.tile_tokens * tiles
 
 
 def test_shapes_are_those_of_a_row(tiny_model):

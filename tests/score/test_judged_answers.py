@@ -1,56 +1,15 @@
-"""Open answers: a rule first, then a judge on loopback; what it is shown, what fails, what is kept, and how often both say the same."""
-
-import json
-import signal
-import subprocess
-import sys
-import time
+"""Open answers: a rule first, then a judge on loopback; what it is shown, what fails, and how often both say the same."""
 
 import pytest
 from gemini_server import blocked
 from judge_servers import JUDGES, GeminiJudge, OpenAIJudge, by_answer, data_of, flags, read, said
-from task_files import medqa, write_jsonl
+from judged import ITEMS, answers, other_words, result
+from task_files import write_jsonl
 
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.reasoning.prompts import JUDGE_SAME_ANSWER
 from mede2_jax.score.__main__ import main
-
-ITEMS = 8
-
-
-@pytest.fixture
-def data(tmp_path):
-    """MedQA with eight questions, whose right answers are `drug C0`, `drug C1`, …"""
-    return write_jsonl(tmp_path / "medqa.jsonl", [medqa(n) for n in range(ITEMS)])
-
-
-@pytest.fixture
-def command(data, tmp_path):
-    """The command line that scores texts, one an item (or lists of them)."""
-
-    def line(texts, *more, out="out"):
-        rows = [row if isinstance(row, dict) else {"response": row} for row in texts]
-        file = write_jsonl(tmp_path / "r.jsonl", [{"id": f"medqa-{n}"} | row for n, row in enumerate(rows)])
-        return [
-            *("--task=medqa", f"--data={data}", f"--responses={file}", f"--out={tmp_path / out}", "--prompt=mede2_open"),
-            *more,
-        ]
-
-    return line
-
-
-def answers(*texts):
-    """Replies that give these answers."""
-    return [f"<think> … </think> <answer> {text} </answer>" for text in texts]
-
-
-def result(tmp_path, out="out"):
-    return json.loads((tmp_path / out / "score.json").read_text("utf-8")), read(tmp_path / out / "verdicts.jsonl")
-
-
-def other_words(count=ITEMS):
-    return answers(*(f"the C{n} substance" for n in range(count)))
 
 
 @pytest.mark.parametrize("api", JUDGES)
@@ -153,7 +112,11 @@ def test_a_reply_that_cannot_be_read_is_asked_again_and_then_a_failure(command, 
         assert judge["failed"] == 2 and judge["failures"] == {"medqa-3#0": reason, "medqa-6#0": reason}
         assert [one["step"] for one in verdicts if not one["correct"]] == ["judge failed"] * 2 and found["steps"]["judge failed"] == 2
         printed = capsys.readouterr().out
-        assert "judge failed" in printed and "2 judge failures, counted as not correct: medqa-3#0 (malformed reply" in printed
+        assert (
+            "decided 6 responses, 6 as right" in printed
+            and "judge failed" in printed
+            and "2 judge failures, counted as not correct: medqa-3#0 (malformed reply" in printed
+        )
         healed.append(True)
         before, seeds = len(server.asked), {(body["seed"], len(body["messages"])) for body in server.requests}
         main(line)
@@ -162,101 +125,30 @@ def test_a_reply_that_cannot_be_read_is_asked_again_and_then_a_failure(command, 
     found, _ = result(tmp_path)
     assert (found["overall"]["correct"], found["overall"]["judge_failed"], found["judge"]["failures"]) == (ITEMS, 0, {})
     assert found["judge"]["requests"] == ITEMS + 1 + 2 + 2, "of all runs"
+    assert "decided 8 responses, 8 as right" in capsys.readouterr().out
 
 
-def test_what_an_api_refuses_is_a_failure_and_nothing_but_failures_an_error(command, tmp_path):
+def test_what_an_api_refuses_is_a_failure_and_a_judge_that_refuses_every_request_an_error(command, tmp_path):
     with GeminiJudge(by_answer(()), faults=lambda number, body: blocked(body) if number == 1 else None) as server:
         main(command(other_words(), *flags(server, tmp_path / "c.sqlite", "--judge.concurrency=1")))
         found, _ = result(tmp_path)
         assert found["judge"]["failed"] == 1 and "SAFETY" in next(iter(found["judge"]["failures"].values()))
         assert found["overall"]["items"] == ITEMS and found["judge"]["cost"]["failed"] > 0
-    nothing = pytest.raises(UserError, match=r"no answer could be judged; the first: .*SAFETY")
-    with GeminiJudge(by_answer(()), faults=lambda number, body: blocked(body)) as server, nothing:
+    refused = (400, {}, b'{"error": {"message": "no such field"}}')
+    nothing = pytest.raises(UserError, match=r"the judge refuses every request; the first: 400 .*no such field")
+    with OpenAIJudge(by_answer(()), faults=lambda number, body: refused) as server, nothing:
         main(command(other_words(), *flags(server, tmp_path / "d.sqlite"), out="other"))
     assert not (tmp_path / "other" / "score.json").exists()
 
 
-def test_a_budget_ends_it_in_one_line_and_keeps_what_was_judged(command, tmp_path, capsys):
-    with GeminiJudge(by_answer({"the C0 substance"})) as server:
-        at = flags(server, tmp_path / "c.sqlite", "--judge.concurrency=1", "--judge.max_tokens=2000")
-        with pytest.raises(SystemExit) as raised:
-            run_command(main, command(other_words(), *at, "--judge.max_cost=0.0235"))
-        captured = capsys.readouterr()
-        assert raised.value.code == 2 and captured.err.count("\n") == 1 and "max_cost=0.0235 US dollars is reached" in captured.err
-        kept = len(read(tmp_path / "out" / "judged_answers.jsonl"))
-        assert 0 < kept < ITEMS and f"{kept} judgments are in " in captured.err and "the same command goes on" in captured.err
-        assert "raise --judge.max_cost to go on" in captured.err
-        assert server.billed <= 0.0235 and not (tmp_path / "out" / "score.json").exists()
-        main(command(other_words(), *at))
-        assert len(server.asked) == ITEMS
-    found, _ = result(tmp_path)
-    assert found["judge"]["cost"]["judgments"] == pytest.approx(server.billed, abs=2e-6) and found["overall"]["correct"] == 1
-
-
-def test_what_was_judged_once_is_not_asked_again(command, tmp_path):
-    with OpenAIJudge(by_answer({"the C0 substance"})) as server:
-        at = flags(server, tmp_path / "c.sqlite")
-        main(command(other_words(), *at))
-        first = result(tmp_path)
-        main(command(other_words(), *at, out="other"))
-        assert len(server.asked) == ITEMS and result(tmp_path, "other")[1] == first[1], "the cache has them"
-        for change in (["--judge.model=judge-x"], ["--judge.temperature=0.5"], ["--judge.seed=1"]):
-            before = len(server.asked)
-            main(command(other_words(), *at, *change))
-            assert len(server.asked) == before + ITEMS
-        before = len(server.asked)
-        main(command(["drug C0", "drug C1, surely", *other_words()[2:]], *at))
-        assert [data_of(text)["answer"] for text in server.asked[before:]] == ["drug C1, surely"], "only what is another answer"
-    main(command(other_words(), *at))
-    assert result(tmp_path) == first, "without a server"
-    assert len(read(tmp_path / "out" / "judged_answers.jsonl")) == 4 * ITEMS + 1, "other judges' judgments stay"
-
-
-def test_another_version_of_the_prompt_asks_again(command, tmp_path, monkeypatch):
-    import dataclasses
-
-    from mede2_jax.scoring import judging
-
-    with OpenAIJudge(by_answer(())) as server:
-        at = flags(server, tmp_path / "c.sqlite")
-        main(command(other_words(), *at))
-        other = dataclasses.replace(JUDGE_SAME_ANSWER, version=2)
-        monkeypatch.setattr("mede2_jax.score.judge_job.SAME_ANSWER", dataclasses.replace(judging.SAME_ANSWER, prompt=other))
-        main(command(other_words(), *at, "--judge.cache=none"))
-        assert len(server.asked) == 2 * ITEMS
-    assert {one["judge"]["prompt"] for one in read(tmp_path / "out" / "judged_answers.jsonl")} == {
-        "judge-same-answer/1",
-        "judge-same-answer/2",
-    }
-
-
-def test_killed_in_the_middle_and_run_again_nothing_is_paid_twice(data, tmp_path):
-    count = 24
-    rows = [
-        {"id": f"medqa-{n}", "response": [f"<answer> the C{n} substance, {k} </answer>" for k in range(count // ITEMS)]}
-        for n in range(ITEMS)
-    ]
-    file, out = write_jsonl(tmp_path / "r.jsonl", rows), tmp_path / "out"
-    with GeminiJudge(lambda text, turns: said("0" in data_of(text)["answer"]), seconds=0.05) as server:
-        line = ["--task=medqa", f"--data={data}", f"--responses={file}", f"--out={out}", "--prompt=mede2_open"]
-        line += flags(server, tmp_path / "c.sqlite", "--judge.concurrency=2")
-        for stop in (4, 12):
-            process = subprocess.Popen([sys.executable, "-m", "mede2_jax.score", *line], stdout=subprocess.DEVNULL)
-            while sum(server.delivered.values()) < stop and process.poll() is None:
-                time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-        with (out / "judged_answers.jsonl").open("ab") as torn:
-            torn.write(b'{"id":"torn')
-        main(line)
-        # Two at a time are under way when it is killed: their answers came to nobody.
-        assert count <= len(server.bodies) <= count + 4
-        stored = {one["id"] for one in read(out / "judged_answers.jsonl")}
-        assert len(stored) == count == len(read(out / "judged_answers.jsonl"))
-        before = len(server.bodies)
-        main(line)
-        assert len(server.bodies) == before
-    assert json.loads((out / "score.json").read_text())["judge"]["judgments"] == count
+@pytest.mark.parametrize("reply", ["blocked", "no JSON"])
+def test_a_judge_of_whom_nothing_can_be_read_leaves_a_score(command, tmp_path, reply, capsys):
+    faults = {"blocked": lambda number, body: blocked(body), "no JSON": None}[reply]
+    with GeminiJudge(lambda text, turns: "Yes.", faults=faults) as server:
+        main(command([*other_words(6), *answers("drug C6", "drug C7")], *flags(server, tmp_path / "c.sqlite", "--judge.attempts=1")))
+    overall = result(tmp_path)[0]["overall"]
+    assert (overall["items"], overall["correct"], overall["wrong"], overall["judge_failed"]) == (ITEMS, 2, 6, 6)
+    assert "6 judge failures, counted as not correct: medqa-0#0 (" in capsys.readouterr().out
 
 
 def test_how_often_rule_and_judge_say_the_same(command, tmp_path, capsys):
@@ -313,13 +205,42 @@ def test_without_a_judge_it_is_said_that_texts_were_compared(command, tmp_path, 
     assert found["overall"]["words"]["items"] == ITEMS
 
 
+CUT = {"response": "That would be the drug which", "finish_reason": "length"}
+
+
+def test_what_was_cut_is_not_said_to_be_for_a_judge(command, tmp_path, capsys):
+    """Two of the wrong answers are cut, so that a judge would be asked about one."""
+    main(command([{"response": text} for text in answers("drug C0", "water")] + [CUT, CUT, *answers(*(f"drug C{n}" for n in range(4, 8)))]))
+    found, _ = result(tmp_path)
+    assert found["overall"]["wrong"] == 3 and found["unjudged"] == 1
+    assert "1 open answer counted as wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("right", "expected"),
+    [
+        (ITEMS, "the rule finds every open answer right"),
+        (5, "the rule finds 5 of 8 open answers right, and none of the other 3 can be judged: they were cut, refused or failed, or hold"),
+        (0, "the rule finds 0 of 8 open answers right, and none of the other 8 can be judged: they were cut, "),
+    ],
+)
+def test_why_the_judge_was_not_asked(command, tmp_path, right, expected, capsys):
+    with OpenAIJudge(by_answer(())) as server:
+        main(command([*answers(*(f"drug C{n}" for n in range(right))), *[CUT] * (ITEMS - right)], *flags(server, tmp_path / "c.sqlite")))
+        assert not server.asked
+    assert f"the judge was not asked: {expected}" in capsys.readouterr().out
+
+
 def test_choices_are_not_judged(data, tmp_path, capsys):
     file = write_jsonl(tmp_path / "r.jsonl", [{"id": f"medqa-{n}", "response": "<answer> A </answer>"} for n in range(ITEMS)])
     with OpenAIJudge(by_answer(())) as server:
         line = ["--task=medqa", f"--data={data}", f"--responses={file}", f"--out={tmp_path / 'out'}"]
         main([*line, *flags(server, tmp_path / "c.sqlite")])
         assert not server.asked
-    assert "the judge was not asked" in capsys.readouterr().out and not (tmp_path / "out" / "judged_answers.jsonl").exists()
+    assert (
+        "the judge was not asked: there is no open answer\n" in capsys.readouterr().out
+        and not (tmp_path / "out" / "judged_answers.jsonl").exists()
+    )
 
 
 def test_benchmarks_that_are_open_to_begin_with(tmp_path):
@@ -378,24 +299,6 @@ def test_a_judge_needs_a_place_for_what_it_says(command):
     line = [flag for flag in command(other_words(), "--judge.api=gemini") if not flag.startswith("--out=")]
     with pytest.raises(UserError, match=r"--judge\.api needs --out=FOLDER"):
         main(line)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "expected"),
-    [
-        (lambda text: text + '{"id": "x"}\n', "judged_answers.jsonl:9: item: Field required"),
-        (lambda text: text + text.splitlines()[0] + "\n", "is there twice; take one out"),
-        (lambda text: text + "[]\n", "a record must be a JSON object"),
-    ],
-)
-def test_a_damaged_file_of_judgments_names_the_line(command, tmp_path, spoil, expected):
-    with OpenAIJudge(by_answer(())) as server:
-        line = command(other_words(), *flags(server, tmp_path / "c.sqlite"))
-        main(line)
-        file = tmp_path / "out" / "judged_answers.jsonl"
-        file.write_text(spoil(file.read_text()))
-        with pytest.raises(UserError, match=expected):
-            main(line)
 
 
 def test_no_key_is_kept_anywhere(command, tmp_path, monkeypatch):

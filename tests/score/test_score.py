@@ -1,49 +1,21 @@
 """From files of responses to scores."""
 
-import csv
 import json
 import random
 
-import pyarrow
-import pyarrow.parquet
 import pytest
+from scored import ITEMS, medqa_file, replies, scored, write
 
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.score.__main__ import main
-
-ITEMS = 12
-
-
-def write(path, records):
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
-    return path
+from mede2_jax.score.responses import how_asked
+from mede2_jax.trace.__main__ import main as trace
 
 
 @pytest.fixture
 def data(tmp_path):
-    """MedQA's files with twelve questions; the right answer of number n is the letter n modulo 4."""
-    records = []
-    for number in range(ITEMS):
-        options = {letter: f"drug {letter}{number}" for letter in "ABCD"}
-        answer = "ABCD"[number % 4]
-        step = "step1" if number < 8 else "step2&3"
-        records.append(
-            {"question": f"Case {number}?", "options": options, "answer": options[answer], "answer_idx": answer, "meta_info": step}
-        )
-    return write(tmp_path / "phrases_no_exclude_test.jsonl", records)
-
-
-def replies(right, texts="<think> … </think> <answer> {} </answer>"):
-    """One reply an item, of which those numbered are right."""
-    return [{"id": f"medqa-{n}", "response": texts.format("ABCD"[n % 4] if n in right else "ABCD"[(n + 1) % 4])} for n in range(ITEMS)]
-
-
-def scored(tmp_path, data, file, *flags):
-    out = tmp_path / "out"
-    main(["--task=medqa", f"--data={data}", f"--responses={file}", f"--out={out}", *flags])
-    verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text("utf-8").splitlines()]
-    return json.loads((out / "score.json").read_text("utf-8")), verdicts
+    return medqa_file(tmp_path)
 
 
 def test_a_score_says_what_was_counted(data, tmp_path, capsys):
@@ -59,46 +31,6 @@ def test_a_score_says_what_was_counted(data, tmp_path, capsys):
     assert result["data"]["deviations"][0] == "items: 12 instead of 1,273"
     shown = capsys.readouterr().out
     assert "7 of 12" in shown and "58.33" in shown and "12 instead of 1,273" in shown
-
-
-def test_one_file_in_every_form_gives_one_score(data, tmp_path):
-    records = replies({0, 3, 4, 9}, "So the answer is {}")
-    files = {"r.jsonl": write(tmp_path / "r.jsonl", records)}
-    (tmp_path / "list.json").write_text(json.dumps(records))
-    (tmp_path / "output.json").write_text(json.dumps({record["id"]: record["response"] for record in records}))
-    with (tmp_path / "r.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["qid", "reply"])
-        writer.writeheader()
-        writer.writerows({"qid": record["id"], "reply": record["response"]} for record in records)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "r.parquet")
-    rollouts = [
-        {"id": f"{one['id']}#0", "parents": [one["id"]], "sample": 0, "response": one["response"], "finish_reason": "stop"}
-        for one in records
-    ]
-    files["rollouts.jsonl"] = write(tmp_path / "rollouts.jsonl", rollouts)
-    found = [
-        scored(tmp_path, data, tmp_path / name)[1]
-        for name in ("r.jsonl", "list.json", "output.json", "r.csv", "r.parquet", "rollouts.jsonl")
-    ]
-    assert all(one == found[0] for one in found) and sum(verdict["correct"] for verdict in found[0]) == 4
-
-
-def test_samples_may_be_rows_or_lists(data, tmp_path):
-    """Votes of question 0: A A B B C with A right; of the others all right."""
-    said = [["A", "A", "B", "B", "C"] if n == 0 else ["ABCD"[n % 4]] * 5 for n in range(ITEMS)]
-    lists = [{"id": f"medqa-{n}", "responses": said[n]} for n in range(ITEMS)]
-    rows = [{"id": f"medqa-{n}", "response": one, "sample": k} for n in range(ITEMS) for k, one in enumerate(said[n])]
-    random.Random(0).shuffle(rows)
-    results = [scored(tmp_path, data, write(tmp_path / "r.jsonl", records), "--k=1,2,3,4,5") for records in (lists, rows)]
-    assert results[0][1] == results[1][1] and results[0][0]["at"] == results[1][0]["at"]
-    at = results[0][0]["at"]
-    for k, majority, passed in ((1, 2 / 5, 2 / 5), (2, 2 / 5, 7 / 10), (3, 13 / 30, 9 / 10), (4, 1 / 2, 1), (5, 1 / 2, 1)):
-        assert at["majority"][str(k)]["value"] == pytest.approx((11 + majority) / 12)
-        assert at["pass"][str(k)]["value"] == pytest.approx((11 + passed) / 12)
-        assert at["chance"][str(k)] == pytest.approx(1 - 0.75**k)
-    overall = results[0][0]["overall"]
-    assert overall["samples"] == 60 and overall["accuracy"] == pytest.approx((11 + 2 / 5) / 12)
-    assert overall["interval_method"].startswith("bootstrap over items") and overall["standard_error"] == pytest.approx(0.05)
 
 
 def test_what_is_no_answer_stays_in_the_denominator(data, tmp_path, capsys):
@@ -126,6 +58,22 @@ def test_modes_and_prompts_read_differently(data, tmp_path):
     assert other["overall"]["unparsed"] == 12 and other["prompt"] == "boxed" and {one["read"] for one in verdicts} == {None}
 
 
+def test_how_others_asked_is_not_known_unless_it_is_said(data, tmp_path, capsys):
+    file = write(tmp_path / "r.jsonl", replies(range(3)))
+    found, _ = scored(tmp_path, data, file)
+    assert found["prompt"] == "cot" and found["prompt_is_known"] is False
+    shown = capsys.readouterr().out
+    assert "prompt not known (taken for cot)" in shown and "asked as" not in shown
+    assert "how the items were asked is not known: replies are read as those to cot; --prompt=NAME says another" in shown
+    trace([f"--score={tmp_path / 'out'}"])
+    assert "task medqa, prompt not known (taken for cot)" in " ".join(capsys.readouterr().out.split())
+    found, _ = scored(tmp_path, data, file, "--prompt=ao")
+    assert found["prompt_is_known"] is True
+    shown = capsys.readouterr().out
+    assert "asked as ao" in shown and "not known" not in shown
+    assert [how_asked("ao", known) for known in ([True, True], [True, False])] == ["asked as ao", "asked as ao (not known of some)"]
+
+
 def test_the_items_may_be_in_the_owners_output(tmp_path):
     rows = [
         {
@@ -143,9 +91,64 @@ def test_the_items_may_be_in_the_owners_output(tmp_path):
     main(["--task=mmmu_pro_standard10", f"--responses={file}", "--mode=official", f"--out={out}"])
     result = json.loads((out / "score.json").read_text())
     assert result["overall"]["correct"] == 2 and result["data_is_carried"]
+    write(file, [rows[0], rows[1] | {"response": {"code": 429}}, rows[2]])
+    main(["--task=mmmu_pro_standard10", f"--responses={file}", "--mode=official", f"--out={out}"])
+    assert json.loads((out / "score.json").read_text())["overall"]["failed"] == 1, "its owner reads any object as an empty reply"
     write(file, [*rows, rows[0] | {"answer": "A"}])
     with pytest.raises(UserError, match=r":4: the item 'test_Pharmacy_0' is another here than in a row before"):
         main(["--task=mmmu_pro_standard10", f"--responses={file}"])
+
+
+def test_responses_to_another_setting_are_refused_with_the_benchmarks_files_too(tmp_path):
+    row = {"id": "test_Pharmacy_1", "options": "['x', 'y']", "answer": "B", "subject": "Pharmacy"}
+    data = write(tmp_path / "items.jsonl", [row])
+    said = {"id": "test_Pharmacy_1", "response": "Answer: B"}
+    write(tmp_path / "r.jsonl", [said | {"setting": "standard10_direct"}])
+    run = [f"--data={data}", f"--responses={tmp_path / 'r.jsonl'}", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match=r"r.jsonl:1: its 'setting' is standard10_direct, and not vision; take the task of that setting"):
+        main(["--task=mmmu_pro_vision", *run])
+    assert not (tmp_path / "out").exists()
+    main(["--task=mmmu_pro_standard10", *run])
+
+
+OUTPUTS = {
+    "mmmu_health": (
+        "mmmu",
+        "validation_{}_{}",
+        {"question_type": "multiple-choice", "all_choices": ["A", "B"], "index2ans": {"A": "x", "B": "y"}, "answer": "B"},
+    ),
+    "mmmu_pro_standard10_health": ("mmmu_pro_standard10", "test_{}_{}", {"options": "['x', 'y']", "answer": "B"}),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_part_is_scored_from_the_owners_output_for_the_whole(tmp_path, name, capsys):
+    whole, identity, row = OUTPUTS[name]
+    subjects = ("Accounting", "Pharmacy", "Public_Health", "Art")
+    rows = [
+        row | {"id": identity.format(subject, n), "subject": subject, "response": f"Answer: {said}"}
+        for subject in subjects
+        for n, said in enumerate("BBA" if subject == "Pharmacy" else "BAA")
+    ]
+    file, items = write(tmp_path / "output.jsonl", rows), write(tmp_path / "items.jsonl", rows)
+    out = tmp_path / "out"
+    for more in ([], ["--partial"], [f"--data={items}"]):
+        main([f"--task={name}", f"--responses={file}", "--mode=official", f"--out={out}", *more])
+        result = json.loads((out / "score.json").read_text())
+        assert (result["overall"]["items"], result["overall"]["correct"], result["outside"]) == (6, 3, 6)
+        assert "6 responses to other subjects left out: " + name in capsys.readouterr().out.replace("\n", " ")
+        assert list(result["by"]) == [group for group in ("subject", "question_type") if group in result["by"]]
+    main([f"--task={whole}", f"--responses={file}", "--mode=official", f"--out={out}"])
+    result = json.loads((out / "score.json").read_text())
+    assert "outside" not in result and result["overall"]["items"] == 12
+    assert {discipline: (one["items"], one["correct"]) for discipline, one in result["by"]["discipline"].items()} == {
+        "Art & Design": (3, 1), "Business": (3, 1), "Health & Medicine": (6, 3)}  # fmt: skip
+    write(file, [*rows, rows[0] | {"id": identity.format("Farmacy", 1)}])
+    with pytest.raises(UserError, match=f"_Farmacy_1 is no item of {name}"):
+        main([f"--task={name}", f"--responses={file}", f"--data={items}"])
+    write(file, rows[:3])
+    with pytest.raises(UserError, match=f"none of its responses is to an item of {name}, a part of its benchmark"):
+        main([f"--task={name}", f"--responses={file}", f"--data={items}"])
 
 
 def test_the_owners_figure_stands_beside_ours_where_he_guesses(tmp_path):
@@ -192,6 +195,30 @@ def test_two_models_are_compared_on_the_same_items(data, tmp_path, ours, theirs,
         scored(tmp_path, data, tmp_path / "b.jsonl", f"--against={tmp_path / 'a'}", "--mode=official")
 
 
+@pytest.mark.parametrize(("right", "low", "high"), [(range(ITEMS), 0.757506, 1.0), ((), 0.0, 0.242494)])
+def test_several_samples_that_are_all_alike_are_no_certainty(data, tmp_path, right, low, high):
+    """Wilson of 12 of 12 and of 0 of 12, by hand: 12 / (12 + 1.96²)."""
+    records = [one | {"sample": sample} for one in replies(right) for sample in range(3)]
+    result, _ = scored(tmp_path, data, write(tmp_path / "r.jsonl", records))
+    for one in (result["overall"], *(result["at"][name]["2"] for name in ("pass", "majority"))):
+        assert one["interval"] == pytest.approx([low, high], abs=1e-6)
+        assert one["interval_method"] == "Wilson over items, which are all alike"
+
+
+def test_where_no_two_items_hang_together_it_is_wilson(tmp_path):
+    """Five items in five clusters, and then in two."""
+    for labels, method, low in (("abcde", "Wilson", 0.565518), ("aabbb", "Wilson over clusters, which are all alike", 0.342380)):
+        rows = [{"n": str(n), "q": f"Case {n}?", "a": "A", "o": "x", "p": "y", "c": label} for n, label in enumerate(labels)]
+        write(tmp_path / "data.jsonl", rows)
+        (tmp_path / "mine.yaml").write_text(
+            "name: mine\nfiles: data.jsonl\ncolumns: {id: n, question: q, answer: a, options: [o, p], cluster: c}\nkind: choice\n"
+        )
+        file, out = write(tmp_path / "r.jsonl", [{"id": str(n), "response": "<answer> A </answer>"} for n in range(5)]), tmp_path / "out"
+        main([f"--task={tmp_path / 'mine.yaml'}", f"--data={tmp_path / 'data.jsonl'}", f"--responses={file}", f"--out={out}"])
+        overall = json.loads((out / "score.json").read_text())["overall"]
+        assert overall["interval"] == pytest.approx([low, 1.0], abs=1e-6) and overall["interval_method"] == method
+
+
 def test_items_that_hang_together_are_drawn_together(tmp_path):
     rows = []
     for number in range(30):
@@ -222,6 +249,18 @@ def test_items_that_hang_together_are_drawn_together(tmp_path):
         ),
         (lambda r: r, ["--columns.response=text"], "no column 'text', which --columns.response names; the columns are id, response"),
         (lambda r: [r[0] | {"response": 5}, *r[1:]], [], "r.jsonl:1: column 'response' must be text, or a list of texts, found 5"),
+        (
+            lambda r: [{**one, "response": {"text": "A"}} for one in r],
+            [],
+            'r.jsonl:1: column \'response\' must be text, or a list of texts, found the object {"text": "A"}; give the text in it',
+        ),
+        (lambda r: [{**one, "response": ["A", {"text": "A"}]} for one in r], [], "found the object"),
+        (lambda r: [*r[:-1], r[-1] | {"response": []}], [], "r.jsonl:12: column 'response' has an empty list; give an empty text"),
+        (
+            lambda r: [{**one, "response": ["A", "B"], "finish_reason": ["length"]} for one in r],
+            [],
+            "r.jsonl:1: column 'finish_reason' has a list of 1 for 2 texts; give one for each",
+        ),
         (lambda r: [r[0] | {"sample": -1}, *r[1:]], [], "r.jsonl:1: column 'sample' must be the sample's number from 0, found -1"),
         (lambda r: [r[0] | {"id": ["x"]}, *r[1:]], [], "r.jsonl:1: column 'id' must be an item's id"),
         (lambda r: r, ["--k=2"], "k=2 is more than the 1 samples that every item has"),
@@ -242,6 +281,21 @@ def test_what_cannot_be_scored_is_one_line_and_writes_nothing(data, tmp_path, ch
     captured = capsys.readouterr()
     assert raised.value.code == 2 and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
     assert expected in captured.err and not (tmp_path / "out").exists()
+
+
+def test_a_score_does_not_hide_those_of_an_evaluation(data, tmp_path):
+    """Nor does it stand among them, unless it is of the evaluation's own replies."""
+    folder, among = tmp_path / "evaluation", tmp_path / "evaluation" / "medqa" / "cot"
+    among.mkdir(parents=True)
+    (folder / "evaluation.json").write_text("{}")
+    file, own = (write(path, replies(range(3))) for path in (tmp_path / "r.jsonl", folder / "rollouts.jsonl"))
+    for out, responses in ((folder, file), (folder, own), (among, file)):
+        with pytest.raises(UserError, match=r"belongs to an evaluation \(evaluation\.json is there\), which has scores of its own; give"):
+            main(["--task=medqa", f"--data={data}", f"--responses={responses}", f"--out={out}"])
+    assert not list(folder.rglob("score.json"))
+    for out, responses in ((among, own), (folder / "other", file)):
+        main(["--task=medqa", f"--data={data}", f"--responses={responses}", f"--out={out}"])
+        assert (out / "score.json").is_file()
 
 
 def test_a_partial_file_is_scored_when_asked_for_and_says_so(data, tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 
 from mede2_jax.scoring import diagnosisarena, medxpertqa, mmmu, mmmu_pro, peers
 from mede2_jax.scoring.reading import outcome_of
+from mede2_jax.tasks.catalogue import find_task
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "benchmarks"
 ALL_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -124,7 +125,9 @@ def test_real_replies_to_mmmu():
 def test_real_replies_to_mmmu_pro(name, count):
     items = lines(name)
     for item in items:
-        reading = mmmu_pro.read(item["response"], lettered(ast.literal_eval(item["options"])))
+        task = find_task(f"mmmu_pro_{item.get('setting', 'standard10_cot').partition('_')[0]}")
+        reading = task.rule(task.read(item, ""), "cot").read(item["response"])
+        assert reading == mmmu_pro.read(item["response"], lettered(ast.literal_eval(item["options"])))
         is_guess = item.get("owner_random", False)
         assert reading.answer == (None if is_guess else item["pred_indexs"]), item["id"]
         assert reading.answer == item.get("owner_extracted", reading.answer), item["id"]

@@ -147,9 +147,27 @@ def test_peaks_by_device_name():
     assert peak_tflops("cpu") is None
 
 
-def test_a_slower_card_of_the_same_name_has_its_own_peak():
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        *(("NVIDIA H100 PCIe", 756.0), ("NVIDIA H100 NVL", 835.0), ("NVIDIA H200 NVL", 835.0), ("NVIDIA H200", 989.4)),
+        *(("NVIDIA A100-SXM4-40GB", 312.0), ("NVIDIA A100 80GB PCIe", 312.0), ("NVIDIA GH200 480GB", 989.4)),
+        *((f"NVIDIA {name}", None) for name in ("H100 80GB HBM3 MIG 1g.10gb", "H200 MIG 1g.18gb", "H800", "H20", "A10", "GB200", "H100")),
+    ],
+)
+def test_a_slower_card_of_the_same_name_has_its_own_peak(name, peak):
     """By a part of its name it would count as an SXM card, and its MFU would read a fifth to a quarter too low."""
-    assert [peak_tflops(f"NVIDIA H100 {form}") for form in ("PCIe", "NVL")] == [756.0, 835.0]
-    assert peak_tflops("NVIDIA H200 NVL") == 835.0
-    assert peak_tflops("NVIDIA A100-SXM4-40GB") == peak_tflops("NVIDIA A100 80GB PCIe") == 312.0
-    assert peak_tflops("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
+    assert peak_tflops(name) == peak
+
+
+def test_attention_of_heads_that_do_not_divide_is_counted_on_each_device(tiny_model, sample):
+    """4 heads of language: two of three devices do alike what one would do, forward, backward, and again where layers are recomputed."""
+    setup = opened(tiny_model, sample, "sft", {"language": "lora"})
+    held = Contents(1000, 10**6, 500, 0, 0, 0, 0, 10)
+    for remat, runs in (("none", 3.5), ("full", 4.5)):
+        one, even, odd = (count_flops(setup.spec, setup.sizes, held, remat=remat, tensor=size) for size in (1, 2, 3))
+        language = setup.sizes.language
+        attention = 4 * language.num_layers * language.num_heads * language.head_dim * held.keys_seen
+        assert even == one and not any(one.repeated.values()) and one.done == one.total + sum(one.recomputation.values())
+        assert odd.repeated["language"] == 2 * runs * attention and odd.done == one.done + odd.repeated["language"]
+        assert (odd.model, odd.recomputation) == (one.model, one.recomputation)

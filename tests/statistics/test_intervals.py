@@ -9,7 +9,17 @@ import pytest
 from scipy import stats
 
 from mede2_jax.statistics import intervals
-from mede2_jax.statistics.intervals import Estimate, Interval, accuracy, bootstrap, item_accuracies, mean_over_items, wilson
+from mede2_jax.statistics.intervals import (
+    Estimate,
+    Interval,
+    accuracy,
+    bootstrap,
+    item_accuracies,
+    mean_over_items,
+    share_intervals,
+    wilson,
+    wilson_of_share,
+)
 
 Z = 1.959963984540054
 
@@ -88,6 +98,28 @@ def test_wilson_at_another_confidence():
 def test_wilson_of_nothing(right, total):
     with pytest.raises(ValueError, match=f"{right} of {total} is no proportion"):
         wilson(right, total)
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 1), (0, 3), (6, 6), (5, 5), (7, 12), (3, 1000)])
+def test_wilson_of_shares_is_that_of_counts(right, total):
+    found, known = wilson_of_share(right / total, total), wilson(right, total)
+    assert (found.low, found.high) == pytest.approx((known.low, known.high), abs=1e-12) and 0 <= found.low < found.high <= 1
+
+
+def test_alike_is_no_certainty():
+    """Of four metrics: all right, all wrong, the same share everywhere (0.1 three times is not 0.3), and one that differs."""
+    values = np.array([[1.0, 0.0, (0.1 + 0.2 + 0.3) / 3, float(item > 2)] for item in range(6)])
+    for clusters, units in ((None, "items"), ([item // 2 for item in range(6)], "clusters")):
+        n = 6 if clusters is None else 3
+        found = share_intervals(values, seed=3, clusters=clusters, resamples=2000)
+        alike = f"Wilson over {units}, which are all alike"
+        assert [method for _, method in found] == [alike] * 3 + [f"bootstrap over {units}, 2,000 resamples, seed 3"]
+        assert found[0][0] == wilson_of_share(1.0, n) and found[1][0] == wilson_of_share(0.0, n)
+        assert found[2][0].low < 0.2 < found[2][0].high
+        assert found[3][0] == bootstrap(values, seed=3, clusters=clusters, resamples=2000).intervals[3]
+    assert found[0][0].low == pytest.approx(3 / (3 + 1.959964**2), abs=1e-6)
+    alone = share_intervals(values[:1], seed=3)
+    assert alone == [(None, "bootstrap over items, 10,000 resamples, seed 3")] * 4
 
 
 def plain_bootstrap(values, labels, seed, resamples=10_000):

@@ -20,9 +20,18 @@ from task_files import (
 from mede2_jax.config import UserError
 from mede2_jax.tasks.catalogue import TASKS, find_task, open_items
 from mede2_jax.tasks.item import ItemImage
-from mede2_jax.tasks.mmmu import HEALTH
+from mede2_jax.tasks.mmmu import DISCIPLINES, HEALTH
 
 SAMPLES = Path(__file__).parents[2].parent / "shared" / "benchmarks"
+
+
+def mmmu_of_files(number):
+    """With its image as a name, as JSON can have it."""
+    return mmmu(number) | {f"image_{n}": "a.png" for n in range(1, 8)}
+
+
+def pro_of_files(number, **more):
+    return mmmu_pro(number, **more) | {f"image_{n}": "a.png" for n in range(1, 8)}
 
 
 def items(name, data):
@@ -63,7 +72,7 @@ def test_mmmu_takes_the_images_whose_marks_occur_in_their_order(tmp_path):
     found = items("mmmu", tmp_path)
     assert [[image.data for image in item.images] for item in found] == [[b"two", b"one"], [b"three"], [b"one"], [b"one"]]
     assert [bool(item.options) for item in found] == [True, True, False, False]
-    assert found[0].groups == {"subject": "Pharmacy", "question_type": "choice"}
+    assert found[0].groups == {"discipline": "Health & Medicine", "subject": "Pharmacy", "question_type": "choice"}
     write_parquet(tmp_path / "Art" / "validation-00000-of-00001.parquet", [mmmu(1, "Art")])
     assert [item.groups["subject"] for item in items("mmmu", tmp_path)] == ["Art"] + ["Pharmacy"] * 4
     assert len(items("mmmu_health", tmp_path)) == 4, "Art is no subject of health"
@@ -166,6 +175,23 @@ def test_diagnosisarena_options_in_any_form(options, tmp_path):
         ("mmmu_pro_standard10", {"id": "test_Pharmacy_1", "options": "{[]: 'x'}"}, "column 'options' must hold a list of texts"),
         ("mmxu", mmxu(1) | {"cur_image_path": "a.jpg"}, "names no patient"),
         ("medbullets_op5", medbullets(1, options=4), "column 'ope' is missing"),
+        ("medxpertqa_text", medxpertqa(1), "MM-1 is of MedXpertQA MM, and not of Text; take that task, or the other file"),
+        ("medxpertqa_mm", medxpertqa(1, subset="Text", options=10), "Text-1 is of MedXpertQA Text, and not of MM; take that task"),
+        ("medxpertqa_mm", medxpertqa(1, options=10), "column 'options' must hold 5 options, found 10: finding 0, "),
+        ("medxpertqa_text", medxpertqa(1, subset="Text") | {"id": "7"}, "column 'options' must hold 10 options, found 5: "),
+        ("medqa", medqa(1) | {"options": dict(zip("ABCDE", "abcde", strict=True))}, "must hold 4 options, found 5: a, b, c, d, e"),
+        ("medbullets_op4", medbullets(1), "column 'ope' holds a fifth option (step e), so this is of medbullets_op5; take that task"),
+        ("medbullets_op4", {"question": "?", "options": [*"vwxyz"], "answer_idx": "A"}, "must hold 4 options, found 5: v, w, x, y, z"),
+        ("medbullets_op5", {"question": "?", "options": [*"wxyz"], "answer_idx": "A"}, "must hold 5 options, found 4: w, x, y, z"),
+        ("mmmu_pro_standard10", mmmu_of_files(1), "column 'subject' is missing; the columns are id, question, options, answer"),
+        ("mmmu", pro_of_files(1), "column 'question_type' is missing"),
+        (
+            "mmmu_pro_vision",
+            pro_of_files(1, setting="standard10_direct"),
+            "its 'setting' is standard10_direct, and not vision; take the task",
+        ),
+        ("mmmu_pro_standard4", pro_of_files(1, setting="standard (10 options)"), "is standard (10 options), and not standard4; take the"),
+        ("mmmu_pro_standard10", pro_of_files(1, setting="vision"), "its 'setting' is vision, and not standard10; take the task"),
         ("diagnosisarena", diagnosisarena(1, "gout or lupus"), "column 'Options' must hold the options by letter"),
     ],
 )
@@ -173,6 +199,23 @@ def test_a_file_of_another_benchmark_is_one_line(name, record, expected, tmp_pat
     with pytest.raises(UserError) as raised:
         items(name, write_jsonl(tmp_path / "a.jsonl", [record]))
     assert str(raised.value).startswith(f"{tmp_path / 'a.jsonl'}:1: ") and expected in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_file_of_another_setting_is_one_line_where_no_row_tells(tmp_path):
+    """Ids and right answers' texts are the same in all settings of MMMU-Pro."""
+    path, many = tmp_path / "p.jsonl", "abcdefghij"
+    write_jsonl(path, [pro_of_files(n, answer="B", options=many if n % 3 else "ab") for n in range(6)])
+    assert len(items("mmmu_pro_standard10", path)) == 6
+    with pytest.raises(UserError, match=r"p.jsonl: 4 of 6 items have more than 4 options, so it is another setting's; take its task$"):
+        items("mmmu_pro_standard4", path)
+    write_jsonl(path, [pro_of_files(n) for n in range(30)])
+    for name in ("mmmu_pro_standard10", "mmmu_pro_vision_health"):
+        with pytest.raises(UserError, match=r"none of 30 items has more than 4 options, so it is mmmu_pro_standard4's; take that task$"):
+            items(name, path)
+    write_jsonl(path, [pro_of_files(n) for n in range(29)])
+    assert len(items("mmmu_pro_standard10", path)) == 29, "so few may be those that have few options"
+    for setting in ("standard10_cot", "standard (10 options)", "direct", "10", None, 3):
+        assert items("mmmu_pro_standard10", write_jsonl(path, [pro_of_files(1, setting=setting)]))
 
 
 def test_what_is_missing_or_there_twice_is_said(tmp_path):
@@ -186,6 +229,34 @@ def test_what_is_missing_or_there_twice_is_said(tmp_path):
         items("medxpertqa_mm", write_jsonl(tmp_path / "a.jsonl", [medxpertqa(3), medxpertqa(4), medxpertqa(3)]))
     with pytest.raises(UserError, match="none of its items is one of mmmu_health"):
         items("mmmu_health", write_jsonl(tmp_path / "b.jsonl", [mmmu(1, "Art", images={}) | {f"image_{n}": "a.png" for n in range(1, 8)}]))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MedQA", "'medqa'"),
+        ("VQA-RAD", "'vqa_rad'"),
+        ("MedXpertQA MM", "'medxpertqa_mm'"),
+        ("medqaa", "'medqa'"),
+        ("vqarad", "'vqa_rad'"),
+        ("medxpertqa", "'medxpertqa_mm' or 'medxpertqa_text'"),
+        ("Medbullets", "'medbullets_op4' or 'medbullets_op5'"),
+        ("MMMU-Pro-standard10-", "'mmmu_pro_standard10'"),
+        ("mmmu_pro_v", "'mmmu_pro_vision' or 'mmmu_pro_vision_health'"),
+        ("mmmu_validation", "'mmmu'"),
+    ],
+)
+def test_an_unknown_task_is_told_the_names_that_are_near(name, meant):
+    with pytest.raises(UserError) as raised:
+        find_task(name)
+    assert f"unknown task {name!r} (did you mean {meant}?); the tasks are medxpertqa_mm, " in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["truthful_qa", "", "?", "m" * 5000])
+def test_nothing_is_suggested_for_a_name_that_is_near_none(name):
+    with pytest.raises(UserError, match="unknown task ") as raised:
+        find_task(name)
+    assert "did you mean" not in str(raised.value) and len(str(raised.value)) < 1000
 
 
 def test_another_revision_is_noticed(tmp_path):
@@ -203,7 +274,7 @@ def test_denominators_add_up():
                 task.name,
                 column,
             )
-    assert len(HEALTH) == 5
+    assert len(HEALTH) == 5 and len({subject for some in DISCIPLINES.values() for subject in some}) == 30
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="needs real rows of the benchmarks beside the checkout")

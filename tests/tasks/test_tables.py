@@ -2,12 +2,14 @@
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from task_files import write_csv, write_jsonl, write_parquet
 
 from mede2_jax.config import UserError
 from mede2_jax.tasks.item import python_literal
-from mede2_jax.tasks.tables import rows
+from mede2_jax.tasks.tables import column_names, rows
 
 RECORDS = [{"id": "1", "text": 'a, "b"\nc 肺'}, {"id": "2", "text": "<think> = 1"}]
 
@@ -52,6 +54,7 @@ def test_columns_that_nobody_wants_are_not_read_from_parquet(tmp_path):
         ("a.json", b'{"a": 1', "not valid JSON"),
         ("a.jsonl", b'{"a": 1}\n[2]\n', "a.jsonl:2: a record must be a JSON object"),
         ("a.json", b"[]", "no records"),
+        ("a.csv", b"id,response,response\n1,A,B\n", "a.csv: the column 'response' is there twice; rename one, or take it out"),
         ("a.json", b'{"q1": {"response": "\\ud800"}}', "a.json: field 'q1.response' holds one half of a surrogate pair"),
         ("a.json", b'[{"id": "1", "response": "\\ud800"}]', "a.json:1 (item 1): field 'response' holds one half of a surrogate pair"),
     ],
@@ -63,6 +66,20 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, expecte
     assert expected in str(raised.value) and "\n" not in str(raised.value)
     with pytest.raises(UserError, match="none"):
         found(tmp_path / f"none{name[1:]}")
+
+
+def test_a_column_of_parquet_that_is_there_twice_is_refused(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["1"]), pyarrow.array(["A"]), pyarrow.array(["B"])], ["id", "response", "response"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for reading in (found, column_names):
+        with pytest.raises(UserError, match=r"a\.parquet: the column 'response' is there twice"):
+            reading(tmp_path / "a.parquet")
+
+
+def test_columns_without_a_name_are_nobodys(tmp_path):
+    """A spreadsheet leaves such at the end."""
+    (tmp_path / "a.csv").write_text("id,response,,\n1,A,,\n")
+    assert found(tmp_path / "a.csv") == [{"id": "1", "response": "A", "": ""}]
 
 
 def test_half_a_character_is_no_text_in_a_list_that_python_wrote():

@@ -8,6 +8,7 @@ import pytest
 from mede2_jax.command import run_command
 from mede2_jax.config import UserError
 from mede2_jax.origins.history import DEEPEST, walk
+from mede2_jax.origins.source import Source, facts
 from mede2_jax.outputs.manifest import file_digest, manifest_path, write_manifest
 from mede2_jax.score.__main__ import main as score
 from mede2_jax.trace.__main__ import main
@@ -266,3 +267,16 @@ def test_the_history_of_a_score_that_was_moved(chain, tmp_path_factory):
     source = of_score(elsewhere / "medqa" / "mede2")
     assert source.made_of[1].path == elsewhere / "rollouts.jsonl" and source.made_of[1].fault == ""
     assert tree(source) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("rollouts", {"engine": "gemini", "api_model": "gemini-2.5-pro", "n": 1}, "engine=gemini, api_model=gemini-2.5-pro, n=1"),
+        ("rollouts", {"engine": "vllm", "api_model": None, "n": 8}, "engine=vllm, n=8"),
+        ("run", {"stage": "sft", "epochs": 2, "max_steps": None, "dpo": {"beta": 0.1}}, "stage=sft, epochs=2"),
+        ("run", {"stage": "dpo", "epochs": 1, "dpo": {"beta": 0.1}}, "stage=dpo, epochs=1, dpo.beta=0.1"),
+    ],
+)
+def test_only_options_that_had_an_effect_are_named(name, config, said):
+    assert dict(facts(Source(name, None, {"config": config}))) == {"made with": said}

@@ -3,16 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from training import (
-    largest_gap,
-    loss_and_gradients,
-    make_config,
-    moved_params,
-    one_device_inputs,
-    reference_table,
-    short_pairs,
-    whole_batch,
-)
+from training import laid_out, largest_gap, make_config, moved_params, one_device_inputs, reference_table, short_pairs
 
 from mede2_jax.data.loader import make_loader
 from mede2_jax.train.inputs import open_inputs
@@ -28,12 +19,6 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def pairs(sample, tmp_path_factory):
     return short_pairs(sample, tmp_path_factory.mktemp("pairs") / "pairs.jsonl")
-
-
-def laid_out(pairs, sample, tiny_model, stage="dpo", **options):
-    setup = one_device_inputs(make_config(pairs, sample, stage=stage, **options), tiny_model)
-    reference = reference_table(len(setup.train)) if stage == "dpo" else None
-    return loss_and_gradients(setup, moved_params(setup, tiny_model), whole_batch(setup, reference)), setup
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """What a run says of its data before it starts."""
 
 import json
-import os
 import shutil
 
 import jax
@@ -12,7 +11,7 @@ from training import make_config, one_device_inputs
 
 from mede2_jax.config import UserError
 from mede2_jax.outputs.manifest import write_manifest
-from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh, take_gpu_memory
+from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh
 from mede2_jax.train import inputs as inputs_module
 from mede2_jax.train.inputs import check_same, manifest, show_inputs
 from mede2_jax.train.run import _show_results
@@ -49,6 +48,37 @@ def test_a_process_that_sees_other_data_says_what_differs(sample, tiny_model, mo
     theirs["config"]["optimizer"]["learning_rate"] = 0.5
     with pytest.raises(UserError, match=r"was started with another config than process 0 \(config.optimizer.learning_rate: 0.5 there, "):
         check_same(ours)
+
+
+def merged(before, change):
+    """`before` with the values of `change`, object by object."""
+    if not (isinstance(before, dict) and isinstance(change, dict)):
+        return change
+    return before | {name: merged(before.get(name), value) for name, value in change.items()}
+
+
+@pytest.mark.parametrize(
+    ("section", "there", "says"),
+    [
+        ("data", {"train": {"skipped": {f"reason {n}": ["id"] * 9 for n in range(3000)}}}, "sees other data than process 0 ("),
+        ("data", {"eval": {"skipped": {"chosen equals rejected": ["x" * 500] * 4000}}}, "sees other data than process 0 (data.eval"),
+        ("data", {"train": {"path": "/elsewhere/" + "a" * 100_000}}, "sees other data than process 0 (data.train.path: "),
+        ("data", {"train": {"images": {f"{n}.png": "sha256:" + "0" * 64 for n in range(5000)}}}, "sees other data than process 0 ("),
+        ("digests", ["sha256:" + "f" * 64] * 2000, "sees another model than process 0 ("),
+        ("config", {"lora": {"targets": [f"layer_{n}" for n in range(20_000)]}}, "was started with another config than process 0 ("),
+    ],
+    ids=["reasons", "ids", "path", "images", "digests", "options"],
+)
+def test_what_differs_is_one_short_line_however_much_it_is(section, there, says, sample, tiny_model, monkeypatch):
+    ours = one_device_inputs(make_config(sample / "preferences.jsonl", sample), tiny_model)
+    theirs = json.loads(json.dumps(manifest(ours)))
+    theirs[section] = merged(theirs[section], there)
+    monkeypatch.setattr(inputs_module, "agreed", lambda _: theirs)
+    with pytest.raises(UserError) as raised:
+        check_same(ours)
+    message = str(raised.value)
+    assert says in message and message.endswith("; give all the same options and files")
+    assert len(message) < 4000 and "\n" not in message
 
 
 def test_images_of_several_frames_are_told_of(sample, tiny_model, tmp_path):
@@ -98,12 +128,3 @@ def test_a_mesh_that_leaves_parameters_whole_is_told_so(sample, tiny_model):
     assert policy.excess(even) < 1.2 and describe_excess(policy.excess(even), even.shape) is None
     assert policy.excess(odd) > 2.5
     assert "fsdp=3 × tensor=1 does not divide the widths" in describe_excess(policy.excess(odd), odd.shape)
-
-
-@pytest.mark.parametrize(("given", "taken"), [(None, "0.92"), ("0.5", "0.5")])
-def test_training_takes_a_gpu_unless_told_otherwise(given, taken, monkeypatch):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
-    if given is not None:
-        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", given)
-    take_gpu_memory()
-    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == taken

@@ -1,10 +1,12 @@
 """Killed anywhere and resumed, a run ends in the bits of one that was never touched."""
 
+import dataclasses
 import os
 import random
 import signal
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -13,8 +15,10 @@ from training import make_config, moved_params, one_device_inputs
 from waiting import finished, until
 
 from mede2_jax.train import run as run_module
+from mede2_jax.train.batches import open_loader
 from mede2_jax.train.optimizer import make_optimizer
 from mede2_jax.train.run import _references
+from mede2_jax.train.state import init_state
 from mede2_jax.train.step import Steps
 from mede2_jax.train.stop import StopRequest
 
@@ -143,6 +147,36 @@ def test_an_evaluation_that_a_signal_broke_off_is_made_up_for(sample, tiny_model
         run_module.Checkpoints(tmp_path / run / "checkpoints", make_config("", sample).checkpoint).best for run in ("broken", "unbroken")
     ]
     assert best[0] == best[1] and best[0] is not None
+
+
+@pytest.fixture(scope="module")
+def five_steps(sample, tiny_model, tmp_path_factory):
+    """Five checkpoints of a run, and all that `_loop` takes to begin at one of them."""
+    output = tmp_path_factory.mktemp("five") / "run"
+    options = {"data": {"row_tokens": 512}, "max_steps": 9, "checkpoint": {"keep_last": 9}, "tracking": {"tensorboard": False}}
+    config = make_config(sample / "demonstrations.jsonl", sample, stage="sft", output=output, resume=True, **options)
+    inputs = one_device_inputs(config, tiny_model)
+    optimizer = make_optimizer(config.optimizer, 1e-4, 9)
+    steps = Steps(inputs.spec, inputs.loss, optimizer, inputs.mesh, config.logprob_chunk)
+    state = init_state(inputs.spec, moved_params(inputs, tiny_model), optimizer, inputs.mesh, seed=0)
+    output.mkdir()
+    checkpoints = run_module.Checkpoints(output / "checkpoints", config.checkpoint)
+    with open_loader(inputs, steps, inputs.train, None, epochs=1, accumulation=1, shuffle=True) as loader:
+        for step in range(1, 6):
+            checkpoints.save(dataclasses.replace(state, step=jnp.int32(step)), loader.get_state() | {"step": step}, {}, None)
+            checkpoints.wait()
+    checkpoints.close()
+    return inputs, steps, state
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4, 5, None])
+def test_all_processes_begin_at_the_checkpoint_that_the_first_one_finds(first, five_steps, monkeypatch):
+    """A listing of a shared disk may be older, or newer, in another process than in the first."""
+    monkeypatch.setattr(run_module.distributed, "agreed", lambda make: first)
+    loop = run_module._loop(*five_steps, {}, Console(quiet=True))
+    assert int(loop.state.step) == (first or 0) and loop.loader.get_state()["step"] == (first or 0)
+    loop.loader.close()
+    loop.checkpoints.close()
 
 
 @pytest.mark.slow

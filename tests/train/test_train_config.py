@@ -17,6 +17,8 @@ KNOWN_ELSEWHERE = {
     "model_name_or_path": "model",
     "cutoff_len": "data.row_tokens",
     "max_length": "data.row_tokens",
+    "quantization_bit": "frozen_dtype",
+    "load_in_8bit": "frozen_dtype",
     "pref_beta": "dpo.beta",
     "beta": "dpo.beta",
     "label_smoothing": "dpo.label_smoothing",
@@ -66,7 +68,6 @@ UNLIKE_ANY = [
     "eval_strategy",
     "run_name",
     "streaming",
-    "quantization_bit",
 ]
 
 

@@ -1,11 +1,11 @@
 """Runs `python -m mede2_jax.train` as a user does: a process of its own with one CPU device."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from cheap_programs import one_device
 from waiting import finished
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,8 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def environment():
     """The user's environment, with compiled programs shared between the processes of a test session."""
-    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return {**inherited, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    return one_device(JAX_PLATFORMS="cpu", COLUMNS="200")
 
 
 def start(arguments, **options):

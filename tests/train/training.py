@@ -74,6 +74,13 @@ def loss_and_gradients(setup, params, batch):
     return float(value), metrics, gradients
 
 
+def laid_out(path, sample, model, stage="dpo", **options):
+    """((loss, metrics, gradients) of a stage over all of its data, the inputs they are of)."""
+    setup = one_device_inputs(make_config(path, sample, stage=stage, **options), model)
+    reference = reference_table(len(setup.train)) if stage == "dpo" else None
+    return loss_and_gradients(setup, moved_params(setup, model), whole_batch(setup, reference)), setup
+
+
 def largest_gap(ours, theirs):
     gaps = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), ours, theirs)
     return max(jax.tree.leaves(gaps))

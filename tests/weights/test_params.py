@@ -67,6 +67,7 @@ def test_small_blocks_change_nothing(tmp_path, monkeypatch):
     for function in (hf.row_blocks, hf.rows_per_block):
         monkeypatch.setattr(function, "__defaults__", (64,))
     monkeypatch.setattr("mede2_jax.weights.params.COMMIT_BYTES", 100)
+    monkeypatch.setattr("mede2_jax.weights.params.CHUNK_BYTES", 64)
     assert chunk_shape(ParamInfo((3, 8, 6), BFLOAT16), stacked=True) == (1, 4, 6)
     values = arrays()
     with ParamWriter(tmp_path / "small") as writer:

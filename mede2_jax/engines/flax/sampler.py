@@ -89,6 +89,10 @@ class FlaxSampler:
             raise UserError(
                 f"{jax.process_count()} processes are not supported; let each process answer its share of the questions by itself"
             )
+        if self.config.mesh.sequence != 1:
+            raise UserError(
+                f"mesh.sequence={self.config.mesh.sequence} splits rows of training; to sample, split the model with mesh.tensor"
+            )
         mesh = make_mesh(self.config.mesh, self._devices)
         info = read_info(self.model)
         family, sizes = model_config(self.model)

@@ -74,6 +74,13 @@ class Totals:
     """US dollars."""
     at_most: float = 0.0
     """US dollars that broken attempts and uncounted replies have cost besides, at most."""
+    longest: int = 0
+    """Tokens of the longest reply: more than were allowed, where an API does not keep to that."""
+
+    @property
+    def unknown(self) -> int:
+        """Attempts of which nobody here knows the cost."""
+        return self.broken + self.uncounted
 
 
 def find_price(model: str, path: Path | None) -> tuple[Price | None, datetime.date]:
@@ -127,8 +134,6 @@ class Meter:
         self.price, self.max_cost = price, max_cost
         self.totals = Totals() if totals is None else totals
         self._held, self._under_way = 0.0, 0
-        self.longest = 0
-        """Tokens of the longest reply: more than were allowed, where an API does not keep to that."""
         self._freed = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -138,7 +143,7 @@ class Meter:
         Raises:
             BudgetExhausted: There is too little left, and nothing under way that could leave some of its own.
         """
-        most = most._replace(response=max(most.response, self.longest))
+        most = most._replace(response=max(most.response, self.totals.longest))
         hold = Hold(most, self.cost(*most))
         while self.max_cost is not None and self.totals.cost + self.totals.at_most + self._held + hold.cost > self.max_cost:
             if not self._under_way:
@@ -167,7 +172,7 @@ class Meter:
         totals.uncounted += outcome.prompt_tokens is None or outcome.response_tokens is None
         totals.prompt_tokens += prompt
         totals.response_tokens += response
-        self.longest = max(self.longest, response)
+        totals.longest = max(totals.longest, response)
         totals.cost += cost
         return cost
 
@@ -187,7 +192,7 @@ class Meter:
             )
         spent = f"{totals.cost:.4f} spent"
         if totals.at_most:
-            unknown = counted(totals.broken + totals.uncounted, "attempt")
+            unknown = counted(totals.unknown, "attempt")
             spent += f", up to {totals.at_most:.4f} for {unknown} of which nobody here knows the cost"
         return BudgetExhausted(
             f"max_cost={self.max_cost:g} US dollars is reached ({spent}, and the next request {needs}); "

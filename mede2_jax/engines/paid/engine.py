@@ -72,7 +72,7 @@ class APIChat:
         self.meter = Meter(price, config.max_cost, totals)
         self._is_spent = False
         """Whether the budget is used up: its line has the sums."""
-        self._unknown_before = self.meter.totals.broken + self.meter.totals.uncounted
+        self._before = dataclasses.replace(self.meter.totals)
 
     @property
     def usage(self) -> Totals:
@@ -101,9 +101,9 @@ class APIChat:
         with self._stack:
             if not is_interrupted and self.config.cache is not None:
                 self._background.run(self._samples.finish())
-        unknown = self.meter.totals.broken + self.meter.totals.uncounted - self._unknown_before
+        totals, before = self.meter.totals, self._before
+        unknown, most = totals.unknown - before.unknown, totals.at_most - before.at_most
         if unknown and self.meter.price is not None and not is_interrupted and not self._is_spent:
-            most = self.meter.totals.at_most
             self.notify(f"{counted(unknown, 'attempt')} of which nobody here knows the cost: up to ${most:,.4f} more than what is counted")
 
     def answer(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply | ChatFailure]:

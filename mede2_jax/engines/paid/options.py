@@ -63,6 +63,23 @@ class PaidOptions(Config):
     prices: Path | None = None
     """YAML with dollars per million tokens by model; none: the file that comes with the package."""
 
+    def check_model(self, api: str, model: str | None, where: str) -> None:
+        """Refuses what a user of that API cannot mean.
+
+        Args:
+            api: Which, or another name for none of them.
+            model: As the API calls it.
+            where: What the user types to choose the API, such as `judge=`.
+
+        Raises:
+            ValueError: As said.
+        """
+        if api == "openai" and (self.thinking is not None or not self.block):
+            raise ValueError(f"thinking and block are Gemini's; leave them out with {where}openai")
+        if api == "openai" and model is None:
+            name = f"--{where.rpartition('.')[0]}.model" if "." in where else "--model"
+            raise ValueError(f"{where}openai needs a model: {name}=NAME as the API calls it, such as gpt-4o")
+
 
 class APIOptions(PaidOptions, Reached):
     """How an API is used."""
@@ -83,23 +100,6 @@ class APIOptions(PaidOptions, Reached):
             return APIConfig(api=api, model=model, **given)
         except pydantic.ValidationError as error:
             raise UserError(describe_validation_error(error)) from None
-
-    def check_model(self, api: str, model: str | None, where: str) -> None:
-        """Refuses what a user of that API cannot mean.
-
-        Args:
-            api: Which, or another name for none of them.
-            model: As the API calls it.
-            where: What the user types to choose the API, such as `judge=`.
-
-        Raises:
-            ValueError: As said.
-        """
-        if api == "openai" and (self.thinking is not None or not self.block):
-            raise ValueError(f"thinking and block are Gemini's; leave them out with {where}openai")
-        if api == "openai" and model is None:
-            name = f"--{where.rpartition('.')[0]}.model" if "." in where else "--model"
-            raise ValueError(f"{where}openai needs a model: {name}=NAME as the API calls it, such as gpt-4o")
 
 
 def in_section(section: str, message: str) -> str:

@@ -16,7 +16,7 @@ import openai
 from mede2_jax.config import UserError
 from mede2_jax.data.chat import DEFAULT_SYSTEM_PROMPT
 from mede2_jax.engines.background import Background
-from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion, Sampling, TokenRules, before_stop_text
+from mede2_jax.engines.chat import CUT, ChatFailure, ChatReply, ChatRequest, Completion, Sampling, TokenRules, before_stop_text
 from mede2_jax.engines.vllm.pool import Server, ServerConfig, ServerPool
 from mede2_jax.engines.wire.attempts import ATTEMPTS, Failed, MalformedReply, Refused, ServersGone
 from mede2_jax.engines.wire.http import CONNECT_SECONDS, api_key, base_urls, error_text, key_in_the_open
@@ -171,17 +171,15 @@ class OpenAIChat:
             UserError: The server has taken a part of the response elsewhere.
         """
         own = None if self.vllm is None or self.vllm.text is None else _own_text(sample, self.vllm.text, self.sampling.stop)
-        # vLLM leaves out the beginning of a letter that was cut off.
-        if own is not None and sample.text in (own, own.rstrip("\N{REPLACEMENT CHARACTER}")):
-            return sample
-        if aside is not None:
+        is_same = own is not None and sample.text.rstrip(CUT) == own
+        if aside is not None and not is_same:
             raise UserError(
                 f"{server.url} takes a part of the responses out of their text, into {shown(aside)}; "
                 "start it without --reasoning-parser and --tool-call-parser"
             )
         if own is None:
             return sample
-        if server.url not in self._restored:
+        if not is_same and server.url not in self._restored:
             self._restored.add(server.url)
             self.notify(f"{server.url} gives texts that are not those of their token ids; the text of the ids is taken")
         return dataclasses.replace(sample, text=own)

@@ -23,7 +23,7 @@ OF_THE_ANSWER = ("temperature", "top_p", "seed", "response_format")
 _UNSUPPORTED = re.compile(
     r"unsupported|not (?:\w+ )?support|n['’]t support|unavailable|not available|unknown|unrecogni[sz]ed|unexpected|not permitted"
     r"|not allowed|extra_forbidden|deprecated|no longer|cannot be (?:used|set|specified)|cannot both|not recogni[sz]ed|not accept"
-    r"|not implemented|invalid (?:parameter|argument|field|property)"
+    r"|not implemented|invalid (?:parameter|argument|field|property)|only (?:the default|1)\b|instead of"
 )
 _SCHEMA = re.compile(r"response.?format|json.?schema|structured.?output|guided|grammar")
 
