@@ -102,7 +102,7 @@ def test_without_a_file_there_is_nobody_else():
 
 # With real processes.
 
-RUN = """
+RUN = '''
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[4:]
@@ -112,12 +112,16 @@ from mede2_jax.engines.paid.config import APIConfig
 from mede2_jax.engines.paid import claims
 from mede2_jax.engines.paid.engine import open_api
 claims.LEASE_SECONDS = 1e9  # what the dead have claimed is not to be waited for
+def say(*words):
+    """In one write: the notes come from another thread, and print() writes a line in parts where output is not buffered."""
+    sys.stdout.write(" ".join(map(str, words)) + chr(10))
+    sys.stdout.flush()
 options = dict(api="gemini", model="gemini-2.5-pro", base_url=sys.argv[1], cache=Path(sys.argv[2]), concurrency=8)
-with open_api(APIConfig(**options), Sampling(max_tokens=400), lambda line: print("note:", line, flush=True)) as chat:
+with open_api(APIConfig(**options), Sampling(max_tokens=400), lambda line: say("note:", line)) as chat:
     for reply in chat.answer(map(request, range(int(sys.argv[3])))):
-        print(reply.request.id, reply.completions[0].text, flush=True)
-    print("done", chat.usage.paid, chat.usage.cached, flush=True)
-"""
+        say(reply.request.id, reply.completions[0].text)
+    say("done", chat.usage.paid, chat.usage.cached)
+'''
 
 
 def start(server, path, count):
