@@ -12,6 +12,7 @@ Needs NumPy and Pillow only. No patient is behind any of it.
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import json
 import random
@@ -37,6 +38,22 @@ TALL_SIZES = ((140, 168), (168, 224), (150, 190), (196, 238), (126, 154))  # hea
 WIDE_SIZES = ((280, 112), (252, 98), (224, 140), (266, 126), (238, 104))  # ECG strips and sections, read along their length
 # What a case's text hides from the model.
 FACTS = ("look", "link", "differential", "reflection", "illogic", "hallucination", "blind")
+COLUMN_MAP = """# Which column of text_questions.csv is what:
+#   python -m mede2_jax.bank --source=data/sample/text_questions.yaml --data=data/sample --out=bank.jsonl
+name: sample_text
+title: Sample, text questions
+files: [text_questions.csv]
+columns:
+  id: id
+  question: question
+  answer: answer
+  options: [a, b, c, d]
+  groups: [specialty]
+kinds:
+  column: kind
+  values: {choice: choice, short: short}
+licence: Apache-2.0
+"""
 OPENINGS = (
     "Let me work through this step by step.",
     "First I will collect what is certain.",
@@ -59,12 +76,14 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=HERE / "sample", help="folder to write (default: data/sample)")
     to = parser.parse_args().to
     (to / "images").mkdir(parents=True, exist_ok=True)
-    for stale in [*(to / "images").iterdir(), *to.glob("*.jsonl")]:
+    for stale in [*(to / "images").iterdir(), *to.glob("*.jsonl"), *to.glob("text_questions.*")]:
         stale.unlink()
     write_lines(to / "demonstrations.jsonl", demonstrations())
     write_lines(to / "preferences.jsonl", preferences(to))
     write_lines(to / "questions.jsonl", questions())
     write_lines(to / "rollouts.jsonl", rollouts())
+    write_table(to / "text_questions.csv", text_questions())
+    (to / "text_questions.yaml").write_text(COLUMN_MAP, encoding="utf-8", newline="\n")
 
 
 def demonstrations() -> Iterator[dict[str, Any]]:
@@ -83,6 +102,21 @@ def demonstrations() -> Iterator[dict[str, Any]]:
             ],
             "images": [],
             "metadata": {"specialty": item["specialty"], "answer": item["answer"]},
+        }
+
+
+def text_questions() -> Iterator[dict[str, str]]:
+    """The same questions as rows of a table, as others keep theirs; every other one is a choice."""
+    for index, item in enumerate(json.loads((HERE / "bank" / "questions.json").read_text("utf-8"))):
+        rng = random.Random(f"demonstration {item['id']}")
+        options = shuffled(rng, [item["answer"], *(name for name, _ in item["differential"])]) if index % 2 else []
+        yield {
+            "id": item["id"],
+            "specialty": item["specialty"],
+            "kind": "choice" if options else "short",
+            "question": f"{item['stem']} {item['question']}",
+            **{name.lower(): option for name, option in itertools.zip_longest("ABCD", options, fillvalue="")},
+            "answer": letter(options, item["answer"]) or item["answer"],
         }
 
 
@@ -316,6 +350,15 @@ def sentence(text: str, *, capital: bool = True) -> str:
 def shuffled(rng: random.Random, items: list[Any]) -> list[Any]:
     """A shuffled copy."""
     return rng.sample(items, len(items))
+
+
+def write_table(path: Path, rows: Iterator[dict[str, str]]) -> None:
+    """Writes CSV, UTF-8, the names of the columns first."""
+    records = list(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
 
 
 def write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:

@@ -183,6 +183,25 @@ def decode_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
         raise _broken(name, max_image_pixels, error) from None
 
 
+def open_wide_grey(data: bytes, name: str, max_image_pixels: int) -> np.ndarray | None:
+    """The values [H, W] of a grey image of more than 8 bits, upright; None of any other image.
+
+    Raises:
+        UserError: As `decode_image`.
+    """
+    try:
+        with _open(data, max_image_pixels) as image:
+            if image.mode not in _WIDE_MODES:
+                return None
+            _checked_size(image, name, max_image_pixels)
+            image.load()
+            return np.asarray(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
+    except Exception as error:
+        raise _broken(name, max_image_pixels, error) from None
+
+
 def _open(data: bytes, max_image_pixels: int) -> Image.Image:
     """Reads the header. Nothing is decoded before `_checked_size` has compared its size with our limit.
 

@@ -76,6 +76,8 @@ class Record(Config):
     images: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     source: str | None = None
+    licence: str | None = None
+    """Of what it was made from, by its SPDX name where that is known."""
     metadata: dict[str, Any] = pydantic.Field(default_factory=dict)
 
     @pydantic.model_validator(mode="after")
@@ -289,7 +291,7 @@ def check_images(messages: tuple[Message, ...], images: tuple[str, ...]) -> None
 
 def content_id(record: Record) -> str:
     """16 hexadecimal digits that follow from what the record says, whichever format it was read from."""
-    content = record.model_dump(mode="json", exclude={"id", "parents", "source", "metadata"})
+    content = record.model_dump(mode="json", exclude={"id", "parents", "source", "licence", "metadata"})
     if not content.get("unscored"):  # as before there was such a field
         content.pop("unscored", None)
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import re
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mede2_jax.config import MOST_FAULTS, UserError
-from mede2_jax.data.images import check_image
+from mede2_jax.data.image_store import ImageStore
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.reading import located
@@ -27,40 +24,7 @@ from mede2_jax.tasks.item import Item
 from mede2_jax.tasks.own import OwnTask
 from mede2_jax.tasks.shuffling import order_of, shuffled
 
-QUESTIONS, IMAGES = "questions.jsonl", "images"
-_SUFFIX = re.compile(r"\.[a-z]{3,4}")
-
-
-class ImageStore:
-    """Image files by the digest of what they hold.
-
-    Args:
-        folder: Of the evaluation; the files are in its `images`.
-        max_image_pixels: An image with more is an error.
-    """
-
-    def __init__(self, folder: Path, max_image_pixels: int) -> None:
-        self.folder, self.max_image_pixels = folder / IMAGES, max_image_pixels
-        self.names: dict[str, str] = {}
-        """What the benchmark calls each."""
-
-    def put(self, data: bytes, name: str) -> str:
-        """Keeps an image, from any thread; returns its path from the evaluation's folder.
-
-        Raises:
-            UserError: It cannot be decoded.
-        """
-        suffix = Path(name).suffix.lower()
-        path = self.folder / f"{hashlib.sha256(data).hexdigest()}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
-        if not path.exists():
-            check_image(data, name, self.max_image_pixels)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f".{path.name}.{threading.get_ident()}.partial"
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        relative = f"{IMAGES}/{path.name}"
-        self.names.setdefault(relative, name)
-        return relative
+QUESTIONS = "questions.jsonl"
 
 
 def prepare(chosen: Sequence[Chosen], roots: Sequence[Path], data: Sequence[Path], store: ImageStore) -> Iterator[Question]:

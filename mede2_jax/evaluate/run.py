@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.data.image_store import ImageStore
 from mede2_jax.data.records import Question
 from mede2_jax.evaluate.against import adjust, against_table, check_other
 from mede2_jax.evaluate.chosen import Chosen, choose, identity
 from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.evaluate.dry_run import ITEMS, show_prompts
 from mede2_jax.evaluate.paid import paid
-from mede2_jax.evaluate.questions import QUESTIONS, ImageStore, prepare, prompts_digest, write_questions
+from mede2_jax.evaluate.questions import QUESTIONS, prepare, prompts_digest, write_questions
 from mede2_jax.evaluate.sampling import COMMAND, ROLLOUTS, check_benchmarks, of_benchmarks, sample
 from mede2_jax.outputs.file import OutputFile, write_whole
 from mede2_jax.rollout.api import open_api_job

@@ -16,6 +16,7 @@ NO_MANIFEST = "no manifest beside it"
 GONE = "not there any more"
 
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "bank": ("licences", "window"),
     "pairs": ("criteria", "agreement", "max_pairs", "choose", "max_length_ratio", "max_similarity", "seed"),
     "judgments": ("judge", "model", "prompt", "repeat", "temperature", "seed"),
     "rollouts": ("engine", "api_model", "n", "temperature", "top_p", "max_tokens", "seed"),
@@ -25,7 +26,10 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """What of a config says how a thing was made."""
-_COMMANDS = {"python -m mede2_jax.pair": "pairs", "python -m mede2_jax.judge": "judgments", "python -m mede2_jax.rollout": "rollouts"}
+_COMMANDS = {
+    **{"python -m mede2_jax.pair": "pairs", "python -m mede2_jax.judge": "judgments", "python -m mede2_jax.rollout": "rollouts"},
+    "python -m mede2_jax.bank": "bank",
+}
 
 
 @dataclass
@@ -85,6 +89,8 @@ def facts(source: Source) -> Iterator[tuple[str, str]]:
     names = [name for name in _OPTIONS.get(kind, ()) if options.get(name) is not None and not (is_idle and name.startswith("dpo."))]
     if said := ", ".join(f"{name}={_plain(options[name])}" for name in names):
         yield "made with", said
+    if kind == "bank" and (read := _sources(source.manifest.get("sources"))):
+        yield "read from", read
     if isinstance(versions := source.manifest.get("versions"), dict):
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
     if source.name in ("model", "the model before"):
@@ -94,6 +100,12 @@ def facts(source: Source) -> Iterator[tuple[str, str]]:
         parents = source.manifest.get("parents")
         for digest in parents if isinstance(parents, list) else ():
             yield "made from", str(digest)
+
+
+def _sources(said: Any) -> str:
+    """What a bank was read from, with the questions that were taken of those that were there."""
+    known = [one for one in said if isinstance(one, dict) and isinstance(one.get("questions"), dict)] if isinstance(said, list) else []
+    return ", ".join(f"{one.get('name')} ({one['questions'].get('out')} of {one['questions'].get('in')} questions)" for one in known)
 
 
 def _plain(value: Any) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -14,11 +13,13 @@ from mede2_jax.config import UserError
 from mede2_jax.data.records import PreferencePair
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Said, file_digest, manifest_path, read_said
+from mede2_jax.outputs.publish import check_replaceable, partial_path, publish, settle, undone_on_failure
 from mede2_jax.pair.choose import choose_pairs, is_held_out
 from mede2_jax.pair.config import PairConfig
 from mede2_jax.pair.job import Asked, PairingJob, open_job
-from mede2_jax.pair.publish import COMMAND, check_replaceable, partial_path, publish, settle, undo
 from mede2_jax.pair.report import Report, tables
+
+COMMAND = "python -m mede2_jax.pair"
 
 
 def run(config: PairConfig, console: Console) -> None:
@@ -35,7 +36,7 @@ def run(config: PairConfig, console: Console) -> None:
     places = [config.out, config.eval_out]
     outs = places if config.eval_fraction else places[:1]
     for out in places:
-        check_replaceable(out)
+        check_replaceable(out, COMMAND, "pairs")
     job = open_job(config, console)
     if unfinished := _unfinished(config):
         console.print(unfinished, style="yellow", soft_wrap=True, markup=False)
@@ -44,8 +45,8 @@ def run(config: PairConfig, console: Console) -> None:
         # A name that no other run uses while it is locked; what a killed run left in it goes.
         files = [stack.enter_context(OutputFile(partial_path(out), "pairs")) for out in outs]
         for out in places:
-            settle(out)
-        stack.enter_context(_undone_on_failure(places))
+            settle(out, COMMAND)
+        stack.enter_context(undone_on_failure(places, COMMAND))
         for file in files:
             file.restart()
         for id, asked in job.questions.items():
@@ -98,21 +99,12 @@ def _pairs(job: PairingJob, report: Report, id: str, asked: Asked, *, held_out: 
             images=rollouts[chosen].images,
             parents=(id, *(rollout.id for rollout in sides.values()), *judgments["chosen"], *judgments["rejected"]),
             source=rollouts[chosen].source,
+            licence=rollouts[chosen].licence,
             metadata={"question": id, **named, "rejected_fails": list(candidates[rejected].fails)},
             prompt=rollouts[chosen].prompt,
             chosen=rollouts[chosen].response,
             rejected=rollouts[rejected].response,
         )
-
-
-@contextlib.contextmanager
-def _undone_on_failure(outs: Sequence[Path]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        for out in outs:
-            undo(out)
-        raise
 
 
 def _manifest(job: PairingJob, report: Report) -> dict[str, Any]:

@@ -179,6 +179,7 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             images=question.images,
             parents=(question.id,),
             source=question.source,
+            licence=question.licence,
             metadata=question.metadata,
             prompt=reply.request.messages,
             answer=question.answer,

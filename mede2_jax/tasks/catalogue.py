@@ -112,7 +112,7 @@ def open_items(task: Task, data: Path, *, images: bool = True) -> Items:
     Raises:
         UserError: No file is found, one is of another benchmark, a row is not as it should be, or an id is given twice.
     """
-    files = _files(task, data)
+    files = task_files(task, data)
     if task.all_columns:
         check_columns(task, files, images=images)
     items = list(read_items(task, files, images=images))
@@ -173,7 +173,12 @@ def check_columns(task: Task, files: Sequence[Path], *, images: bool) -> None:
         raise UserError(f"{where}: no column {some}, which {task.name} names; the columns are {shown(', '.join(there), 200)}")
 
 
-def _files(task: Task, data: Path) -> tuple[Path, ...]:
+def task_files(task: Task, data: Path) -> tuple[Path, ...]:
+    """The files of a task: one that the user names, or those of a folder that have the owner's names.
+
+    Raises:
+        UserError: There is none, or it is not clear which is meant.
+    """
     if data.is_file():
         return (data,)
     if not data.is_dir():

@@ -1,20 +1,22 @@
-"""Pairs and their manifest take the place of an earlier rule's, so that no file ever lies beside another rule's manifest.
+"""A file and its manifest take the place of an earlier run's, so that no file ever lies beside another's manifest.
 
-A run that is killed here leaves the old pairs, the new ones, or no manifest; which of both a file without one is, what lies beside it
+A run that is killed here leaves the old file, the new one, or no manifest; which of both a file without one is, what lies beside it
 tells, and the next run puts the right manifest back. For a file `p.jsonl`:
 
 | | |
 |---|---|
-| `.p.jsonl.partial` | the new pairs, while they are made |
+| `.p.jsonl.partial` | the new records, while they are made |
 | `.p.jsonl.manifest.json.partial` | their manifest, whole before anything is replaced |
-| `.p.jsonl.manifest.json.before` | the old pairs' manifest, while they are replaced |
+| `.p.jsonl.manifest.json.before` | the old records' manifest, while they are replaced |
+
+Only what the same command made is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,9 @@ from mede2_jax.config import UserError
 from mede2_jax.json_file import load_checked
 from mede2_jax.outputs.manifest import Said, file_digest, identity, manifest_path, manifest_text, read_said
 
-COMMAND = "python -m mede2_jax.pair"
-
 
 def partial_path(out: Path) -> Path:
-    """Where the pairs for `out` are made."""
+    """Where the records for `out` are made."""
     return out.with_name(f".{out.name}.partial")
 
 
@@ -54,24 +54,29 @@ def publish(partials: Sequence[Path], outs: Sequence[Path], gone: Sequence[Path]
         clear(out)
 
 
-def check_replaceable(out: Path) -> None:
-    """Refuses a file that this command did not make; changes nothing.
+def check_replaceable(out: Path, command: str, what: str) -> None:
+    """Refuses a file that a command did not make; changes nothing.
+
+    Args:
+        out: The file.
+        command: As manifests name it.
+        what: The records in words, such as `pairs`.
 
     Raises:
         UserError: As said; or it is no file, or its manifest is damaged.
     """
     if out.is_dir():
-        raise UserError(f"--out={out} is a folder; give a file, such as {out / 'pairs.jsonl'}")
+        raise UserError(f"--out={out} is a folder; give a file, such as {out / f'{what}.jsonl'}")
     if not out.exists():
         return
     said = read_said(out, Said)
-    if said.command != COMMAND if said is not None else _left(out) is None:
-        raise UserError(f"{out} is there and was not made by {COMMAND}; use another --out, or move it away")
+    if said.command != command if said is not None else _left(out, command) is None:
+        raise UserError(f"{out} is there and was not made by {command}; use another --out, or move it away")
 
 
-def settle(out: Path) -> None:
+def settle(out: Path, command: str) -> None:
     """Gives a file back the manifest that is its own, where a run ended while it published; the other files are held."""
-    if out.exists() and not manifest_path(out).exists() and (left := _left(out)) is not None:
+    if out.exists() and not manifest_path(out).exists() and (left := _left(out, command)) is not None:
         os.replace(left, manifest_path(out))
 
 
@@ -81,11 +86,17 @@ def clear(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def undo(out: Path) -> None:
-    """As `settle` and `clear`, after an error, which is the one to report."""
-    with contextlib.suppress(OSError):
-        settle(out)
-        clear(out)
+@contextlib.contextmanager
+def undone_on_failure(outs: Sequence[Path], command: str) -> Iterator[None]:
+    """As `settle` and `clear`, after an error inside, which is the one to report."""
+    try:
+        yield
+    except BaseException:
+        for out in outs:
+            with contextlib.suppress(OSError):
+                settle(out, command)
+                clear(out)
+        raise
 
 
 def _staged(out: Path) -> Path:
@@ -96,7 +107,7 @@ def _before(out: Path) -> Path:
     return out.with_name(f".{manifest_path(out).name}.before")
 
 
-def _left(out: Path) -> Path | None:
+def _left(out: Path, command: str) -> Path | None:
     """Of the manifests that a run has left, the one of the file as it is."""
     digest = file_digest(out)
     for left in (_staged(out), _before(out)):
@@ -105,6 +116,6 @@ def _left(out: Path) -> Path | None:
         except UserError:  # not there, or not whole
             continue
         # Manifests were without the digest once.
-        if said.command == COMMAND and said.file.get("digest", digest if left == _before(out) else None) == digest:
+        if said.command == command and said.file.get("digest", digest if left == _before(out) else None) == digest:
             return left
     return None
