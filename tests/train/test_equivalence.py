@@ -39,7 +39,8 @@ def test_packed_pairs_equal_unpacked(pairs, sample, tiny_model, loss):
     (packed, _, packed_gradients), setup = laid_out(pairs, sample, tiny_model, **options)
     (apart, _, apart_gradients), other = laid_out(pairs, sample, tiny_model, **options, data={"packing": False})
     assert len(setup.train.rows) < len(other.train.rows)
-    assert abs(packed - apart) <= TOLERANCE
+    # Relative: the loss of ipo is over 100 here, where neighbours in float32 are 7.6e-6 apart.
+    assert abs(packed - apart) <= TOLERANCE * max(1.0, abs(apart))
     assert largest_gap(packed_gradients, apart_gradients) <= TOLERANCE
 
 
