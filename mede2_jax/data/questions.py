@@ -58,6 +58,14 @@ class QuestionFile:
         with located(self.file.where(number)):
             return tuple(decode_image(read_image_bytes(self.image_root, name), name, self.max_image_pixels) for name in question.images)
 
+    def image_bytes(self, name: str) -> bytes:
+        """An image file of a question's, as it is.
+
+        Raises:
+            UserError: It is missing.
+        """
+        return read_image_bytes(self.image_root, name)
+
     def files(self, number: int, question: Question) -> tuple[bytes, ...]:
         """The image files of a question, as they are.
 

@@ -18,5 +18,7 @@ class TraceConfig(Config):
     """The rollouts, likewise."""
     score: Path | None = None
     """Instead of a pair: a folder with a score.json. Its model's history is shown, down to the data of every run."""
+    curated: Path | None = None
+    """Instead of a pair: what `python -m mede2_jax.curate` wrote. It is said what became of the question with that id, and why."""
     limit: int = 1500
     """Characters of a text to show; 0: all."""

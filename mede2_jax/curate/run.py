@@ -1,0 +1,169 @@
+"""From a bank to curated questions, step by step; all files appear together, or none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mede2_jax import __version__
+from mede2_jax.config import Config, UserError
+from mede2_jax.curate.candidates import Bank, read_bank
+from mede2_jax.curate.config import CurateConfig
+from mede2_jax.curate.duplicates import find_duplicates
+from mede2_jax.curate.funnel import Stage, draw, table
+from mede2_jax.curate.leakage import find_leaks
+from mede2_jax.curate.split import held_out
+from mede2_jax.curate.verdict import Dropped, Step
+from mede2_jax.data.questions import QuestionFile, open_questions
+from mede2_jax.outputs.file import OutputFile
+from mede2_jax.outputs.image_root import image_root
+from mede2_jax.outputs.manifest import file_digest
+from mede2_jax.outputs.publish import check_replaceable, partial_path, publish, settle, undone_on_failure
+
+COMMAND = "python -m mede2_jax.curate"
+LEAKAGE = "leakage"
+
+
+class Left(Config):
+    """A question that was left out."""
+
+    id: str
+    step: str
+    reason: str
+    by: str | None = None
+    """Id of the question, or `BENCHMARK/ITEM`, that it is too like."""
+    similarity: float | None = None
+    distance: float | None = None
+
+
+def run(config: CurateConfig, console: Console) -> None:
+    """Curates a bank.
+
+    Args:
+        config: Which, and how.
+        console: Where to show what came out.
+
+    Raises:
+        UserError: Something the user gave cannot be used, or no question is left; files that were there are as they were.
+    """
+    assert config.out is not None and config.questions is not None
+    places = [config.out, config.beside("dropped"), config.beside("eval")]
+    for place in places:
+        check_replaceable(place, COMMAND, "curated")
+    root = image_root(config.questions, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
+    file = open_questions(config.questions, root, config.max_image_pixels)
+    numbers = list(range(len(file.ids())))
+    if LEAKAGE in config.steps and not config.leakage.task:
+        console.print(
+            "leakage is not looked for: no benchmark is named (--leakage.task=… --leakage.data=…)", style="yellow", soft_wrap=True
+        )
+    bank = read_bank(file, numbers)
+    steps, kept = [], numbers
+    for name in config.steps:
+        if name == LEAKAGE and not config.leakage.task:
+            continue
+        step = find_duplicates(bank, kept, config.duplicates) if name == "duplicates" else _leaks(bank, kept, config)
+        steps.append(step)
+        kept = [number for number in kept if number not in step.dropped]
+    together = [pair for step in steps for pair in step.together]
+    evaluated = held_out(bank, kept, together, config.eval_fraction, config.seed)
+    if len(evaluated) == len(kept):
+        raise UserError(f"no question is left of {len(numbers):,} for training; {_why(steps) or 'use a smaller eval_fraction'}")
+    stages = _stages(bank, numbers, steps, evaluated)
+    _write(config, file, root, steps, [[number for number in kept if number not in evaluated], sorted(evaluated)], bank, stages)
+    draw(stages, config.beside("funnel", ".png"))
+    console.print(table(stages))
+    for what, path in (("questions", config.out), ("held out", config.beside("eval")), ("left out", config.beside("dropped"))):
+        if path.exists():
+            console.print(f"{what + ':':10} {path}", soft_wrap=True, markup=False)
+
+
+def _leaks(bank: Bank, kept: Sequence[int], config: CurateConfig) -> Step:
+    return find_leaks(bank, kept, config.leakage, config.max_image_pixels)
+
+
+def _why(steps: Sequence[Step]) -> str:
+    return "; ".join(f"{count:,}: {reason}" for step in steps for reason, count in _reasons(step).items())
+
+
+def _reasons(step: Step) -> Counter[str]:
+    return Counter(found.reason for found in step.dropped.values())
+
+
+def _stages(bank: Bank, numbers: Sequence[int], steps: Sequence[Step], evaluated: set[int]) -> list[Stage]:
+    """The funnel, from the bank to what is trained on."""
+
+    def stage(name: str, left: set[int], dropped: Counter[str]) -> Stage:
+        images = sum(bool(bank.questions[number].images) for number in left)
+        return Stage(name, len(left) - images, images, dropped)
+
+    left = set(numbers)
+    stages = [stage("bank", left, Counter())]
+    for step in steps:
+        left = left - step.dropped.keys()
+        stages.append(stage(step.name, left, _reasons(step)))
+    if evaluated:
+        stages.append(stage("split", left - evaluated, Counter({"held out": len(evaluated)})))
+    return stages
+
+
+def _write(
+    config: CurateConfig,
+    file: QuestionFile,
+    root: Path,
+    steps: Sequence[Step],
+    splits: Sequence[Sequence[int]],
+    bank: Bank,
+    stages: Sequence[Stage],
+) -> None:
+    """The questions that stay, those left out and those held out, with a manifest each."""
+    assert config.out is not None
+    train, evaluated = splits
+    content: list[tuple[Path, str, Iterator[Any]]] = [
+        (config.out, "train", (file.question(number) for number in train)),
+        (config.beside("dropped"), "dropped", _left(steps, bank)),
+        *([(config.beside("eval"), "eval", (file.question(number) for number in evaluated))] if evaluated else []),
+    ]
+    outs, places = [path for path, _, _ in content], [config.out, config.beside("dropped"), config.beside("eval")]
+    manifest = _manifest(config, root, steps, stages)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(OutputFile(partial_path(path), "questions")) for path in outs]
+        for place in places:
+            settle(place, COMMAND)
+        stack.enter_context(undone_on_failure(places, COMMAND))
+        for out, (_, _, records) in zip(files, content, strict=True):
+            out.restart()
+            for record in records:
+                out.append([record])
+        manifests = [{**manifest, "split": split} for _, split, _ in content]
+        publish([out.path for out in files], outs, [place for place in places if place not in outs], manifests)
+
+
+def _left(steps: Sequence[Step], bank: Bank) -> Iterator[Left]:
+    for step in steps:
+        for number, found in sorted(step.dropped.items()):
+            yield _record(bank.questions[number].id, step.name, found)
+
+
+def _record(id: str, step: str, found: Dropped) -> Left:
+    return Left(id=id, step=step, **found.content())
+
+
+def _manifest(config: CurateConfig, root: Path, steps: Sequence[Step], stages: Sequence[Stage]) -> dict[str, Any]:
+    assert config.questions is not None
+    certificates = [certificate for step in steps for certificate in step.certificates]
+    return {
+        "command": COMMAND,
+        "config": config.model_dump(mode="json"),
+        "questions": {"path": str(config.questions.absolute()), "digest": file_digest(config.questions)},
+        "images": {"root": str(root.absolute())},
+        "versions": {"mede2_jax": __version__},
+        "counts": {stage.name: {"text": stage.text, "images": stage.images} for stage in stages},
+        "dropped": {stage.name: dict(stage.dropped) for stage in stages if stage.dropped},
+        **({"leakage": {"checked": certificates}} if certificates else {}),
+    }
