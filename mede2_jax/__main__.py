@@ -16,7 +16,7 @@ COMMANDS = {
     "plan": "compile a training step for machines that are not here: does it fit, what bounds it",
     "benchmark": "measure a training step on this machine, and TRL beside it",
     "bank": "gather questions from many files, with their licences and images",
-    "curate": "take out of a bank what is there twice, and what stands in a benchmark",
+    "curate": "take out of a bank what is there twice, stands in a benchmark, is too easy or never solved",
     "train": "stage I (--stage=sft) on demonstrations, stage II (--stage=dpo) on pairs",
     "rollout": "sample responses of a model to questions",
     "judge": "judge the reasoning of responses by MMRP's criteria",

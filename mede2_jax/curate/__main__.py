@@ -12,13 +12,15 @@ from mede2_jax.curate.config import EMBEDDED, CurateConfig, embedded_defaults
 from mede2_jax.curate.run import run
 from mede2_jax.flags import parse
 
-DESCRIPTION = f"""Curate a bank of questions: take out what is there twice, and what stands in a benchmark.
+DESCRIPTION = f"""Curate a bank of questions: out goes what is there twice, stands in a benchmark, is too easy, or is solved by nobody.
 
 Without --questions and --config it takes the sample's:
 
   {EMBEDDED.summary()}
 
   both           python -m mede2_jax.curate --questions=bank.jsonl --out=curated.jsonl --leakage.task=medqa,mmmu --leakage.data=MedQA/,MMMU/
+  too easy       … --difficulty.rollouts=base1.jsonl,base2.jsonl [--difficulty.pass_rate=0.1,0.9]: responses of baselines, from rollout
+  unsolvable     … --solvability.rollouts=expert1.jsonl,expert2.jsonl: each has to be right at least once
   one step       … --steps=duplicates --duplicates.similarity=0.7
   hold out       … --eval_fraction=0.1: whole groups that share a case, a picture or a text, into curated.eval.jsonl
   why not q17?   python -m mede2_jax.trace q17 --curated=curated.jsonl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,7 +13,9 @@ from mede2_jax.embedded import Embedded
 
 EMBEDDED = Embedded({"questions": "runs/bank.jsonl", "out": "runs/curated.jsonl"}, {}, ("questions",))
 """The sample's bank, as `python -m mede2_jax.bank` makes it."""
-StepName = Literal["duplicates", "leakage"]
+StepName = Literal["duplicates", "leakage", "difficulty", "solvability"]
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class DuplicateOptions(Config):
@@ -55,6 +57,34 @@ class LeakageOptions(Config):
         return list(zip(self.task, self.data * len(self.task) if len(self.data) == 1 else self.data, strict=True))
 
 
+class DifficultyOptions(Config):
+    """Which questions are too easy, by baselines' own attempts."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"baselines": "rollouts"}
+
+    rollouts: tuple[Path, ...] = ()
+    """Of baselines, one file each, what `python -m mede2_jax.rollout` writes; the paper has two."""
+    pass_rate: tuple[Rate, Rate] | None = None
+    """Keep questions of which this share of all responses is right, as 0.1,0.9; none: those that no baseline solves, where it solves what
+    more than half of its responses get right."""
+
+    @field_validator("pass_rate")
+    @classmethod
+    def _grows(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("must be two shares, the lower one first, such as 0.1,0.9")
+        return value
+
+
+class SolvabilityOptions(Config):
+    """Which questions can be solved at all, by experts' attempts."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"experts": "rollouts"}
+
+    rollouts: tuple[Path, ...] = ()
+    """Of experts, one file each: a question stays that each of them gets right at least once. The paper has two, with four attempts."""
+
+
 class CurateConfig(Config):
     """A bank, and what is made of it."""
 
@@ -71,10 +101,12 @@ class CurateConfig(Config):
     out: Path | None = None
     """File for the questions that stay. Beside it: those held out (.eval.jsonl), those left out with their reasons (.dropped.jsonl) and
     a figure (.funnel.png). What this command wrote there before is replaced."""
-    steps: tuple[StepName, ...] = ("duplicates", "leakage")
-    """What is done, in this order; with commas between."""
+    steps: tuple[StepName, ...] = ("duplicates", "leakage", "difficulty", "solvability")
+    """What is done, in this order; with commas between. Steps that are given no benchmark, or no rollouts, are left out, and it is said."""
     duplicates: DuplicateOptions = DuplicateOptions()
     leakage: LeakageOptions = LeakageOptions()
+    difficulty: DifficultyOptions = DifficultyOptions()
+    solvability: SolvabilityOptions = SolvabilityOptions()
     eval_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the questions that is held out: whole groups that share a case, a picture or a text."""
     seed: int = 0
@@ -90,6 +122,16 @@ class CurateConfig(Config):
         if len(set(value)) < len(value):
             raise ValueError("must name each step once")
         return value
+
+    @property
+    def idle(self) -> dict[StepName, str]:
+        """Steps that are given nothing to go by, with the option that they want."""
+        needs: dict[StepName, tuple[Sequence[object], str]] = {
+            "leakage": (self.leakage.task, "--leakage.task"),
+            "difficulty": (self.difficulty.rollouts, "--difficulty.rollouts"),
+            "solvability": (self.solvability.rollouts, "--solvability.rollouts"),
+        }
+        return {step: option for step, (given, option) in needs.items() if step in self.steps and not given}
 
     def beside(self, what: str, suffix: str = ".jsonl") -> Path:
         """Another file of this run: `curated.WHAT.jsonl` by `curated.jsonl`."""

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from mede2_jax import __version__
 from mede2_jax.config import Config, UserError
+from mede2_jax.curate.attempts import find_easy, find_unsolvable
 from mede2_jax.curate.candidates import Bank, read_bank
-from mede2_jax.curate.config import CurateConfig
+from mede2_jax.curate.config import CurateConfig, StepName
 from mede2_jax.curate.duplicates import find_duplicates
 from mede2_jax.curate.funnel import Stage, draw, table
 from mede2_jax.curate.leakage import find_leaks
@@ -26,7 +27,6 @@ from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.outputs.publish import check_replaceable, partial_path, publish, settle, undone_on_failure
 
 COMMAND = "python -m mede2_jax.curate"
-LEAKAGE = "leakage"
 
 
 class Left(Config):
@@ -39,6 +39,7 @@ class Left(Config):
     """Id of the question, or `BENCHMARK/ITEM`, that it is too like."""
     similarity: float | None = None
     distance: float | None = None
+    pass_rate: float | None = None
 
 
 def run(config: CurateConfig, console: Console) -> None:
@@ -58,16 +59,15 @@ def run(config: CurateConfig, console: Console) -> None:
     root = image_root(config.questions, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
     file = open_questions(config.questions, root, config.max_image_pixels)
     numbers = list(range(len(file.ids())))
-    if LEAKAGE in config.steps and not config.leakage.task:
-        console.print(
-            "leakage is not looked for: no benchmark is named (--leakage.task=… --leakage.data=…)", style="yellow", soft_wrap=True
-        )
+    if idle := config.idle:
+        options = ", ".join(f"{step} (no {option})" for step, option in idle.items())
+        console.print(f"steps that are left out: {options}", style="yellow", soft_wrap=True, markup=False)
     bank = read_bank(file, numbers)
     steps, kept = [], numbers
     for name in config.steps:
-        if name == LEAKAGE and not config.leakage.task:
+        if name in idle:
             continue
-        step = find_duplicates(bank, kept, config.duplicates) if name == "duplicates" else _leaks(bank, kept, config)
+        step = _find(name, file, bank, kept, config)
         steps.append(step)
         kept = [number for number in kept if number not in step.dropped]
     together = [pair for step in steps for pair in step.together]
@@ -83,8 +83,12 @@ def run(config: CurateConfig, console: Console) -> None:
             console.print(f"{what + ':':10} {path}", soft_wrap=True, markup=False)
 
 
-def _leaks(bank: Bank, kept: Sequence[int], config: CurateConfig) -> Step:
-    return find_leaks(bank, kept, config.leakage, config.max_image_pixels)
+def _find(name: StepName, file: QuestionFile, bank: Bank, kept: Sequence[int], config: CurateConfig) -> Step:
+    if name == "duplicates":
+        return find_duplicates(bank, kept, config.duplicates)
+    if name == "leakage":
+        return find_leaks(bank, kept, config.leakage, config.max_image_pixels)
+    return find_easy(file, kept, config.difficulty) if name == "difficulty" else find_unsolvable(file, kept, config.solvability)
 
 
 def _why(steps: Sequence[Step]) -> str:
@@ -156,11 +160,17 @@ def _record(id: str, step: str, found: Dropped) -> Left:
 
 def _manifest(config: CurateConfig, root: Path, steps: Sequence[Step], stages: Sequence[Stage]) -> dict[str, Any]:
     assert config.questions is not None
+    attempts = {"difficulty": config.difficulty.rollouts, "solvability": config.solvability.rollouts}
     certificates = [certificate for step in steps for certificate in step.certificates]
     return {
         "command": COMMAND,
         "config": config.model_dump(mode="json"),
         "questions": {"path": str(config.questions.absolute()), "digest": file_digest(config.questions)},
+        "attempts": {
+            step: [{"path": str(path.absolute()), "digest": file_digest(path)} for path in paths]
+            for step, paths in attempts.items()
+            if paths and step in config.steps
+        },
         "images": {"root": str(root.absolute())},
         "versions": {"mede2_jax": __version__},
         "counts": {stage.name: {"text": stage.text, "images": stage.images} for stage in stages},

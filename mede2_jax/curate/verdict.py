@@ -17,6 +17,8 @@ class Dropped:
     """Of the texts."""
     distance: float | None = None
     """Of the images: share of bits of their hashes that differ."""
+    pass_rate: float | None = None
+    """Share of the responses to it that are right."""
 
     def content(self) -> dict[str, Any]:
         """For the file of what was left out."""

@@ -8,7 +8,7 @@ from mede2_jax.config import UserError
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.foreign import shown
 
-_DETAILS = ("similarity", "distance")
+_DETAILS = ("similarity", "distance", "pass_rate")
 
 
 def of_question(id: str, curated: Path) -> str:

@@ -1,9 +1,9 @@
 """The command: what stays, what is left out and why, what is held out, and what is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
+from curating import asked, curate, lines, manifest, read, stem
 from planted import question, radiograph
 
 from mede2_jax.bank.__main__ import main as bank
@@ -13,33 +13,6 @@ from mede2_jax.origins.history import Historian
 from mede2_jax.origins.leakage import certificates
 from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.trace.__main__ import main as trace
-
-
-def lines(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-
-
-def read(path):
-    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
-
-
-def manifest(path):
-    return json.loads(Path(f"{path}.manifest.json").read_text("utf-8"))
-
-
-def stem(number):
-    """Thirty words that no other number has."""
-    return " ".join(chr(97 + place % 26) * (1 + place // 26) + chr(97 + number % 26) + chr(97 + number // 26) for place in range(30))
-
-
-def asked(number, of=None, **fields):
-    return question(f"q{number}", stem(number if of is None else of), ["gout", "sprain"], "gout") | fields
-
-
-def curate(folder, records, *flags):
-    lines(folder / "bank.jsonl", records)
-    main([f"--questions={folder / 'bank.jsonl'}", f"--out={folder / 'c.jsonl'}", *flags])
-    return [one["id"] for one in read(folder / "c.jsonl")]
 
 
 def test_without_arguments_it_takes_the_samples_bank(tmp_path, monkeypatch):

@@ -4,21 +4,13 @@ import collections
 import json
 
 import pytest
+from curating import lines, read
 from planted import changed, originals, others
 
 from mede2_jax.curate.__main__ import main
 
 APART = ("mirrored", "reworded")
 """Kinds whose recall is told, and not asked for."""
-
-
-def lines(path, records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +59,7 @@ kind: choice
 def test_planted_leaks_are_found_and_nothing_else(folder, planted):
     first, copies, like = planted
     place = folder / "benchmark"
+    place.mkdir()
     lines(place / "items.jsonl", map(as_item, first))
     (place / "ward.yaml").write_text(BENCHMARK)
     own = [fresh(one, number) for number, one in enumerate(one for one in like if one["id"].startswith("film"))]

@@ -109,3 +109,35 @@ def wide_image() -> Made:
     floats = io.BytesIO()
     Image.fromarray(np.linspace(-1, 1, 48, dtype=np.float32).reshape(6, 8)).save(floats, "TIFF")
     return [wide_picture(np.arange(48).reshape(6, 8)), floats.getvalue(), picture(1)], on_images, run
+
+
+QUESTIONS = [
+    {
+        "id": "q1",
+        "prompt": [{"role": "user", "content": "Which?\nAnswer Choices: (A) gout (B) sprain"}],
+        "answer": "A",
+        "options": {"A": "gout", "B": "sprain"},
+    },
+    {
+        "id": "q2",
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}],
+        "images": ["a.png"],
+        "metadata": {"case": "p"},
+    },
+    {"id": "q3", "prompt": [{"role": "user", "content": "which"}], "answer": "gout"},
+]
+
+
+@target()
+def curated_bank() -> Made:
+    from mede2_jax.curate.__main__ import main
+
+    written("curating/a.png", picture(1))
+    config = written("items/ward.yaml", MAP.encode())
+    written("items/rows.jsonl", "\n".join(map(json.dumps, ROWS[:1])).encode())
+
+    def run(data: bytes) -> None:
+        flags = [f"--leakage.task={config}", f"--leakage.data={config.parent}", "--eval_fraction=0.3"]
+        quietly(main, [f"--questions={written('curating/bank.jsonl', data)}", f"--out={folder() / 'curated' / 'c.jsonl'}", *flags])
+
+    return [json.dumps(one).encode() for one in QUESTIONS], on_lines, run
