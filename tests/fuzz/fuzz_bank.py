@@ -133,8 +133,8 @@ def curated_bank() -> Made:
     from mede2_jax.curate.__main__ import main
 
     written("curating/a.png", picture(1))
-    config = written("items/ward.yaml", MAP.encode())
-    written("items/rows.jsonl", "\n".join(map(json.dumps, ROWS[:1])).encode())
+    config = written("items/ward.yaml", MAP.replace(", licence: l", "").replace("licence: CC-BY-4.0\n", "").encode())
+    written("items/rows.jsonl", json.dumps(ROWS[0] | {"q": "Why?"}).encode())
 
     def run(data: bytes) -> None:
         flags = [f"--leakage.task={config}", f"--leakage.data={config.parent}", "--eval_fraction=0.3"]

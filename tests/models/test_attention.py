@@ -103,8 +103,9 @@ def test_on_a_mesh(mesh, heads, kv_heads):
     sharded = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*case[:3])
     single = jax.value_and_grad(lambda q, k, v: (attention(q, k, v, *case[3:], block=32) ** 2).sum(), argnums=(0, 1, 2))(*case[:3])
     assert float(sharded[0]) == pytest.approx(float(single[0]), rel=1e-6)
-    for a, b in zip(sharded[1], single[1], strict=True):
-        assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-5
+    for a, b in zip(sharded[1], map(np.asarray, single[1]), strict=True):
+        # By the largest: sums over a group of heads are up to 22 here, where neighbours in float32 are 1.9e-6 apart.
+        assert np.abs(np.asarray(a) - b).max() <= 1e-6 * max(1.0, np.abs(b).max())
 
 
 def test_no_array_of_length_by_length():
