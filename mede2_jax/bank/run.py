@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +19,7 @@ from mede2_jax.bank.licences import licence
 from mede2_jax.bank.pmc import open_packages
 from mede2_jax.bank.tables import PMC, RECORDS, open_records, open_table
 from mede2_jax.config import UserError, counted
+from mede2_jax.data.faults import describe_fault
 from mede2_jax.data.image_store import IMAGES, ImageStore
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.reading import located, reading_progress
@@ -142,17 +144,20 @@ class _Bank:
         with located(candidate.where):
             kept = {image: self._keep(image, source) for image in dict.fromkeys(candidate.images)}
             windows = {path: window for path, window in kept.values() if window is not None}
-            return Question(
-                id=candidate.id,
-                images=tuple(kept[image][0] for image in candidate.images),
-                parents=candidate.parents,
-                source=candidate.source or source.name,
-                licence=known or None,
-                metadata={**candidate.metadata, **({WINDOWS: windows} if windows else {})},
-                prompt=candidate.prompt,
-                answer=candidate.answer,
-                options=dict(candidate.options) if candidate.options else None,
-            )
+            try:
+                return Question(
+                    id=candidate.id,
+                    images=tuple(kept[image][0] for image in candidate.images),
+                    parents=candidate.parents,
+                    source=candidate.source or source.name,
+                    licence=known or None,
+                    metadata={**candidate.metadata, **({WINDOWS: windows} if windows else {})},
+                    prompt=candidate.prompt,
+                    answer=candidate.answer,
+                    options=dict(candidate.options) if candidate.options else None,
+                )
+            except pydantic.ValidationError as fault:  # such as an empty option
+                raise UserError(describe_fault(fault, Question)) from None
 
     def _keep(self, image: ItemImage, source: Source) -> tuple[str, list[float] | None]:
         """An image's path in the bank, and the window that it is seen through, if it needs one."""

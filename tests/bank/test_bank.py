@@ -302,10 +302,14 @@ def test_a_package_that_cannot_be_used_is_one_line(tmp_path, make, said):
         ({}, ["--license=MIT"], "unknown option '--license' (did you mean '--licence'?)"),
         ({}, ["--out=."], "--out=. is a folder; give a file"),
         ({"columns": {"images": "i"}}, [], "no column 'i'"),
+        ({"rows": [row(o={"A": " ", "B": "sprain"})]}, [], "ward, item r1: field 'options.A' is empty"),
+        ({"rows": [row(o={"B": "sprain"})]}, [], "a choice wants two options or more, found 1"),
+        ({"rows": [row(a="C")]}, [], "column 'a' must be one of A, B, found C"),
+        ({"rows": [row(q=" ")]}, [], "column 'q' must be text"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, change, more, said):
-    assert said in refused(column_map(tmp_path, [row()], more, **change))
+    assert said in refused(column_map(tmp_path, change.pop("rows", [row()]), more, **change))
     assert not (tmp_path / "out" / "bank.jsonl").exists()
 
 
