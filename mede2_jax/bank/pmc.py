@@ -16,9 +16,10 @@ from pathlib import Path, PurePosixPath
 
 from mede2_jax.bank.candidate import Candidate, Source
 from mede2_jax.bank.jats import Article, Figure, Paragraph, read_article
-from mede2_jax.bank.tables import CASE, PMC
+from mede2_jax.bank.tables import PMC
 from mede2_jax.config import UserError
 from mede2_jax.data.images import MAX_FILE_BYTES
+from mede2_jax.data.questions import CASE
 from mede2_jax.data.records import ImagePart, Message, Part, TextPart
 from mede2_jax.foreign import shown
 from mede2_jax.reasoning.prompts import DIAGNOSIS, SYSTEM

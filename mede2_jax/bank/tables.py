@@ -8,6 +8,7 @@ from pathlib import Path
 from mede2_jax.bank.candidate import Candidate, Source
 from mede2_jax.bank.column_map import LICENCE, MappedTable, read_map
 from mede2_jax.config import UserError
+from mede2_jax.data.questions import CASE
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Question
@@ -24,8 +25,6 @@ from mede2_jax.tasks.own import OwnTask
 RECORDS, PMC = OTHERS = ("records", "pmc")
 """The sources that are no tables: questions in this project's own form, and PubMed Central's packages."""
 YAML = (".yaml", ".yml")
-CASE = "case"
-"""In the metadata of a question: what it shares with others of the same patient, image or article."""
 
 
 def open_table(name: str, data: Path, images: tuple[Path, ...]) -> Source:

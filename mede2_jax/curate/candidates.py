@@ -12,11 +12,8 @@ from mede2_jax.curate.pictures import hashes, neighbours, stacked
 from mede2_jax.curate.texts import Text, stem_of, text_of
 from mede2_jax.data.images import decode_image
 from mede2_jax.data.ordered import in_order
-from mede2_jax.data.questions import QuestionFile
+from mede2_jax.data.questions import CASE, QuestionFile
 from mede2_jax.data.reading import located, reading_progress
-
-CASE = "case"
-"""In the metadata of a question: what it shares with others of the same patient, image or article."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,9 @@ from mede2_jax.data.reading import located
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Question
 
+CASE = "case"
+"""In the metadata of a question: what it shares with others of the same patient, image or article."""
+
 
 @dataclass(frozen=True)
 class Checked:

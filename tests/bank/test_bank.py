@@ -4,14 +4,13 @@ import base64
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from killed_steps import run_until
 from packages import BY, CASE, NC, SECOND, archive, article, picture, wide_picture
 from PIL import Image
 
@@ -359,26 +358,6 @@ def test_the_split_that_scores_are_of_is_told(tmp_path, capsys):
     assert "has the name of the split that medqa is scored by" in " ".join(capsys.readouterr().out.split())
 
 
-KILLED = """
-import os, signal, sys
-from mede2_jax.command import run_command
-from mede2_jax.bank.__main__ import main
-at, steps = int(sys.argv[1]), 0
-
-def counted(step):
-    def run(*arguments):
-        global steps
-        steps += 1
-        if steps == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(*arguments)
-    return run
-
-os.replace, os.unlink = counted(os.replace), counted(os.unlink)
-run_command(main, sys.argv[2:])
-"""
-
-
 def test_killed_at_any_step_the_same_command_makes_the_same_bank(tmp_path, sample):
     def flags(out):
         return ["--source=records", f"--data={sample / 'questions.jsonl'}", f"--out={tmp_path / out / 'bank.jsonl'}"]
@@ -389,7 +368,7 @@ def test_killed_at_any_step_the_same_command_makes_the_same_bank(tmp_path, sampl
     main(flags("whole"))
     whole = files("whole")
     for at in (1, len(whole) // 2, len(whole), len(whole) + 1):  # the images, then the bank and its manifest
-        killed = subprocess.run([sys.executable, "-c", KILLED, str(at), *flags(f"at-{at}")], capture_output=True, check=False)
+        killed = run_until("bank", at, signal.SIGKILL, flags(f"at-{at}"))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         main(flags(f"at-{at}"))
         assert {name: content for name, content in files(f"at-{at}").items() if not name.endswith(".partial")} == whole

@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from killed_steps import run_until
 
 from mede2_jax.config import UserError
 from mede2_jax.judge.__main__ import main as judge
@@ -16,25 +15,6 @@ from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.pair.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLED = """
-import os, signal, sys
-from mede2_jax.command import run_command
-from mede2_jax.pair.__main__ import main
-at, steps = int(sys.argv[1]), 0
-
-def counted(step):
-    def run(*arguments):
-        global steps
-        steps += 1
-        if steps == at:
-            os.kill(os.getpid(), int(sys.argv[2]))
-        return step(*arguments)
-    return run
-
-# What changes a folder's entries: all that a kill can fall between.
-os.replace, os.unlink = counted(os.replace), counted(os.unlink)
-run_command(main, sys.argv[3:]) if int(sys.argv[2]) == signal.SIGKILL else main(sys.argv[3:])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +51,7 @@ def contents(folder):
 def killed(at, folder, files, *rule, number=signal.SIGKILL):
     flags = [*files, f"--out={folder / 'pairs.jsonl'}", *rule]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", KILLED, str(at), str(int(number)), *flags]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return run_until("pair", at, number, flags, env=environment, text=True)
 
 
 def assert_no_pairs_under_anothers_manifest(folder):
