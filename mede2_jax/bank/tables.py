@@ -10,6 +10,7 @@ from mede2_jax.bank.column_map import LICENCE, MappedTable, read_map
 from mede2_jax.config import UserError
 from mede2_jax.data.questions import CASE
 from mede2_jax.data.readers import read_own
+from mede2_jax.data.reading import located
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Question
 from mede2_jax.fields import hint, nearest
@@ -97,7 +98,10 @@ def _of_items(task: Task, files: tuple[Path, ...]) -> Iterator[Candidate]:
 
 def _candidate(task: Task, item: Item) -> Candidate:
     """An item as prompt `mede2` asks it: the paper's system turn, images, the question with its choices."""
-    asked, answers = task.asked(item, OURS), several(item.answer)
+    where = f"{task.name}, item {shown(item.id)}"
+    with located(where):
+        task.check_images(item)
+        asked, answers = task.asked(item, OURS), several(item.answer)
     said = {
         "item": item.id,
         CASE: item.cluster or None,
@@ -107,7 +111,7 @@ def _candidate(task: Task, item: Item) -> Candidate:
     }
     return Candidate(
         id=f"{task.name}/{item.id}",
-        where=f"{task.name}, item {shown(item.id)}",
+        where=where,
         prompt=asked.messages,
         images=asked.images,
         answer=answers[0] if answers else None,

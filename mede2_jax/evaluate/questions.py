@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mede2_jax.config import MOST_FAULTS, UserError
 from mede2_jax.data.image_store import ImageStore
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.readers import read_own
@@ -21,7 +20,6 @@ from mede2_jax.tasks.asking import ORDER, SHUFFLE, THEN, ItemImage, question_id
 from mede2_jax.tasks.catalogue import read_items
 from mede2_jax.tasks.image_files import image_bytes, image_roots
 from mede2_jax.tasks.item import Item
-from mede2_jax.tasks.own import OwnTask
 from mede2_jax.tasks.shuffling import order_of, shuffled
 
 QUESTIONS = "questions.jsonl"
@@ -82,10 +80,7 @@ def prompts_digest(questions: Sequence[Question]) -> str:
 
 def _questions(one: Chosen, item: Item, roots: Sequence[Path], store: ImageStore) -> list[Question]:
     task, kept = one.items.task, dict[ItemImage, str]()
-    if task.always_with_images and not item.images:
-        where = " or ".join(map(repr, task.image_columns[:MOST_FAULTS]))
-        allowed = ", or say 'some_without_images: true' in its YAML file" if isinstance(task, OwnTask) else ""
-        raise UserError(f"no image in column {where}, and each item of {task.name} has one; put it there{allowed}")
+    task.check_images(item)
     questions = []
     seeds = (one.shuffles if item.options else ()) or (None,)  # without options there is no order: it is asked once
     for prompt, seed in itertools.product(one.prompts, seeds):

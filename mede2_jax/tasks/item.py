@@ -10,7 +10,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from mede2_jax.config import UserError
+from mede2_jax.config import MOST_FAULTS, UserError
 from mede2_jax.data.record_file import half_character
 from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.reasoning.prompts import SYSTEM
@@ -216,6 +216,19 @@ class Task(abc.ABC):
             items: All of the task, in the order of its files.
         """
         return None
+
+    no_images_hint: ClassVar[str] = ""
+    """What else may be done where an item has none, though it should."""
+
+    def check_images(self, item: Item) -> None:
+        """Refuses an item without images where each has one: whoever were asked would be asked blind.
+
+        Raises:
+            UserError: It has none.
+        """
+        if self.always_with_images and not item.images:
+            where = " or ".join(map(repr, self.image_columns[:MOST_FAULTS]))
+            raise UserError(f"no image in column {where}, and each item of {self.name} has one; put it there{self.no_images_hint}")
 
     def holds(self, item: Item) -> bool:
         """Whether an item of the files is one of this task: some tasks are parts of others."""

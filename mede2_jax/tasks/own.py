@@ -56,6 +56,7 @@ class OwnTask(Task):
 
     all_columns = True
     all_files = True
+    no_images_hint = ", or say 'some_without_images: true' in its YAML file"
     difference = (
         "this benchmark has no rule of its owner's here: choices were read by MMMU's rule, yes, no and short answers compared as texts; "
         "an open answer is right only if the whole reply is the right text"

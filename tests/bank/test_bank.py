@@ -305,6 +305,7 @@ def test_a_package_that_cannot_be_used_is_one_line(tmp_path, make, said):
         ({"rows": [row(o={"B": "sprain"})]}, [], "a choice wants two options or more, found 1"),
         ({"rows": [row(a="C")]}, [], "column 'a' must be one of A, B, found C"),
         ({"rows": [row(q=" ")]}, [], "column 'q' must be text"),
+        ({"rows": [row(i="")], "columns": {"images": "i"}}, [], "ward, item r1: no image in column 'i', and each item of ward has one"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, change, more, said):
