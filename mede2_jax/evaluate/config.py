@@ -8,18 +8,15 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mede2_jax.config import Config
 from mede2_jax.foreign import shown
-from mede2_jax.rollout.api import APIS, APIRun, ModelOptions, api_run
-from mede2_jax.rollout.config import QuestionOptions, RolloutConfig, SamplingRun
+from mede2_jax.rollout.api import EitherRun
+from mede2_jax.rollout.config import QuestionOptions
 from mede2_jax.score.config import JudgeOptions, Sizes
 from mede2_jax.scoring.modes import Mode
 from mede2_jax.tasks.asking import OURS
 
-_NAMES = {"gemini": "gemini-2.5-pro", "openai": "gpt-4o"}
 
-
-class EvaluateConfig(ModelOptions, SamplingRun):
+class EvaluateConfig(EitherRun):
     """A model, and the benchmarks that it is asked."""
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {
@@ -100,48 +97,7 @@ class EvaluateConfig(ModelOptions, SamplingRun):
             raise ValueError(f"k={max(self.k)} is more than {orders}n={self.n}; ask for more samples, or a smaller k")
         return self
 
-    @model_validator(mode="after")
-    def _one_who_answers(self) -> Self:
-        if not self.asks_an_api:
-            if given := self._changed(*ModelOptions.model_fields):
-                raise ValueError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for engine=gemini or engine=openai; give one")
-            return self
-        if given := self._changed("model", "logprobs", "served_model", "vllm", "flax"):
-            raise ValueError(f"engine={self.engine} asks an API and has no use for {', '.join(given)}; its model is --api_model=NAME")
-        if others := self.processor.model_copy(update={"max_image_pixels": 1}).model_dump(
-            exclude_defaults=True, exclude={"max_image_pixels"}
-        ):
-            raise ValueError(f"engine={self.engine} has no processor of ours; leave out processor.{', processor.'.join(others)}")
-        if self.api_model is None:
-            raise ValueError(f"engine={self.engine} needs a model: --api_model=NAME as the API calls it, such as {_NAMES[self.engine]}")
-        if len(self.base_url) > 1:
-            raise ValueError(f"engine={self.engine} asks one API, and base_url names {len(self.base_url)}; give one")
-        self.check_model(self.engine, self.api_model, "engine=")
-        return self
-
-    def _changed(self, *names: str) -> list[str]:
-        """The options of these that are not as they are by default."""
-        fields = type(self).model_fields
-        return [name for name in names if getattr(self, name) != fields[name].default]
-
-    @property
-    def asks_an_api(self) -> bool:
-        """Whether no model of ours is sampled."""
-        return self.engine in APIS
-
     @property
     def folders(self) -> Sequence[Path]:
         """Where each task's files are."""
         return self.data if len(self.data) == len(self.task) else self.data * len(self.task)
-
-    def rollouts(self, questions: Path, out: Path) -> RolloutConfig:
-        """The sampling run of a model."""
-        return RolloutConfig(**self._shared(SamplingRun), questions=questions, out=out, data=self.processor)
-
-    def api_rollouts(self, questions: Path, out: Path) -> APIRun:
-        """The sampling run of an API."""
-        values = self._shared(SamplingRun) | self._shared(ModelOptions) | {"questions": questions, "out": out, "data": self.processor}
-        return api_run(values, self.model_fields_set)
-
-    def _shared(self, some: type[Config]) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in some.model_fields}

@@ -62,7 +62,7 @@ def run(config: EvaluateConfig, console: Console) -> Json:
     with OutputFile(config.out / ROLLOUTS, "rollouts", " (each shard needs one of its own)") as file:
         check_benchmarks(file, benchmarks)
         if config.asks_an_api and file.is_empty:  # before images are copied; scoring what is there needs no key
-            check_api(config.api_rollouts(config.out / QUESTIONS, file.path))
+            check_api(config.as_api_rollouts(config.out / QUESTIONS, file.path))
         store = ImageStore(config.out, config.processor.max_image_pixels)
         questions = list(prepare(chosen, config.images, config.folders, store))
         numbers = write_questions(config.out / QUESTIONS, questions, keep=not file.is_empty)
@@ -104,9 +104,9 @@ def dry_run(config: EvaluateConfig, console: Console) -> None:
 def _job(config: EvaluateConfig, folder: Path, numbers: Sequence[int], console: Console) -> SamplingJob:
     """The sampling of questions of a folder's file."""
     if config.asks_an_api:
-        return open_api_job(config.api_rollouts(folder / QUESTIONS, folder / ROLLOUTS), console, numbers)
+        return open_api_job(config.as_api_rollouts(folder / QUESTIONS, folder / ROLLOUTS), console, numbers)
     assert config.model is not None
-    return open_job(config.rollouts(folder / QUESTIONS, folder / ROLLOUTS), config.model, console, numbers)
+    return open_job(config.as_rollouts(folder / QUESTIONS, folder / ROLLOUTS), config.model, console, numbers)
 
 
 def _scores(

@@ -16,17 +16,16 @@ from rich.console import Console
 from mede2_jax.config import UserError
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
-from mede2_jax.data.records import Message, Question, Rollout, SampleUsage
-from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion
+from mede2_jax.data.records import Message, Question, Rollout
+from mede2_jax.engines.chat import ChatReply, ChatRequest
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, begun_otherwise, differences, file_digest, read_begun
 from mede2_jax.outputs.resumable import Outcome
-from mede2_jax.rollout.api import APIJob
 from mede2_jax.rollout.engine import open_engine
 from mede2_jax.rollout.job import ModelJob, SamplingJob
 from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples
-from mede2_jax.rollout.run import RolloutRun, Samples
+from mede2_jax.rollout.run import RolloutRun, Samples, alone
 from mede2_jax.tasks.asking import THEN, second_turn
 
 COMMAND = "python -m mede2_jax.evaluate"
@@ -99,41 +98,6 @@ class EvaluationRun(RolloutRun):
     def conversation(self, question: Question, sample: int) -> tuple[Message, ...]:
         """What is sent for a sample."""
         return question.prompt
-
-    def plan(self) -> list[Samples]:
-        """Each question's missing samples; of an API each alone, since each may be refused, and costs something, alone."""
-        runs = super().plan()
-        return alone(runs) if isinstance(self.job, APIJob) else runs
-
-    def _outcome(self, reply: ChatReply | ChatFailure) -> Outcome[Rollout, FailedSamples]:
-        """A refusal, or a reply that was cut before it began, is what came of the sample; it is not asked again."""
-        if isinstance(reply, ChatReply) or reply.end == "failed":
-            return super()._outcome(reply)
-        asked = reply.request
-        # One sample, as `plan` asks for.
-        empty = Completion("", (), None, "length" if reply.end == "cut" else "stop", asked.seed)
-        tokens = reply.usage.prompt_tokens if reply.usage else 0
-        found = super()._outcome(ChatReply(asked, tokens, (empty,), reply.usage))
-        more = {"reason": reply.reason} | ({"finish_reason": "refusal"} if reply.end == "refused" else {})
-        return dataclasses.replace(found, records=[rollout.model_copy(update=more) for rollout in found.records])
-
-    def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
-        rollout = super()._rollout(question, sample, reply, index)
-        usage = reply.usage
-        if usage is None:
-            return rollout
-        said = SampleUsage(
-            model=usage.model or None,
-            cost=usage.cost,
-            cached_cost=usage.cached_cost if usage.cached else None,
-            without=usage.without or None,
-        )
-        return rollout.model_copy(update={"usage": said, "response_tokens": usage.response_tokens})
-
-
-def alone(runs: Sequence[Samples]) -> list[Samples]:
-    """Each sample as a request of its own."""
-    return [(number, range(sample, sample + 1)) for number, samples in runs for sample in samples]
 
 
 class SecondTurns(EvaluationRun):

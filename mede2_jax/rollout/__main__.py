@@ -17,8 +17,9 @@ from mede2_jax.config import UserError
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.flags import parse
 from mede2_jax.rollout.check import check_logprobs
-from mede2_jax.rollout.config import EMBEDDED, RolloutConfig, embedded_defaults
-from mede2_jax.rollout.run import run
+from mede2_jax.rollout.command import RolloutCommand
+from mede2_jax.rollout.config import EMBEDDED, embedded_defaults
+from mede2_jax.rollout.run import run, run_api
 
 DESCRIPTION = f"""Sample responses of a model to questions: what preference pairs are made of.
 
@@ -29,6 +30,7 @@ Without --model, --questions and --config it samples a tiny random model on the 
   one machine    python -m mede2_jax.rollout --model=runs/sft/model --questions=questions.jsonl --out=rollouts.jsonl --n=8
   own servers    … --base_url=http://node1:8000/v1,http://node2:8000/v1
   more machines  … --shard=0/4 --out=rollouts-0.jsonl   (and 1/4, 2/4, 3/4; launch/slurm/rollout.sh)
+  an API         … --engine=gemini --api_model=gemini-2.5-pro --max_cost=50 (GEMINI_API_KEY), or openai: experts, teachers, baselines
   can I trust it … --check_logprobs: the sampler's log-probabilities beside the trainer's
   go on          the same command: what is in the file stays, what is missing is sampled
 """
@@ -41,7 +43,13 @@ def main(argv: Sequence[str]) -> None:
     embedded = EMBEDDED.is_meant(argv)
     family = given(argv, "--family", get_args(FamilyName)) or DEFAULT_FAMILY
     base = embedded_defaults(family) if embedded else {}
-    config = parse(RolloutConfig, argv, program="python -m mede2_jax.rollout", description=DESCRIPTION, base=base)
+    command = parse(RolloutCommand, argv, program="python -m mede2_jax.rollout", description=DESCRIPTION, base=base)
+    if command.asks_an_api:
+        if missing := [f"--{name}" for name in ("questions", "out") if getattr(command, name) is None]:
+            raise UserError(f"missing {' and '.join(missing)}: give --questions=FILE.jsonl --out=FILE.jsonl; see --help")
+        run_api(command.of_api, Console(soft_wrap=True))
+        return
+    config = command.of_model
     needed = [*([] if embedded else ["model"]), "questions", *([] if config.check_logprobs else ["out"])]
     if missing := [f"--{name}" for name in needed if getattr(config, name) is None]:
         raise UserError(f"missing {' and '.join(missing)}: give --model=MODEL_DIR --questions=FILE.jsonl --out=FILE.jsonl; see --help")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence, Set
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
 
 from mede2_jax.config import Config, UserError, describe_validation_error
@@ -16,14 +17,15 @@ from mede2_jax.engines.paid.config import MODEL_NAME, APIConfig
 from mede2_jax.engines.paid.cost import Totals
 from mede2_jax.engines.paid.options import PaidOptions
 from mede2_jax.engines.picture import Picture
-from mede2_jax.rollout.config import QuestionRun
-from mede2_jax.rollout.job import SamplingJob, check_questions, question_inputs, versions
+from mede2_jax.rollout.config import QuestionOptions, QuestionRun, RolloutConfig, SamplingRun
+from mede2_jax.rollout.job import SamplingJob, check_questions, question_inputs, shard_numbers, versions
 
 API = Literal["gemini", "openai"]
 APIS: tuple[str, ...] = get_args(API)
 """Values of `engine` that are APIs."""
 SHARED = ("concurrency", "patience", "timeout")
 """Options that servers of ours have too, with other defaults."""
+_NAMES = {"gemini": "gemini-2.5-pro", "openai": "gpt-4o"}
 
 
 class _Named(Config):
@@ -62,15 +64,56 @@ class APIRun(ModelOptions, QuestionRun):
             raise UserError(describe_validation_error(error)) from None
 
 
-def api_run(values: Mapping[str, Any], given: Set[str]) -> APIRun:
-    """The run that options say: of those that servers of ours have too, an API has its own defaults.
+class EitherRun(ModelOptions, SamplingRun):
+    """What a run is given that samples a model of ours, or asks an API's."""
 
-    Args:
-        values: Of the options.
-        given: Names of those that the user gave.
-    """
-    own = {name: APIConfig.model_fields[name].default for name in SHARED if name not in given}
-    return APIRun(**{**values, **own})
+    MODELS_ALONE: ClassVar[tuple[str, ...]] = ("model", "logprobs", "served_model", "vllm", "flax")
+    """Options that an API has no use for."""
+    PROCESSOR: ClassVar[str] = "processor"
+    """Name of the section that says how questions are prepared, which an API does itself."""
+
+    @model_validator(mode="after")
+    def _one_who_answers(self) -> Self:
+        if not self.asks_an_api:
+            if given := self._changed(*ModelOptions.model_fields):
+                raise ValueError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} for engine=gemini or engine=openai; give one")
+            return self
+        if given := self._changed(*self.MODELS_ALONE):
+            raise ValueError(f"engine={self.engine} asks an API and has no use for {', '.join(given)}; its model is --api_model=NAME")
+        processor: QuestionOptions = getattr(self, self.PROCESSOR)
+        free = {"max_image_pixels", "image_root"}
+        if others := processor.model_copy(update={"max_image_pixels": 1}).model_dump(exclude_defaults=True, exclude=free):
+            names = ", ".join(f"{self.PROCESSOR}.{name}" for name in others)
+            raise ValueError(f"engine={self.engine} has no processor of ours; leave out {names}")
+        if self.api_model is None:
+            raise ValueError(f"engine={self.engine} needs a model: --api_model=NAME as the API calls it, such as {_NAMES[self.engine]}")
+        if len(self.base_url) > 1:
+            raise ValueError(f"engine={self.engine} asks one API, and base_url names {len(self.base_url)}; give one")
+        self.check_model(self.engine, self.api_model, "engine=")
+        return self
+
+    @property
+    def asks_an_api(self) -> bool:
+        """Whether no model of ours is sampled."""
+        return self.engine in APIS
+
+    def as_rollouts(self, questions: Path | None, out: Path | None) -> RolloutConfig:
+        """The sampling run of a model."""
+        return RolloutConfig(**self._shared(SamplingRun), questions=questions, out=out, data=getattr(self, self.PROCESSOR))
+
+    def as_api_rollouts(self, questions: Path | None, out: Path | None) -> APIRun:
+        """The sampling run of an API: of options that servers of ours have too, it has its own defaults."""
+        own = {name: APIConfig.model_fields[name].default for name in SHARED if name not in self.model_fields_set}
+        values = {**self._shared(SamplingRun), **self._shared(ModelOptions), **own}
+        return APIRun(**values, questions=questions, out=out, data=getattr(self, self.PROCESSOR))
+
+    def _shared(self, some: type[Config]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in some.model_fields}
+
+    def _changed(self, *names: str) -> list[str]:
+        """The options of these that are not as they are by default."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,13 +141,13 @@ class APIJob(SamplingJob):
         return tuple(Picture.read(file, name, self.config.data.max_image_pixels) for file, name in named)
 
 
-def open_api_job(config: APIRun, console: Console, numbers: Sequence[int]) -> APIJob:
+def open_api_job(config: APIRun, console: Console, numbers: Sequence[int] | None = None) -> APIJob:
     """Opens and checks questions; writes nothing, asks nothing.
 
     Args:
         config: The run.
         console: Where to show progress.
-        numbers: Record numbers of the questions to ask.
+        numbers: Record numbers of the questions to ask; None: those of the config's shard and limit.
 
     Raises:
         UserError: Something the user gave cannot be used.
@@ -112,6 +155,7 @@ def open_api_job(config: APIRun, console: Console, numbers: Sequence[int]) -> AP
     assert config.questions is not None
     questions = open_questions(config.questions, config.data.image_root, config.data.max_image_pixels)
     all_ids = tuple(questions.ids())
+    numbers = shard_numbers(config, len(all_ids)) if numbers is None else tuple(numbers)
     images = check_questions(questions, numbers, lambda question, sizes: None, console)
     name = f"{config.engine}/{config.api_model}"
     inputs = {
@@ -120,4 +164,4 @@ def open_api_job(config: APIRun, console: Console, numbers: Sequence[int]) -> AP
         **question_inputs(questions, len(all_ids), images),
         "versions": versions("pillow"),
     }
-    return APIJob(config=config, questions=questions, all_ids=all_ids, numbers=tuple(numbers), inputs=inputs)
+    return APIJob(config=config, questions=questions, all_ids=all_ids, numbers=numbers, inputs=inputs)

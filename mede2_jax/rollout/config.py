@@ -18,7 +18,7 @@ from mede2_jax.engines.vllm.server import VLLMConfig, is_installed
 from mede2_jax.engines.wire.http import base_urls
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 
-EMBEDDED = Embedded({"max_tokens": 64, "out": "runs/rollouts.jsonl"}, {"questions": SAMPLE_QUESTIONS}, ("model", "questions"))
+EMBEDDED = Embedded({"max_tokens": 64, "out": "runs/rollouts.jsonl"}, {"questions": SAMPLE_QUESTIONS}, ("model", "questions", "api_model"))
 """A tiny random model on the sample questions, on a CPU, in minutes."""
 
 
@@ -111,8 +111,8 @@ class QuestionRun(SamplingRun):
     data: QuestionOptions = QuestionOptions()
 
 
-class RolloutConfig(QuestionRun):
-    """A sampling run of a model."""
+class RolloutOptions(QuestionRun):
+    """What the command that samples is given besides."""
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {
         "max_new_tokens": "max_tokens",
@@ -129,8 +129,6 @@ class RolloutConfig(QuestionRun):
         "media_dir": "data.image_root",
     }
 
-    engine: Literal["auto", "vllm", "flax"] = "auto"
-    """vllm: servers; flax: in this process; auto: vllm where there is base_url or vLLM's environment, else flax."""
     family: FamilyName | None = None
     """Of the tiny random model that is made when no model is given; none: qwen2_5_vl."""
     check_logprobs: bool = False
@@ -147,6 +145,13 @@ class RolloutConfig(QuestionRun):
         if self.vllm.adapter is not None and self.check_logprobs:
             raise ValueError(ADAPTER_NEEDS)
         return self
+
+
+class RolloutConfig(RolloutOptions):
+    """A sampling run of a model of ours."""
+
+    engine: Literal["auto", "vllm", "flax"] = "auto"
+    """vllm: servers; flax: in this process; auto: vllm where there is base_url or vLLM's environment, else flax."""
 
 
 def engine_kind(config: RolloutConfig) -> Literal["vllm", "flax"]:

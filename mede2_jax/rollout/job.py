@@ -121,7 +121,7 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: 
     info = read_info(model_dir)
     family, sizes = model_config(model_dir)
     processor = family.load_processor(model_dir, config.data)
-    numbers = _numbers(config, len(all_ids)) if numbers is None else tuple(numbers)
+    numbers = shard_numbers(config, len(all_ids)) if numbers is None else tuple(numbers)
     lengths: list[int] = []
 
     def measure(question: Question, sizes: list[ImageSize]) -> None:
@@ -178,7 +178,12 @@ def _adapted_digest(model: str, adapter: Path) -> str:
     return f"sha256:{hashlib.sha256(model.encode() + content).hexdigest()}"
 
 
-def _numbers(config: RolloutConfig, count: int) -> tuple[int, ...]:
+def shard_numbers(config: QuestionRun, count: int) -> tuple[int, ...]:
+    """Record numbers of the questions of a run's shard, up to its limit.
+
+    Raises:
+        UserError: There are none.
+    """
     index, shards = config.part
     numbers = tuple(range(index, count, shards))[: config.limit]
     if not numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,15 @@ from rich.console import Console
 
 from mede2_jax.config import UserError, counted
 from mede2_jax.data.readers import read_own
-from mede2_jax.data.records import Question, Rollout
-from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest
+from mede2_jax.data.records import Question, Rollout, SampleUsage
+from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, manifest_path
 from mede2_jax.outputs.progress import AGAIN
 from mede2_jax.outputs.resumable import Outcome, ResumableRun
-from mede2_jax.rollout.api import APIJob
+from mede2_jax.rollout.api import APIJob, APIRun, open_api_job
 from mede2_jax.rollout.config import RolloutConfig
-from mede2_jax.rollout.engine import check_engine, open_engine
+from mede2_jax.rollout.engine import check_api, check_engine, open_engine
 from mede2_jax.rollout.job import SamplingJob, open_job, question_seed
 from mede2_jax.rollout.manifest import BegunRollouts, FailedSamples, check_same
 from mede2_jax.rollout.output import missing_runs, note
@@ -45,6 +46,28 @@ def run(config: RolloutConfig, model_dir: Path, console: Console) -> None:
         job = open_job(config, model_dir, console)
         check_engine(job)
         RolloutRun(job, file, console).run()
+
+
+def run_api(config: APIRun, console: Console) -> None:
+    """Asks an API for what is missing in `config.out`.
+
+    Args:
+        config: The run.
+        console: Where to show progress.
+
+    Raises:
+        UserError: As `run`; or the API cannot be asked.
+    """
+    assert config.out is not None
+    with OutputFile(config.out, "rollouts", " (each shard needs one of its own)") as file:
+        if file.is_empty:  # of one that has all samples nothing is asked, so no key is needed
+            check_api(config)
+        RolloutRun(open_api_job(config, console), file, console).run()
+
+
+def alone(runs: Sequence[Samples]) -> list[Samples]:
+    """Each sample as a request of its own."""
+    return [(number, range(sample, sample + 1)) for number, samples in runs for sample in samples]
 
 
 def first_requests(job: SamplingJob) -> Iterator[ChatRequest]:
@@ -84,9 +107,10 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         return rollout
 
     def plan(self) -> list[Samples]:
-        """Each question's missing samples."""
+        """Each question's missing samples; of an API each alone, since each may be refused, and costs something, alone."""
         n = self.job.config.n
-        return [(number, runs) for id, number in self.number_of.items() for runs in missing_runs(self.done.get(id, set()), n)]
+        runs = [(number, runs) for id, number in self.number_of.items() for runs in missing_runs(self.done.get(id, set()), n)]
+        return alone(runs) if isinstance(self.job, APIJob) else runs
 
     def items(self, wanted: Samples) -> Sequence[Hashable]:
         """Question and number of each sample."""
@@ -158,6 +182,18 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         return sum(failure.cost or 0.0 for failure in self.failures.listed())
 
     def _outcome(self, reply: ChatReply | ChatFailure) -> Outcome[Rollout, FailedSamples]:
+        """A refusal, or a reply that was cut before it began, is what came of an API's sample; it is not asked again."""
+        if isinstance(reply, ChatReply) or reply.end == "failed":
+            return self._found(reply)
+        asked = reply.request
+        # One sample, as `plan` asks for.
+        empty = Completion("", (), None, "length" if reply.end == "cut" else "stop", asked.seed)
+        tokens = reply.usage.prompt_tokens if reply.usage else 0
+        found = self._found(ChatReply(asked, tokens, (empty,), reply.usage))
+        more = {"reason": reply.reason} | ({"finish_reason": "refusal"} if reply.end == "refused" else {})
+        return dataclasses.replace(found, records=[rollout.model_copy(update=more) for rollout in found.records])
+
+    def _found(self, reply: ChatReply | ChatFailure) -> Outcome[Rollout, FailedSamples]:
         asked = reply.request
         first = asked.seed - self.seeds[asked.id]
         samples = range(first, first + asked.n)
@@ -188,9 +224,22 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             response=completion.text,
             finish_reason=completion.finish_reason,
             prompt_tokens=reply.prompt_tokens,
-            response_tokens=len(completion.token_ids),
+            response_tokens=reply.usage.response_tokens if reply.usage else len(completion.token_ids),
             seed=completion.seed,
             model=self.job.sampled,
+            usage=_usage(reply),
             token_ids=completion.token_ids if kept else None,
             logprobs=completion.logprobs if kept else None,
         )
+
+
+def _usage(reply: ChatReply) -> SampleUsage | None:
+    """Of an API, what a sample took."""
+    if (usage := reply.usage) is None:
+        return None
+    return SampleUsage(
+        model=usage.model or None,
+        cost=usage.cost,
+        cached_cost=usage.cached_cost if usage.cached else None,
+        without=usage.without or None,
+    )
