@@ -21,7 +21,9 @@ _LICENCE_REF = "{http://www.niso.org/schemas/ali/1.0/}license_ref"
 _CASE = re.compile(r"^(?:\W*|\d[\d.]*\s*)(?:the\s+)?(?:clinical\s+)?(?:case|patient)\b(?!\s*[- ](?:control|series))", re.I)
 _ONE_CASE = re.compile(r"^\W*(?:case|patient)\s*(?:no\.?\s*|#)?(?:\d+|[ivx]+|[a-h])\b", re.I)
 _OF_ANOTHER = re.compile(
-    r"\b(?:reproduced|reprinted|adapted|modified|taken|used|courtesy)\b.{0,40}\b(?:permission|from|of)\b|©|\(c\)\s*\d{4}", re.I
+    r"\b(?:reproduced|reprinted|adapted|modified)\b.{0,40}\b(?:permission|from|of)\b|\btaken from\b|\bused with (?:kind )?permission\b"
+    r"|\bcourtesy of\b|©|\(c\)\s*\d{4}",
+    re.I,
 )
 _LEFT_OUT = ("fig", "fig-group", "table-wrap", "table-wrap-group", "supplementary-material", "disp-formula", "boxed-text", "media")
 """What stands between or within paragraphs and is no part of their text."""

@@ -119,10 +119,10 @@ class _Bank:
             return candidate, self._question(source, candidate, stated)
 
         for candidate, question in in_order(made, source.read()):
-            first = self.places.setdefault(candidate.id, candidate.where)
-            tally.read += 1
-            if first is not candidate.where:
+            if (first := self.places.get(candidate.id)) is not None:
                 raise UserError(f"{candidate.where}: the id {shown(candidate.id)!r} is also that of {first}; ids must differ")
+            self.places[candidate.id] = candidate.where
+            tally.read += 1
             if isinstance(question, str):
                 tally.dropped[question] += 1
                 continue

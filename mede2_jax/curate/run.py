@@ -19,7 +19,7 @@ from mede2_jax.curate.duplicates import find_duplicates
 from mede2_jax.curate.funnel import Stage, draw, table
 from mede2_jax.curate.leakage import find_leaks
 from mede2_jax.curate.split import held_out
-from mede2_jax.curate.verdict import Dropped, Step
+from mede2_jax.curate.verdict import Step
 from mede2_jax.data.questions import QuestionFile, open_questions
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.image_root import image_root
@@ -151,11 +151,7 @@ def _write(
 def _left(steps: Sequence[Step], bank: Bank) -> Iterator[Left]:
     for step in steps:
         for number, found in sorted(step.dropped.items()):
-            yield _record(bank.questions[number].id, step.name, found)
-
-
-def _record(id: str, step: str, found: Dropped) -> Left:
-    return Left(id=id, step=step, **found.content())
+            yield Left(id=bank.questions[number].id, step=step.name, **found.content())
 
 
 def _manifest(config: CurateConfig, root: Path, steps: Sequence[Step], stages: Sequence[Stage]) -> dict[str, Any]:

@@ -83,7 +83,11 @@ def test_a_licence_is_where_articles_have_it(within, licence):
         ("<caption><p>Reproduced with permission from Smith et al.</p></caption>", True),
         ("<caption><p>A scan.</p></caption><attrib>Courtesy of the museum</attrib>", True),
         ("<caption><p>A scan.</p></caption><permissions><copyright-statement>© 1999</copyright-statement></permissions>", True),
-        ("<caption><p>The contrast was used in the left arm.</p></caption>", False),
+        ("<caption><p>Used with permission of the publisher.</p></caption>", True),
+        ("<caption><p>Taken from an atlas.</p></caption>", True),
+        ("<caption><p>The contrast was used in the left arm of the patient.</p></caption>", False),
+        ("<caption><p>A radiograph taken on day 2 of admission.</p></caption>", False),
+        ("<caption><p>Shown with the permission of the patient.</p></caption>", False),
     ],
 )
 def test_a_figure_of_another_work_is_known(within, is_anothers):
