@@ -9,7 +9,7 @@ import os
 
 QUICK = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 # XLA ends a process whose devices wait 40 s for each other, which on a machine that is busy with other things proves nothing.
-PATIENT = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120 --xla_cpu_collective_call_terminate_timeout_seconds=2400"
+PATIENT = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120 --xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
 def xla_flags(devices=None):
@@ -20,4 +20,4 @@ def xla_flags(devices=None):
 
 def one_device(**more):
     """The environment of a process as a user starts it: the tests' own, with one CPU device."""
-    return os.environ | {"XLA_FLAGS": xla_flags()} | more
+    return {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"} | {"XLA_FLAGS": xla_flags()} | more

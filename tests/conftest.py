@@ -20,6 +20,10 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
 
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cheap_programs.xla_flags(devices=8)}".strip()
 
+from mede2_jax.parallel.host import prepare_host  # imports no JAX
+
+prepare_host()
+
 # Compiled programs are kept from session to session, for this process and those that it starts (workers among them), which inherit this.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     import compiled_cache

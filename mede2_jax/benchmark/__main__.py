@@ -21,6 +21,7 @@ from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.flags import parse
 from mede2_jax.parallel.distributed import find_place
 from mede2_jax.parallel.gpu import prepare_gpu
+from mede2_jax.parallel.host import prepare_host
 from mede2_jax.train.config import EMBEDDED, Stage, embedded_defaults
 
 DESCRIPTION = """Measure a training step: time, real tokens and pairs a second, TFLOP/s, MFU, memory, and whether the data keep up.
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if find_place(config.distributed, os.environ) is not None:
         raise UserError("the benchmark measures the devices of one process; start it once, outside of srun and without distributed.…")
     prepare_gpu()
+    prepare_host()
     family = config.family or DEFAULT_FAMILY
     run(config, config.model or tiny.model_directory(TINY_MODELS / f"tiny-{family}", family), Console(soft_wrap=True))
 

@@ -18,6 +18,7 @@ from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.flags import parse
 from mede2_jax.parallel.distributed import DistributedConfig, agreed, is_first, joined
 from mede2_jax.parallel.gpu import prepare_gpu
+from mede2_jax.parallel.host import prepare_host
 from mede2_jax.train.config import EMBEDDED, Stage, TrainConfig, embedded_defaults, embedded_summary
 from mede2_jax.train.run import run
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
     if config.model is None and not embedded:
         raise UserError("no model: set --model=MODEL_DIR (make one with python -m mede2_jax.convert --from=HF_DIR --to=MODEL_DIR)")
     prepare_gpu()
+    prepare_host()
     with joined(config.distributed):
         console = Console(soft_wrap=True, quiet=not is_first())
         config = config.model_copy(update={"distributed": DistributedConfig()})  # which process this is, is no part of the run

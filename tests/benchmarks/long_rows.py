@@ -28,6 +28,9 @@ def main() -> None:
     given = parser.parse_args()
     os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={given.sequence}")
     sys.path[:0] = [str(TESTS), str(TESTS / "train")]
+    from mede2_jax.parallel.host import prepare_host
+
+    prepare_host()
     from training import make_config, one_device_inputs
 
     from mede2_jax import tiny

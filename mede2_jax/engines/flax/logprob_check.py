@@ -26,6 +26,7 @@ from mede2_jax.engines.flax.programs import open_model
 from mede2_jax.families import model_config
 from mede2_jax.models.logprobs import token_logprobs
 from mede2_jax.parallel import rules
+from mede2_jax.parallel.host import prepare_host
 from mede2_jax.parallel.mesh import MeshConfig, make_mesh
 
 PERCENTILES = (50, 90, 99, 99.9)
@@ -84,6 +85,7 @@ def training_logprobs(model: Path, dtype: str) -> Callable[[Mapping[str, np.ndar
         UserError: The model directory is damaged or of another shape.
     """
     family, sizes = model_config(model)
+    prepare_host()
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     graph, params = open_model(family, sizes, model, mesh, jnp.dtype(dtype))
 

@@ -33,6 +33,7 @@ from mede2_jax.families import check_tokenizer, model_config
 from mede2_jax.foreign import one_line
 from mede2_jax.models.decoding import CacheShape, Decoding, Progress, read_block
 from mede2_jax.models.sampling import TokenChoice, seed_key
+from mede2_jax.parallel.host import prepare_host
 from mede2_jax.parallel.mesh import MeshConfig, make_mesh
 from mede2_jax.weights.model_info import own_dtype, read_info
 
@@ -85,6 +86,7 @@ class FlaxSampler:
         Raises:
             UserError: It cannot be loaded, or does not fit.
         """
+        prepare_host()
         if jax.process_count() > 1:
             raise UserError(
                 f"{jax.process_count()} processes are not supported; let each process answer its share of the questions by itself"
