@@ -54,7 +54,9 @@ def parse(
 
     def place(location: tuple[int | str, ...]) -> str:
         name = ".".join(map(str, location))
-        return f"--{name}" if _holds(from_flags, location) else f"{file}: {name}" if _holds(from_file, location) else name
+        if _holds(from_flags, location):  # of several values the message shows which one is meant
+            return "--" + ".".join(part for part in location if isinstance(part, str))
+        return f"{file}: {name}" if _holds(from_file, location) else name
 
     try:
         return config_type.model_validate(_merged(values, from_flags))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mede2_jax.config import MOST_FAULTS, UserError, counted
@@ -11,6 +12,7 @@ from mede2_jax.evaluate.config import EvaluateConfig
 from mede2_jax.foreign import shown
 from mede2_jax.tasks.asking import OPEN
 from mede2_jax.tasks.catalogue import Items, check_columns, find_task, open_items
+from mede2_jax.tasks.item import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ def choose(config: EvaluateConfig) -> list[Chosen]:
     """
     named = [find_task(name) for name in config.task]  # all names before the first file
     prompts = [tuple(dict.fromkeys(name for said in config.prompt for name in task.prompt_names(said))) for task in named]
-    tasks = [open_items(task, data, images=False) for task, data in zip(named, config.folders, strict=True)]
+    tasks = [_items(task, data, config) for task, data in zip(named, config.folders, strict=True)]
     for items in tasks:
         check_columns(items.task, items.files, images=True)
     if unknown := [one for one in config.ids if not any(one in items.by_id for items in tasks)]:
@@ -54,6 +56,15 @@ def choose(config: EvaluateConfig) -> list[Chosen]:
             if all(one.items.task.as_asked(known[name], prompt) is None for name in one.ids):
                 raise UserError(f"{one.items.task.name}: options of all items that are asked are images, which {prompt} cannot leave out")
     return chosen
+
+
+def _items(task: Task, data: Path, config: EvaluateConfig) -> Items:
+    try:
+        return open_items(task, data, images=False)
+    except UserError as error:
+        if len(config.task) > 1 and len(config.data) == 1 and data.is_file():
+            raise UserError(f"{error}; --data is one file for {len(config.task)} tasks: give one for each, with commas between") from None
+        raise
 
 
 def identity(chosen: Sequence[Chosen]) -> Mapping[str, Any]:

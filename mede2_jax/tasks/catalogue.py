@@ -65,11 +65,20 @@ def find_task(name: str) -> Task:
 
 
 def _meant(name: str, names: Sequence[str]) -> list[str]:
-    """The names that an unknown one may stand for: as others write them, of a slip, those that begin so, or else that it begins with."""
+    """The names that an unknown one may stand for: as others write them, of a slip, those that begin so, or with as many of its words."""
     plain = re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
-    if near := nearest(plain, names):
-        return [near]
-    return [one for one in names if plain and one.startswith(plain)] or [one for one in names if plain.startswith(f"{one}_")]
+    if not plain or (near := nearest(plain, names)):
+        return [near] if plain else []
+    if begun := [one for one in names if one.startswith(plain)]:
+        return begun
+    words = plain.split("_")
+    for count in range(len(words) - 1, 0, -1):
+        start, others = "_".join(words[:count]), words[count:]
+        if start in names:
+            return [start]
+        if begun := [one for one in names if one.startswith(f"{start}_")]:
+            return [one for one in begun if all(word in one for word in others)] or begun
+    return []
 
 
 @dataclasses.dataclass(frozen=True)

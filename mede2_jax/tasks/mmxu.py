@@ -57,7 +57,7 @@ class MMXU(AskedAsMedXpertQA):
 
 def _path(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
-    return text({name: value[0] if isinstance(value, list) and len(value) == 1 else value}, name, where)
+    return text({**row, name: value[0]} if isinstance(value, list) and len(value) == 1 else row, name, where)
 
 
 TASKS = (MMXU(),)

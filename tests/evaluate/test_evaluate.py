@@ -305,6 +305,7 @@ def test_broken_and_missing_images_are_named(data, tiny_model, server, tmp_path)
         (["--prompt=haiku"], "--prompt=haiku is none of medqa's: mede2, mede2_open, cot, ao, reasoning, boxed, or official for all"),
         (["--prompt=mede2_open", "--mode=official"], "no owner asks mede2_open, so none says how its replies are read"),
         (["--judge.model=gpt-4o"], "no judge is asked, so model has no use; give judge.api=gemini or judge.api=openai"),
+        (["--task=medqa,mmxu", "--data={medqa}"], "; --data is one file for 2 tasks: give one for each, with commas between"),
         (["--data=/none"], "no data of medqa at '/none'"),
         (["--data=/a,/b"], "data has 2 folders for 1 tasks; give one for all, or one for each"),
         (["--ids=medqa-0,medqa-77"], "--ids: medqa-77 is no item of medqa"),
@@ -321,7 +322,8 @@ def test_broken_and_missing_images_are_named(data, tiny_model, server, tmp_path)
 )
 def test_bad_input_is_one_line_and_asks_nothing(data, tiny_model, server, tmp_path, capsys, more, expected):
     (tmp_path / "file").write_text("")
-    more = [one.format(file=tmp_path / "file") for one in more]
+    [medqa] = data["medqa"].rglob("*.jsonl")
+    more = [one.format(file=tmp_path / "file", medqa=medqa) for one in more]
     replaced = {one.partition("=")[0] for one in more}
     same = [one for one in flags(["medqa"], data, tiny_model, tmp_path / "out", server) if one.partition("=")[0] not in replaced]
     with pytest.raises(SystemExit) as stop:

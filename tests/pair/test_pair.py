@@ -356,7 +356,7 @@ def test_a_failure_leaves_the_pairs_that_were_there(base, judged, tmp_path):
         (["--judgments={tmp}/none.jsonl"], "cannot read data file"),
         (["--rollouts={tmp}/none.jsonl"], "cannot read data file"),
         (["--out={tmp}"], "--out=.* is a folder; give a file"),
-        (["--criteria=kindness"], "--criteria.0: .*'logical_consistency', 'image_analysis', 'no_hallucination' or 'reflection'"),
+        (["--criteria=kindness"], "--criteria: .*'logical_consistency', 'image_analysis', 'no_hallucination' or 'reflection'"),
         (["--criteria=reflection,reflection"], "must name each criterion once"),
         (["--max_similarity=0"], "--max_similarity"),
         (["--eval_fraction=1"], "--eval_fraction"),

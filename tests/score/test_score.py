@@ -263,6 +263,7 @@ def test_items_that_hang_together_are_drawn_together(tmp_path):
         ),
         (lambda r: [r[0] | {"sample": -1}, *r[1:]], [], "r.jsonl:1: column 'sample' must be the sample's number from 0, found -1"),
         (lambda r: [r[0] | {"id": ["x"]}, *r[1:]], [], "r.jsonl:1: column 'id' must be an item's id"),
+        (lambda r: r, ["--k=2,0"], "error: --k: Input should be greater than or equal to 1 (got '0')"),
         (lambda r: r, ["--k=2"], "k=2 is more than the 1 samples that every item has"),
         (lambda r: r, ["--prompt=haiku"], "--prompt=haiku is none of medqa's: cot, ao, reasoning, boxed, mede2"),
         (lambda r: r, ["--task=medka"], "unknown task 'medka' (did you mean 'medqa'?); the tasks are "),

@@ -174,6 +174,7 @@ def test_diagnosisarena_options_in_any_form(options, tmp_path):
         ("mmmu_pro_standard10", {"id": "test_Pharmacy_1", "options": "__import__('os')"}, "column 'options' must hold a list of texts"),
         ("mmmu_pro_standard10", {"id": "test_Pharmacy_1", "options": "{[]: 'x'}"}, "column 'options' must hold a list of texts"),
         ("mmxu", mmxu(1) | {"cur_image_path": "a.jpg"}, "names no patient"),
+        ("mmxu", {k: v for k, v in mmxu(1).items() if k != "prior_image_path"}, "column 'prior_image_path' is missing; the columns are "),
         ("medbullets_op5", medbullets(1, options=4), "column 'ope' is missing"),
         ("medxpertqa_text", medxpertqa(1), "MM-1 is of MedXpertQA MM, and not of Text; take that task, or the other file"),
         ("medxpertqa_mm", medxpertqa(1, subset="Text", options=10), "Text-1 is of MedXpertQA Text, and not of MM; take that task"),
@@ -244,6 +245,8 @@ def test_what_is_missing_or_there_twice_is_said(tmp_path):
         ("MMMU-Pro-standard10-", "'mmmu_pro_standard10'"),
         ("mmmu_pro_v", "'mmmu_pro_vision' or 'mmmu_pro_vision_health'"),
         ("mmmu_validation", "'mmmu'"),
+        ("mmmu_pro_10", "'mmmu_pro_standard10' or 'mmmu_pro_standard10_health'"),
+        ("medxpertqa_images", "'medxpertqa_mm' or 'medxpertqa_text'"),
     ],
 )
 def test_an_unknown_task_is_told_the_names_that_are_near(name, meant):
