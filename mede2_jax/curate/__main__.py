@@ -20,7 +20,10 @@ Without --questions and --config it takes the sample's:
 
   both           python -m mede2_jax.curate --questions=bank.jsonl --out=curated.jsonl --leakage.task=medqa,mmmu --leakage.data=MedQA/,MMMU/
   too easy       … --difficulty.rollouts=base1.jsonl,base2.jsonl [--difficulty.pass_rate=0.1,0.9]: responses of baselines, from rollout
+  no reasoning   … --type.rollouts=types.jsonl: what is pattern recognition alone (rollout --ask=type)
   unsolvable     … --solvability.rollouts=expert1.jsonl,expert2.jsonl: each has to be right at least once
+  said in words  … --refinement.rollouts=refinements.jsonl: what the images show is taken out of the text (rollout --ask=refinement)
+  the paper's    … --config=configs/curate_multimodal.yaml, or curate_text.yaml
   one step       … --steps=duplicates --duplicates.similarity=0.7
   hold out       … --eval_fraction=0.1: whole groups that share a case, a picture or a text, into curated.eval.jsonl
   why not q17?   python -m mede2_jax.trace q17 --curated=curated.jsonl

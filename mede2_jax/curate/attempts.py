@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mede2_jax.config import MOST_FAULTS, UserError, counted
 from mede2_jax.curate.config import DifficultyOptions, SolvabilityOptions
+from mede2_jax.curate.replies import read_replies
 from mede2_jax.curate.verdict import Dropped, Step
 from mede2_jax.data.questions import QuestionFile
-from mede2_jax.data.readers import read_own
-from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Question, Rollout
-from mede2_jax.foreign import shown
 from mede2_jax.reasoning.answers import grade
 
 NO_ANSWER, SOLVED, TOO_EASY, TOO_HARD, UNSOLVED = (
@@ -79,21 +75,11 @@ def _begin(name: str, file: QuestionFile, numbers: Sequence[int], paths: Sequenc
 
 def _attempts(path: Path, questions: Mapping[int, Question]) -> dict[int, list[bool]]:
     """Whether each response of a file is right, by question. What cannot be read is not."""
-    numbers, found = {question.id: number for number, question in questions.items()}, defaultdict[int, list[bool]](list)
-    file, seen = RecordFile(path), Counter[str]()
-    for place in range(len(file)):
-        rollout = read_own(file[place], Rollout, file.where(place))
-        if (number := numbers.get(rollout.question_id)) is None:
-            continue
-        question = questions[number]
-        if differing := [name for name in _SAME if getattr(rollout, name) != getattr(question, name)]:
-            told = f"its {' and '.join(differing)} differ{'s' if len(differing) == 1 else ''}"
-            raise UserError(f"{file.where(place)}: answers another question than {shown(question.id)} of the bank ({told}); sample it anew")
-        seen[rollout.id] += 1
-        if seen[rollout.id] > 1:
-            raise UserError(f"{file.where(place)}: the id {shown(rollout.id)} is there twice; take one out")
-        found[number].append(grade(rollout.response, question.answer, question.options) == "correct")
-    if missing := [question.id for number, question in questions.items() if number not in found]:
-        some = ", ".join(map(shown, missing[:MOST_FAULTS])) + (", …" if len(missing) > MOST_FAULTS else "")
-        raise UserError(f"{path} has no response to {counted(len(missing), 'question')} ({some}); sample them: python -m mede2_jax.rollout")
-    return found
+
+    def differing(rollout: Rollout, question: Question) -> Sequence[str]:
+        return [name for name in _SAME if getattr(rollout, name) != getattr(question, name)]
+
+    def is_right(rollout: Rollout, question: Question) -> bool:
+        return grade(rollout.response, question.answer, question.options) == "correct"
+
+    return read_replies(path, questions, Rollout, differing, is_right, "python -m mede2_jax.rollout")

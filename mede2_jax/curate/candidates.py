@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mede2_jax.curate.pictures import hashes, neighbours, stacked
-from mede2_jax.curate.texts import Text, stem_of, text_of
+from mede2_jax.curate.texts import Text, text_of
+from mede2_jax.data.about import stem_of
 from mede2_jax.data.images import decode_image
 from mede2_jax.data.ordered import in_order
 from mede2_jax.data.questions import CASE, QuestionFile

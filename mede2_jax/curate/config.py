@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from mede2_jax.config import Config, UserError
 from mede2_jax.embedded import Embedded
+from mede2_jax.reasoning.remarks import QuestionType
 
 EMBEDDED = Embedded({"questions": "runs/bank.jsonl", "out": "runs/curated.jsonl"}, {}, ("questions",))
 """The sample's bank, as `python -m mede2_jax.bank` makes it."""
-StepName = Literal["duplicates", "leakage", "difficulty", "solvability"]
+StepName = Literal["duplicates", "leakage", "difficulty", "type", "solvability", "refinement"]
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -85,6 +86,22 @@ class SolvabilityOptions(Config):
     """Of experts, one file each: a question stays that each of them gets right at least once. The paper has two, with four attempts."""
 
 
+class TypeOptions(Config):
+    """Which questions with images take no reasoning, by what a model says about them."""
+
+    rollouts: tuple[Path, ...] = ()
+    """What `python -m mede2_jax.rollout --ask=type` writes; of several replies most count."""
+    drop: tuple[QuestionType, ...] = ("pattern_recognition",)
+    """What is left out: pattern_recognition, as in the paper, knowledge_recall, or both with a comma between."""
+
+
+class RefinementOptions(Config):
+    """How questions read without what their images show."""
+
+    rollouts: tuple[Path, ...] = ()
+    """What `python -m mede2_jax.rollout --ask=refinement` writes; of several replies the first that changes nothing else is taken."""
+
+
 class CurateConfig(Config):
     """A bank, and what is made of it."""
 
@@ -99,14 +116,16 @@ class CurateConfig(Config):
     questions: Path | None = None
     """The bank: what `python -m mede2_jax.bank` writes, or any file of questions."""
     out: Path | None = None
-    """File for the questions that stay. Beside it: those held out (.eval.jsonl), those left out with their reasons (.dropped.jsonl) and
-    a figure (.funnel.png). What this command wrote there before is replaced."""
-    steps: tuple[StepName, ...] = ("duplicates", "leakage", "difficulty", "solvability")
+    """File for the questions that stay. Beside it: those held out (.eval.jsonl), those left out with their reasons (.dropped.jsonl), those
+    that were edited (.refined.jsonl) and a figure (.funnel.png). What this command wrote there before is replaced."""
+    steps: tuple[StepName, ...] = get_args(StepName)
     """What is done, in this order; with commas between. Steps that are given no benchmark, or no rollouts, are left out, and it is said."""
     duplicates: DuplicateOptions = DuplicateOptions()
     leakage: LeakageOptions = LeakageOptions()
     difficulty: DifficultyOptions = DifficultyOptions()
+    type: TypeOptions = TypeOptions()
     solvability: SolvabilityOptions = SolvabilityOptions()
+    refinement: RefinementOptions = RefinementOptions()
     eval_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the questions that is held out: whole groups that share a case, a picture or a text."""
     seed: int = 0
@@ -128,10 +147,19 @@ class CurateConfig(Config):
         """Steps that are given nothing to go by, with the option that they want."""
         needs: dict[StepName, tuple[Sequence[object], str]] = {
             "leakage": (self.leakage.task, "--leakage.task"),
-            "difficulty": (self.difficulty.rollouts, "--difficulty.rollouts"),
-            "solvability": (self.solvability.rollouts, "--solvability.rollouts"),
+            **{step: (rollouts, f"--{step}.rollouts") for step, rollouts in self.replies.items()},
         }
         return {step: option for step, (given, option) in needs.items() if step in self.steps and not given}
+
+    @property
+    def replies(self) -> dict[StepName, tuple[Path, ...]]:
+        """The files that steps go by."""
+        return {
+            "difficulty": self.difficulty.rollouts,
+            "type": self.type.rollouts,
+            "solvability": self.solvability.rollouts,
+            "refinement": self.refinement.rollouts,
+        }
 
     def beside(self, what: str, suffix: str = ".jsonl") -> Path:
         """Another file of this run: `curated.WHAT.jsonl` by `curated.jsonl`."""

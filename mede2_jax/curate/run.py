@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from mede2_jax.curate.config import CurateConfig, StepName
 from mede2_jax.curate.duplicates import find_duplicates
 from mede2_jax.curate.funnel import Stage, draw, table
 from mede2_jax.curate.leakage import find_leaks
+from mede2_jax.curate.remarks import find_types, refine
 from mede2_jax.curate.split import held_out
-from mede2_jax.curate.verdict import Step
+from mede2_jax.curate.verdict import Edited, Step
+from mede2_jax.data.about import marked_stem
 from mede2_jax.data.questions import QuestionFile, open_questions
+from mede2_jax.data.records import Question
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.image_root import image_root
 from mede2_jax.outputs.manifest import file_digest
@@ -42,6 +45,19 @@ class Left(Config):
     pass_rate: float | None = None
 
 
+class Refined(Config):
+    """A question whose text was to be edited."""
+
+    id: str
+    kept: str | None = None
+    """Why it is as it was."""
+    removed: tuple[str, ...] | None = None
+    """What was taken out."""
+    before: str
+    after: str | None = None
+    """The questions, with marks where their images stand."""
+
+
 def run(config: CurateConfig, console: Console) -> None:
     """Curates a bank.
 
@@ -53,8 +69,7 @@ def run(config: CurateConfig, console: Console) -> None:
         UserError: Something the user gave cannot be used, or no question is left; files that were there are as they were.
     """
     assert config.out is not None and config.questions is not None
-    places = [config.out, config.beside("dropped"), config.beside("eval")]
-    for place in places:
+    for place in _places(config):
         check_replaceable(place, COMMAND, "curated")
     root = image_root(config.questions, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
     file = open_questions(config.questions, root, config.max_image_pixels)
@@ -78,7 +93,7 @@ def run(config: CurateConfig, console: Console) -> None:
     _write(config, file, root, steps, [[number for number in kept if number not in evaluated], sorted(evaluated)], bank, stages)
     draw(stages, config.beside("funnel", ".png"))
     console.print(table(stages))
-    for what, path in (("questions", config.out), ("held out", config.beside("eval")), ("left out", config.beside("dropped"))):
+    for what, path in zip(("questions", "left out", "held out", "edited"), _places(config), strict=True):
         if path.exists():
             console.print(f"{what + ':':10} {path}", soft_wrap=True, markup=False)
 
@@ -88,7 +103,17 @@ def _find(name: StepName, file: QuestionFile, bank: Bank, kept: Sequence[int], c
         return find_duplicates(bank, kept, config.duplicates)
     if name == "leakage":
         return find_leaks(bank, kept, config.leakage, config.max_image_pixels)
-    return find_easy(file, kept, config.difficulty) if name == "difficulty" else find_unsolvable(file, kept, config.solvability)
+    if name == "difficulty":
+        return find_easy(file, kept, config.difficulty)
+    if name == "type":
+        return find_types(file, kept, config.type)
+    return find_unsolvable(file, kept, config.solvability) if name == "solvability" else refine(file, kept, config.refinement)
+
+
+def _places(config: CurateConfig) -> list[Path]:
+    """All files that a run may write with a manifest."""
+    assert config.out is not None
+    return [config.out, *map(config.beside, ("dropped", "eval", "refined"))]
 
 
 def _why(steps: Sequence[Step]) -> str:
@@ -128,12 +153,18 @@ def _write(
     """The questions that stay, those left out and those held out, with a manifest each."""
     assert config.out is not None
     train, evaluated = splits
+    edited = {number: found for step in steps for number, found in step.edited.items()}
+
+    def questions(numbers: Sequence[int]) -> Iterator[Question]:
+        return (edited[number].question if number in edited else file.question(number) for number in numbers)
+
     content: list[tuple[Path, str, Iterator[Any]]] = [
-        (config.out, "train", (file.question(number) for number in train)),
+        (config.out, "train", questions(train)),
         (config.beside("dropped"), "dropped", _left(steps, bank)),
-        *([(config.beside("eval"), "eval", (file.question(number) for number in evaluated))] if evaluated else []),
+        *([(config.beside("eval"), "eval", questions(evaluated))] if evaluated else []),
+        *([(config.beside("refined"), "refined", _refined(edited, file))] if edited else []),
     ]
-    outs, places = [path for path, _, _ in content], [config.out, config.beside("dropped"), config.beside("eval")]
+    outs, places = [path for path, _, _ in content], _places(config)
     manifest = _manifest(config, root, steps, stages)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(OutputFile(partial_path(path), "questions")) for path in outs]
@@ -154,9 +185,18 @@ def _left(steps: Sequence[Step], bank: Bank) -> Iterator[Left]:
             yield Left(id=bank.questions[number].id, step=step.name, **found.content())
 
 
+def _refined(edited: Mapping[int, Edited], file: QuestionFile) -> Iterator[Refined]:
+    for number, found in sorted(edited.items()):
+        before, after = marked_stem(file.question(number)), marked_stem(found.question)
+        if found.kept:
+            yield Refined(id=found.question.id, before=before, kept=found.kept)
+        else:
+            yield Refined(id=found.question.id, before=before, removed=found.removed, after=after)
+
+
 def _manifest(config: CurateConfig, root: Path, steps: Sequence[Step], stages: Sequence[Stage]) -> dict[str, Any]:
     assert config.questions is not None
-    attempts = {"difficulty": config.difficulty.rollouts, "solvability": config.solvability.rollouts}
+    edited = Counter(found.kept or "edited" for step in steps for found in step.edited.values())
     certificates = [certificate for step in steps for certificate in step.certificates]
     return {
         "command": COMMAND,
@@ -164,12 +204,13 @@ def _manifest(config: CurateConfig, root: Path, steps: Sequence[Step], stages: S
         "questions": {"path": str(config.questions.absolute()), "digest": file_digest(config.questions)},
         "attempts": {
             step: [{"path": str(path.absolute()), "digest": file_digest(path)} for path in paths]
-            for step, paths in attempts.items()
+            for step, paths in config.replies.items()
             if paths and step in config.steps
         },
         "images": {"root": str(root.absolute())},
         "versions": {"mede2_jax": __version__},
         "counts": {stage.name: {"text": stage.text, "images": stage.images} for stage in stages},
         "dropped": {stage.name: dict(stage.dropped) for stage in stages if stage.dropped},
+        **({"edited": dict(edited)} if edited else {}),
         **({"leakage": {"checked": certificates}} if certificates else {}),
     }

@@ -5,8 +5,6 @@ Case, punctuation, accents and how numbers are spaced do not count: `5mg` is `5 
 
 from __future__ import annotations
 
-import re
-import unicodedata
 import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,8 +13,8 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from jaxtyping import UInt64
 
-from mede2_jax.data.records import Question
 from mede2_jax.reasoning.normal_form import normalised
+from mede2_jax.reasoning.words import words
 
 RUN = 3
 """Words of the runs by which two texts are compared."""
@@ -26,7 +24,6 @@ SHORT = 20
 """Words below which a text is too common to be known by itself, as `what does this image show` is."""
 _PERMUTATIONS = 128
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 class Text(NamedTuple):
@@ -51,22 +48,15 @@ def text_of(stem: str, options: Mapping[str, str] | None, answer: str | None) ->
         options: Letter to text.
         answer: A letter of these, or a text.
     """
-    words = _words(stem)
+    said = _words(stem)
     right = (options or {}).get(answer or "", answer or "")
     return Text(
         runs=np.unique(np.concatenate([_runs(_words(part), RUN) for part in (stem, *sorted((options or {}).values()))])),
-        long_runs=np.unique(_runs(words, LONG_RUN)),
-        words=len(words),
+        long_runs=np.unique(_runs(said, LONG_RUN)),
+        words=len(said),
         options=frozenset(normalised(option) for option in (options or {}).values()),
         answer=normalised(right),
     )
-
-
-def stem_of(question: Question) -> str:
-    """What the user says, without the choices at its end."""
-    said = question.prompt[-1].text
-    before, mark, _ = said.rpartition("\nAnswer Choices:")
-    return before if mark and question.options else said
 
 
 def similarity(one: Text, other: Text) -> float:
@@ -120,9 +110,8 @@ def _sketch(text: Text) -> MinHash:
 
 def _words(text: str) -> UInt64[np.ndarray, " N"]:
     """A number for each word."""
-    said = unicodedata.normalize("NFKD", text).casefold()
-    words = _WORD.findall("".join(one for one in said if not unicodedata.combining(one)))
-    return np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
+    found = words(text)
+    return np.fromiter((zlib.crc32(word.encode()) for word in found), np.uint64, len(found))
 
 
 def _runs(words: UInt64[np.ndarray, " N"], length: int) -> UInt64[np.ndarray, " M"]:

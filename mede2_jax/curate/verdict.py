@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from mede2_jax.data.records import Question
+
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
@@ -25,12 +27,25 @@ class Dropped:
         return {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, "")}
 
 
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    """A question whose text was to be edited."""
+
+    question: Question
+    """As it is now."""
+    kept: str
+    """Why it is as it was; empty: it is not."""
+    removed: tuple[str, ...] = ()
+    """What was taken out."""
+
+
 @dataclasses.dataclass
 class Step:
     """A step's findings, by number of the question."""
 
     name: str
     dropped: dict[int, Dropped] = dataclasses.field(default_factory=dict)
+    edited: dict[int, Edited] = dataclasses.field(default_factory=dict)
     together: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     """Pairs of questions that a split must not part."""
     certificates: list[dict[str, Any]] = dataclasses.field(default_factory=list)

@@ -17,7 +17,7 @@ from mede2_jax.config import UserError
 from mede2_jax.data.faults import describe_fault
 from mede2_jax.data.raw import PLACEHOLDER, Json, contents_of, messages_of, object_parts, refuse_video
 from mede2_jax.data.record_file import json_kind
-from mede2_jax.data.records import Demonstration, Judgment, PreferencePair, Prompted, Question, Record, Rollout
+from mede2_jax.data.records import Demonstration, Judgment, PreferencePair, Prompted, Question, Record, Remark, Rollout
 from mede2_jax.data.sharegpt import from_sharegpt
 from mede2_jax.data.trl import FILE_KEYS, from_trl
 from mede2_jax.data.turns import Place, check_record, is_empty, read_flags, taken_out, without_nulls
@@ -25,7 +25,7 @@ from mede2_jax.foreign import shown
 
 Format = Literal["mede2", "sharegpt", "trl"]
 RecordT = TypeVar("RecordT", Demonstration, PreferencePair)
-OwnT = TypeVar("OwnT", Question, Rollout, Judgment)
+OwnT = TypeVar("OwnT", Question, Rollout, Remark, Judgment)
 
 _SHAPES: dict[type[Record], str] = {
     Demonstration: '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
@@ -83,6 +83,8 @@ def read_own(raw: Json, kind: type[OwnT], where: str) -> OwnT:
             _check_question(raw)
             raw |= {"prompt": _turns(raw, "prompt", "prompt")[0]}
         elif issubclass(kind, Prompted):
+            if kind is Rollout and raw.get("about") is not None:
+                raise ValueError("this is what a model says about a question (rollout --ask), not an answer; give rollouts without --ask")
             for message in messages_of(raw, "prompt"):
                 refuse_video(message)
         return kind.model_validate(_without_id(raw) | _identity(raw))

@@ -210,6 +210,14 @@ class Rollout(Question):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class Remark(Rollout):
+    """What a model says about a question, sampled as an answer is: `prompt` is what it was asked, no right answer is known. Its parent is
+    the question."""
+
+    about: str
+    """Name and version of the prompt."""
+
+
 class JudgedBy(Config):
     """Who judged, and how it was asked."""
 

@@ -61,11 +61,8 @@ def read_verdicts(text: str, names: Mapping[NameT, str], *, reasons: bool) -> di
     Raises:
         Unreadable: There is no such object, a verdict is missing or neither Yes nor No, or two objects differ.
     """
-    found, thought = _objects(text), _last_thought_end(text)
-    if thought and any(start >= thought for start, _ in found):
-        text, found = text[thought:], [(start - thought, end - thought) for start, end in found if start >= thought]
     # The whole text is read as one object where that says more of what is wrong with it.
-    values = [_parsed(text[start:end]) for start, end in found]
+    text, values = _said(text)
     said = [partial for value in values if (partial := _verdicts(value, names, reasons))]
     complete = [verdicts for verdicts in said if len(verdicts) == len(names)]
     if not complete:
@@ -75,6 +72,30 @@ def read_verdicts(text: str, names: Mapping[NameT, str], *, reasons: bool) -> di
     if differing := [names[one] for verdicts in said for one, verdict in verdicts.items() if verdict.met != last[one].met]:
         raise Unreadable(f"it holds objects that differ, in {differing[0]!r}")
     return last
+
+
+def read_object(text: str, names: Sequence[str]) -> dict[str, Any]:
+    """Reads a reply that is one JSON object: the one in it that has all these names. What stands around it does no harm.
+
+    Raises:
+        Unreadable: There is no such object, or there are two that differ.
+    """
+    text, values = _said(text)
+    complete = [value for value in values if all(name in value for name in names)]
+    if not complete:
+        value = _read_object(text)
+        raise Unreadable(f"{next((name for name in names if name not in value), names[0])!r} is missing")
+    if any(value != complete[-1] for value in complete):
+        raise Unreadable("it holds objects that differ")
+    return complete[-1]
+
+
+def _said(text: str) -> tuple[str, list[dict[str, Any]]]:
+    """The objects of a reply, of those of a thought and those after it the latter, and the text that they are from."""
+    found, thought = _objects(text), _last_thought_end(text)
+    if thought and any(start >= thought for start, _ in found):
+        text, found = text[thought:], [(start - thought, end - thought) for start, end in found if start >= thought]
+    return text, [_parsed(text[start:end]) for start, end in found]
 
 
 def _last_thought_end(text: str) -> int:

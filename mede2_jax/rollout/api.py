@@ -155,13 +155,13 @@ def open_api_job(config: APIRun, console: Console, numbers: Sequence[int] | None
     assert config.questions is not None
     questions = open_questions(config.questions, config.data.image_root, config.data.max_image_pixels)
     all_ids = tuple(questions.ids())
-    numbers = shard_numbers(config, len(all_ids)) if numbers is None else tuple(numbers)
+    numbers = shard_numbers(config, questions) if numbers is None else tuple(numbers)
     images = check_questions(questions, numbers, lambda question, sizes: None, console)
     name = f"{config.engine}/{config.api_model}"
     inputs = {
         # Nobody outside has its weights: the name is all that there is to know it by.
         "model": {"api": config.engine, "name": config.api_model, "digest": name},
-        **question_inputs(questions, len(all_ids), images),
+        **question_inputs(questions, len(all_ids), images, config.ask),
         "versions": versions("pillow"),
     }
     return APIJob(config=config, questions=questions, all_ids=all_ids, numbers=numbers, inputs=inputs)

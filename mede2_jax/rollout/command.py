@@ -30,4 +30,4 @@ class RolloutCommand(EitherRun, RolloutOptions):
     @property
     def of_api(self) -> APIRun:
         """The run of an API's model."""
-        return self.as_api_rollouts(self.questions, self.out)
+        return self.as_api_rollouts(self.questions, self.out).model_copy(update={"ask": self.ask})

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from mede2_jax.data.about import Ask
 from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.embedded import SAMPLE_QUESTIONS, Embedded
 from mede2_jax.engines.chat import Sampling
@@ -108,6 +109,9 @@ class QuestionRun(SamplingRun):
     """Questions: JSONL, or JSON with one list (`data/README.md` has the format)."""
     out: Path | None = None
     """File that the responses go to, one line each. What it already holds is kept, and what is missing is added."""
+    ask: Ask = "answer"
+    """answer: the questions themselves. type: whether a question with images takes reasoning; refinement: how it reads without what its
+    images show. These two are for python -m mede2_jax.curate, and questions without images are left out."""
     data: QuestionOptions = QuestionOptions()
 
 

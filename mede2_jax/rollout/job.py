@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mede2_jax import __version__
 from mede2_jax.config import UserError
+from mede2_jax.data.about import Ask, conversation, is_asked
 from mede2_jax.data.images import ImageSize, describe_stacks
 from mede2_jax.data.judged import files_digest
 from mede2_jax.data.processor import Processor
@@ -28,6 +29,7 @@ from mede2_jax.engines.picture import Picture
 from mede2_jax.families import Family, model_config
 from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.reasoning.answers import BareLetters, true_choice
+from mede2_jax.reasoning.prompts import ABOUT
 from mede2_jax.rollout.config import QuestionRun, RolloutConfig, engine_kind
 from mede2_jax.weights.model_info import ModelInfo, read_info
 
@@ -121,18 +123,18 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: 
     info = read_info(model_dir)
     family, sizes = model_config(model_dir)
     processor = family.load_processor(model_dir, config.data)
-    numbers = shard_numbers(config, len(all_ids)) if numbers is None else tuple(numbers)
+    numbers = shard_numbers(config, questions) if numbers is None else tuple(numbers)
     lengths: list[int] = []
 
     def measure(question: Question, sizes: list[ImageSize]) -> None:
-        lengths.append(len(prompt_tokens(question.prompt, processor, [processor.grid(*size) for size in sizes])))
+        lengths.append(len(prompt_tokens(conversation(question, config.ask), processor, [processor.grid(*size) for size in sizes])))
 
     images = check_questions(questions, numbers, measure, console)
     sampled = info.digest if config.vllm.adapter is None else _adapted_digest(info.digest, config.vllm.adapter)
     inputs = {
         "model": {"path": str(model_dir.absolute()), "family": info.family, "digest": sampled},
         "processor": {"digest": processor.fingerprint, "reserved": list(processor.chat.reserved)},
-        **question_inputs(questions, len(all_ids), images),
+        **question_inputs(questions, len(all_ids), images, config.ask),
         "versions": versions(*VERSIONS),
     }
     return ModelJob(
@@ -151,9 +153,11 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: 
     )
 
 
-def question_inputs(questions: QuestionFile, count: int, images: dict[str, str]) -> dict[str, Any]:
-    """What the manifest says of questions and images."""
+def question_inputs(questions: QuestionFile, count: int, images: dict[str, str], ask: Ask) -> dict[str, Any]:
+    """What the manifest says of questions and images, and of what is asked about them."""
+    prompt = ABOUT.get(ask)
     return {
+        **({"prompt": {"name": prompt.title, "digest": prompt.digest}} if prompt else {}),
         "questions": {"path": str(questions.file.path.absolute()), "count": count, "digest": file_digest(questions.file.path)},
         "images": {"root": str(questions.image_root.absolute()), "digests": images},
     }
@@ -178,17 +182,21 @@ def _adapted_digest(model: str, adapter: Path) -> str:
     return f"sha256:{hashlib.sha256(model.encode() + content).hexdigest()}"
 
 
-def shard_numbers(config: QuestionRun, count: int) -> tuple[int, ...]:
-    """Record numbers of the questions of a run's shard, up to its limit.
+def shard_numbers(config: QuestionRun, questions: QuestionFile) -> tuple[int, ...]:
+    """Record numbers of the questions of a run's shard, up to its limit; of those with images where something is asked about them.
 
     Raises:
         UserError: There are none.
     """
     index, shards = config.part
-    numbers = tuple(range(index, count, shards))[: config.limit]
+    numbers: Sequence[int] = range(index, len(questions), shards)
     if not numbers:
-        raise UserError(f"--shard={config.shard} has no question: there are {count} in {config.questions}; use fewer shards")
-    return numbers
+        raise UserError(f"--shard={config.shard} has no question: there are {len(questions)} in {config.questions}; use fewer shards")
+    if config.ask != "answer":
+        numbers = [number for number in numbers if is_asked(questions.question(number), config.ask)]
+        if not numbers:
+            raise UserError(f"--ask={config.ask} is for questions with images, and none in {config.questions} has one; leave this step out")
+    return tuple(numbers)[: config.limit]
 
 
 Measure = Callable[[Question, list[ImageSize]], None]

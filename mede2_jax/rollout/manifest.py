@@ -12,8 +12,8 @@ from mede2_jax.outputs.failures import Failure
 from mede2_jax.outputs.manifest import Begun, begun_otherwise, differences, short_digest
 from mede2_jax.rollout.job import SamplingJob
 
-INPUTS = ("model", "processor", "questions")
-"""What a run is made of and has a digest of; an API has no processor that anybody knows."""
+INPUTS = ("model", "processor", "questions", "prompt")
+"""What a run is made of and has a digest of; an API has no processor that anybody knows, and answers have no prompt of ours."""
 ENGINE_SECTIONS = {"flax.": ("flax.dtype",), "vllm.": ("vllm.dtype", "vllm.extra")}
 """How an engine uses its machine is free to change, but for what it computes in. What is served, an adapter with it, has a digest."""
 FREE_TO_CHANGE = (
@@ -59,6 +59,7 @@ class BegunRollouts(Begun):
     model: Digested
     processor: Digested | None = None
     questions: Digested
+    prompt: Digested | None = None
     images: Images
     engine: str = ""
 

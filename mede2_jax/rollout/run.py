@@ -11,13 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from mede2_jax.config import UserError, counted
+from mede2_jax.data.about import conversation
 from mede2_jax.data.readers import read_own
-from mede2_jax.data.records import Question, Rollout, SampleUsage
+from mede2_jax.data.records import Question, Remark, Rollout, SampleUsage
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Completion
+from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, manifest_path
 from mede2_jax.outputs.progress import AGAIN
 from mede2_jax.outputs.resumable import Outcome, ResumableRun
+from mede2_jax.reasoning.prompts import ABOUT
 from mede2_jax.rollout.api import APIJob, APIRun, open_api_job
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.engine import check_api, check_engine, open_engine
@@ -80,7 +83,7 @@ def request(job: SamplingJob, number: int, samples: range) -> ChatRequest:
     question = job.questions.question(number)
     images = job.images(number, question)
     seed = question_seed(job.config.seed, question.id) + samples.start
-    return ChatRequest(question.id, question.prompt, images, len(samples), seed)
+    return ChatRequest(question.id, conversation(question, job.config.ask), images, len(samples), seed)
 
 
 class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Tally]):
@@ -102,7 +105,10 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
 
     def read(self, raw: Json, where: str) -> Rollout:
         """A sample of this run."""
-        rollout = read_own(raw, Rollout, where)
+        about = ABOUT.get(self.job.config.ask)
+        rollout = read_own(raw, Remark if about else Rollout, where)
+        if isinstance(rollout, Remark) and about and rollout.about != about.title:
+            raise UserError(f"{where}: it was asked {shown(rollout.about)}, and now it would be {about.title}; use another --out")
         note(rollout, self.done, self.seeds, self.job.config.n, where)
         return rollout
 
@@ -209,8 +215,8 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
     def _rollout(self, question: Question, sample: int, reply: ChatReply, index: int) -> Rollout:
         completion = reply.completions[index]
         assert completion.seed == reply.request.seed + index
-        kept = self.job.config.logprobs
-        return Rollout(
+        kept, about = self.job.config.logprobs, ABOUT.get(self.job.config.ask)
+        rollout = Rollout(
             id=f"{question.id}#{sample}",
             images=question.images,
             parents=(question.id,),
@@ -218,8 +224,8 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             licence=question.licence,
             metadata=question.metadata,
             prompt=reply.request.messages,
-            answer=question.answer,
-            options=question.options,
+            answer=None if about else question.answer,
+            options=None if about else question.options,
             sample=sample,
             response=completion.text,
             finish_reason=completion.finish_reason,
@@ -231,6 +237,7 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             token_ids=completion.token_ids if kept else None,
             logprobs=completion.logprobs if kept else None,
         )
+        return Remark(**dict(rollout), about=about.title) if about else rollout
 
 
 def _usage(reply: ChatReply) -> SampleUsage | None:

@@ -22,7 +22,7 @@ def of_question(id: str, curated: Path) -> str:
         if path == curated or path.exists():
             file = RecordFile(path)
             if any(file[number].get("id") == id for number in range(len(file))):
-                return said
+                return said + _edited(id, curated.with_name(f"{curated.stem}.refined.jsonl"))
     file = RecordFile(beside["dropped"])
     for number in range(len(file)):
         left = file[number]
@@ -32,3 +32,14 @@ def of_question(id: str, curated: Path) -> str:
             more = f" ({', '.join(details)})" if details else ""
             return f"{id} is left out by step {shown(left.get('step'))}: {shown(left.get('reason'), 200)}{more}"
     raise UserError(f"no question {shown(id)!r} in {curated} or the files beside it; is it of another bank?")
+
+
+def _edited(id: str, path: Path) -> str:
+    """What was taken out of its text, if anything was to be."""
+    file = RecordFile(path) if path.exists() else ()
+    for number in range(len(file)):
+        if file[number].get("id") == id:
+            passages = file[number].get("removed") or []
+            kept = f"; its text is as it was: {shown(file[number].get('kept'), 200)}"
+            return f"; taken out of its text: {', '.join(repr(shown(one, 200)) for one in passages)}" if passages else kept
+    return ""

@@ -73,7 +73,7 @@ def test_only_questions_that_are_left_need_responses(tmp_path):
 
 def test_responses_to_another_question_of_that_id_are_refused(tmp_path):
     one = rollouts(tmp_path / "one.jsonl", {"q0": "B"}, [asked(0, of=7)])
-    with pytest.raises(UserError, match=r"one.jsonl:1: answers another question than q0 of the bank \(its prompt differs\)"):
+    with pytest.raises(UserError, match=r"one.jsonl:1: is of another question than q0 of the bank \(its prompt differs\)"):
         curate(tmp_path, RECORDS[:1], f"--difficulty.rollouts={one}")
 
 
@@ -93,5 +93,5 @@ def test_bounds_the_wrong_way_round_are_refused(tmp_path):
 def test_steps_without_anything_to_go_by_are_told(tmp_path, capsys):
     curate(tmp_path, RECORDS)
     said = " ".join(capsys.readouterr().out.split())
-    wanted = "leakage (no --leakage.task), difficulty (no --difficulty.rollouts), solvability (no --solvability.rollouts)"
-    assert f"steps that are left out: {wanted}" in said
+    replies = ", ".join(f"{step} (no --{step}.rollouts)" for step in ("difficulty", "type", "solvability", "refinement"))
+    assert f"steps that are left out: leakage (no --leakage.task), {replies}" in said

@@ -115,6 +115,7 @@ class Faults:
         return "429" if kind in ("429, seconds", "503, a date") and self.met[kind] >= 3 else kind
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_under_every_fault(tmp_path):
     faults = Faults()
     with GeminiServer(faults=faults) as server:

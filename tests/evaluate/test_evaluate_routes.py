@@ -62,6 +62,7 @@ def keys(monkeypatch):
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--shuffle_options=1,2"], ["--mode=official"]], ids=["plain", "shuffled", "official"])
 def test_same_replies_same_scores(everywhere, tiny_model, tokenise, tmp_path, more):
     # No options to shuffle, or none but in the picture; and in mode official a judge decides.

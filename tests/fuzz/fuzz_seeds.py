@@ -116,6 +116,14 @@ JUDGE_REPLIES = as_json(
     dict.fromkeys(_ASPECTS, "No") | {"confidence": 0.5},
     {aspect: {"Reason": "It is.", "Verdict": "yes"} for aspect in _ASPECTS},
 )
+QUESTION_REMARKS = as_json(
+    {"Pattern_Recognition": {"Reason": "It is.", "Verdict": "Yes"}, "Knowledge_Recall": {"Reason": "It is not.", "Verdict": "No"}},
+    {
+        "Removed": ["The film shows a mass of 3 cm."],
+        "Question": "<image 1> A 40-year-old man has no fever. What is it?",
+    },
+    {"Removed": [], "Question": "<image 1> A 40-year-old man has no fever. The film shows a mass of 3 cm. What is it?"},
+)
 RESPONSES = [
     b"<think> The image shows fluid. </think> <answer> B. Pleural effusion </answer>",
     b"<think>\nIt is not A.\n</think>\nThe final answer is **B**.",

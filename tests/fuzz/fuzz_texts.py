@@ -236,6 +236,24 @@ def judge_reply() -> Made:
     return seeds.JUDGE_REPLIES, on_json, run
 
 
+@target(_unreadable())
+def question_remark() -> Made:
+    from mede2_jax.reasoning.remarks import changed_beside, read_refinement, read_types
+
+    before = "<image 1> A 40-year-old man has no fever. The film shows a mass of 3 cm. What is it?"
+
+    def run(data: bytes) -> None:
+        text = data.decode("utf-8", "replace")
+        try:
+            read_types(text)
+        except _unreadable():
+            refined = read_refinement(text)
+            changed_beside(before, refined)
+            changed_beside(text, refined)
+
+    return seeds.QUESTION_REMARKS, on_json, run
+
+
 @target()
 def final_answer() -> Made:
     from mede2_jax.reasoning.answers import final_answer, grade, normalised

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sqlite3
+import sys
 import time
 
 import pytest
@@ -72,7 +73,13 @@ def test_a_disk_that_is_full_from_the_start_costs_nothing(server, sample, tmp_pa
 
 def test_who_waits_for_what_is_under_way_is_told(server, sample, tmp_path, small_disk, capsys):
     fill(small_disk)
-    server.faults = lambda number, body: time.sleep(4.0) if number == 40 else None
+
+    def slow(number, body):
+        until = time.monotonic() + 120
+        while number == 40 and "under way" not in sys.stdout.getvalue() and time.monotonic() < until:  # as capsys has it until now
+            time.sleep(0.05)
+
+    server.faults = slow
     arguments = [f"--rollouts={sample / 'rollouts.jsonl'}", "--judge=gemini", f"--out={small_disk / 'j.jsonl'}"]
     with pytest.raises(SystemExit):
         run_command(main, [*arguments, f"--base_url={server.url}", f"--cache={tmp_path / 'c'}", "--concurrency=41"])

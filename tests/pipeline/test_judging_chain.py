@@ -88,6 +88,7 @@ def assert_complete(out, sample, tmp_path):
     assert written["finished"] and written["counts"]["rollouts"] == written["counts"]["judged"] + sum(written["dropped"].values())
 
 
+@pytest.mark.slow
 def test_the_real_client_shows_the_judge_images_and_schema(base, sample, say, tmp_path, capsys):
     out = tmp_path / "judgments.jsonl"
     with GeminiServer(say=say, key=KEY) as server:
@@ -116,6 +117,7 @@ def test_the_real_client_shows_the_judge_images_and_schema(base, sample, say, tm
     assert_no_key(tmp_path, *printed)
 
 
+@pytest.mark.slow
 def test_every_fault_ends_as_a_judgment_or_as_a_failure_with_its_reason(base, sample, rollouts, say, tmp_path, capsys):
     """Of 336 responses half meet some fault at first; safety blocks and replies that stay malformed are what is left."""
     out, asked, lock_out = tmp_path / "judgments.jsonl", Counter(), set()
@@ -167,6 +169,7 @@ def test_every_fault_ends_as_a_judgment_or_as_a_failure_with_its_reason(base, sa
     assert_no_key(tmp_path, *capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_run_with_one_line_and_more_goes_on(base, sample, say, tmp_path, capsys):
     out = tmp_path / "judgments.jsonl"
     with GeminiServer(say=say, key=KEY) as server:
@@ -295,6 +298,7 @@ def test_the_script_from_demonstrations_to_dpo_with_gemini_as_the_judge(say, tmp
     assert_no_key(tmp_path, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_pairs_of_what_gemini_judged(base, sample, say, tmp_path):
     judgments, pairs = tmp_path / "judgments.jsonl", tmp_path / "pairs.jsonl"
     with GeminiServer(say=say, key=KEY) as server:

@@ -18,6 +18,8 @@ KNOWN = {
     "judge-reasons/1": "c6b5e1b466da6646",
     "judge-again/1": "979c1a67ddfd4758",
     "judge-same-answer/1": "3fbe4d9135fd1682",
+    "question-type/1": "522487890038a089",
+    "question-refinement/1": "f2800c70af3c92ee",
     "vision/1": "d5a4d07d32b3b825",
     "diagnosis/1": "e580ed920e96bf02",
 }
@@ -64,6 +66,8 @@ def test_origins_are_said():
         "judge-reasons/1": "ours",
         "judge-again/1": "ours",
         "judge-same-answer/1": "ours",
+        "question-type/1": "ours",
+        "question-refinement/1": "ours",
         "vision/1": "ours",
         "diagnosis/1": "ours",
     }

@@ -9,8 +9,9 @@ from rollouts_there import manifest
 
 from mede2_jax.config import UserError
 from mede2_jax.curate.__main__ import main as curate
-from mede2_jax.data.records import Rollout
+from mede2_jax.data.records import Remark, Rollout
 from mede2_jax.judge.__main__ import main as judge
+from mede2_jax.reasoning.prompts import QUESTION_TYPE
 from mede2_jax.rollout.__main__ import main
 
 
@@ -163,3 +164,33 @@ def test_a_file_of_a_model_is_not_gone_on_with_by_an_api(gemini, sample, unbroke
     with pytest.raises(UserError, match="was begun otherwise"):
         main(flags(out, gemini, sample))
     assert out.read_bytes() == unbroken.read_bytes() and not gemini.bodies
+
+
+def test_what_is_said_about_a_question_is_no_answer_to_it(gemini, sample, tmp_path):
+    out = tmp_path / "types.jsonl"
+    main(flags(out, gemini, sample, "--ask=type"))
+    said = [Remark.model_validate_json(line) for line in out.read_text("utf-8").splitlines()]
+    assert len(said) == 6 and {one.about for one in said} == {"question-type/1"} and {one.answer for one in said} == {None}
+    assert all("Pattern_Recognition" in one.prompt[0].text for one in said)
+    assert manifest(out)["prompt"] == {"name": QUESTION_TYPE.title, "digest": QUESTION_TYPE.digest}
+    main(flags(out, gemini, sample, "--ask=type"))
+    assert len(gemini.bodies) == 6, "all is there"
+    with pytest.raises(UserError, match="ask: type then, refinement now"):
+        main(flags(out, gemini, sample, "--ask=refinement"))
+    with pytest.raises(UserError, match=r"types.jsonl:1: this is what a model says about a question \(rollout --ask\), not an answer"):
+        judge([f"--rollouts={out}", f"--out={tmp_path / 'j.jsonl'}", "--judge=offline"])
+    with pytest.raises(UserError, match=r"types.jsonl:1: this is what a model says about a question"):
+        curate([f"--questions={sample / 'questions.jsonl'}", f"--out={tmp_path / 'c.jsonl'}", f"--difficulty.rollouts={out}"])
+
+
+def test_nothing_is_asked_about_questions_without_images(gemini, sample, tmp_path):
+    rows = [json.loads(line) for line in (sample / "questions.jsonl").read_text("utf-8").splitlines()]
+    text = [{"id": f"t{number}", "prompt": [{"role": "user", "content": f"{number}?"}]} for number in range(3)]
+    mixed = tmp_path / "q.jsonl"
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in [*text, *rows[:2]]))
+    more = [f"--data.image_root={sample}", "--n=1"]
+    main([*flags(tmp_path / "r.jsonl", gemini, sample, "--ask=refinement", *more), f"--questions={mixed}"])
+    assert len(gemini.bodies) == len([row for row in rows[:2] if row.get("images")]) > 0
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in text))
+    with pytest.raises(UserError, match=r"--ask=type is for questions with images, and none in .*q.jsonl has one; leave this step out"):
+        main([*flags(tmp_path / "t.jsonl", gemini, sample, "--ask=type", *more), f"--questions={mixed}"])

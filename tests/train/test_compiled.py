@@ -72,6 +72,7 @@ def test_no_array_holds_all_scored_tokens_and_the_whole_vocabulary(raw, language
     assert largest <= max(rows * chunk * vocabulary, vocabulary * raw["hidden_size"])
 
 
+@pytest.mark.slow
 def test_no_array_is_tokens_by_tokens(raw):
     found = shapes(lowered_step(raw, "lora").compile())
     squares = [dims for dims in found if sum(size >= SHAPE.tokens for size in dims if size % SHAPE.tokens == 0) > 1]

@@ -39,12 +39,14 @@ def losses(run, state, batch, count):
     return out, state
 
 
+@pytest.mark.slow
 def test_every_step_has_masks_of_its_own(run):
     _, state, row, undropped = run
     seen, _ = losses(run, state, row, 4)
     assert len({*seen, undropped}) == 5, "each differs, also from what no dropout gives"
 
 
+@pytest.mark.slow
 def test_every_micro_batch_has_masks_of_its_own(run):
     """The same row twice: the mean of two equal losses would be the first."""
     _, state, row, _ = run

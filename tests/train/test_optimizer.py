@@ -140,6 +140,7 @@ def test_the_options_matter():
             assert max(np.abs(end[path] - ends["defaults"][path]).max() for path in SHAPES) > 1e-3, name
 
 
+@pytest.mark.slow
 def test_the_logged_rate_is_the_one_that_was_used(sample, tiny_model, tmp_path, monkeypatch):
     """With no memory of gradients Adam moves every number by exactly the rate, so that the parameters themselves tell it."""
     pairs = short_pairs(sample, tmp_path / "pairs.jsonl", count=3)

@@ -230,6 +230,7 @@ def test_sigterm_in_the_reference_pass_saves_what_it_has(arguments, tmp_path):
     assert (run / "reference.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_config_on_resume_shows_the_difference(unbroken, arguments, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
