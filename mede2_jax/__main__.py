@@ -17,6 +17,7 @@ COMMANDS = {
     "benchmark": "measure a training step on this machine, and TRL beside it",
     "bank": "gather questions from many files, with their licences and images",
     "curate": "take out of a bank what is there twice, stands in a benchmark, is too easy or never solved",
+    "distill": "make demonstrations of teachers' responses: right, well formed, rated well, the best of a question",
     "train": "stage I (--stage=sft) on demonstrations, stage II (--stage=dpo) on pairs",
     "rollout": "sample responses of a model to questions",
     "judge": "judge the reasoning of responses by MMRP's criteria",

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mede2_jax.curate.config import DifficultyOptions, SolvabilityOptions
-from mede2_jax.curate.replies import read_replies
 from mede2_jax.curate.verdict import Dropped, Step
 from mede2_jax.data.questions import QuestionFile
 from mede2_jax.data.records import Question, Rollout
+from mede2_jax.data.replies import differing_answer, read_replies
 from mede2_jax.reasoning.answers import grade
 
 NO_ANSWER, SOLVED, TOO_EASY, TOO_HARD, UNSOLVED = (
@@ -19,7 +19,6 @@ NO_ANSWER, SOLVED, TOO_EASY, TOO_HARD, UNSOLVED = (
     "models solve it too seldom",
     "an expert never solves it",
 )
-_SAME = ("prompt", "images", "answer", "options")
 
 
 def find_easy(file: QuestionFile, numbers: Sequence[int], options: DifficultyOptions) -> Step:
@@ -76,10 +75,7 @@ def _begin(name: str, file: QuestionFile, numbers: Sequence[int], paths: Sequenc
 def _attempts(path: Path, questions: Mapping[int, Question]) -> dict[int, list[bool]]:
     """Whether each response of a file is right, by question. What cannot be read is not."""
 
-    def differing(rollout: Rollout, question: Question) -> Sequence[str]:
-        return [name for name in _SAME if getattr(rollout, name) != getattr(question, name)]
-
     def is_right(rollout: Rollout, question: Question) -> bool:
         return grade(rollout.response, question.answer, question.options) == "correct"
 
-    return read_replies(path, questions, Rollout, differing, is_right, "python -m mede2_jax.rollout")
+    return read_replies(path, questions, Rollout, differing_answer, is_right, "python -m mede2_jax.rollout")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from mede2_jax.curate.config import RefinementOptions, TypeOptions
-from mede2_jax.curate.replies import read_replies
 from mede2_jax.curate.verdict import Dropped, Edited, Step
 from mede2_jax.data.about import conversation, is_asked, marked_stem, with_stem
 from mede2_jax.data.questions import QuestionFile
 from mede2_jax.data.records import Question, Remark
+from mede2_jax.data.replies import read_replies
 from mede2_jax.foreign import shown
 from mede2_jax.reasoning.judge_reply import Unreadable
 from mede2_jax.reasoning.prompts import ABOUT

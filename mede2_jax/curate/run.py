@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +23,10 @@ from mede2_jax.curate.verdict import Edited, Step
 from mede2_jax.data.about import marked_stem
 from mede2_jax.data.questions import QuestionFile, open_questions
 from mede2_jax.data.records import Question
-from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.image_root import image_root
 from mede2_jax.outputs.manifest import file_digest
-from mede2_jax.outputs.publish import check_replaceable, partial_path, publish, settle, undone_on_failure
+from mede2_jax.outputs.publish import check_replaceable
+from mede2_jax.outputs.together import Part, write_together
 
 COMMAND = "python -m mede2_jax.curate"
 
@@ -158,25 +157,13 @@ def _write(
     def questions(numbers: Sequence[int]) -> Iterator[Question]:
         return (edited[number].question if number in edited else file.question(number) for number in numbers)
 
-    content: list[tuple[Path, str, Iterator[Any]]] = [
-        (config.out, "train", questions(train)),
-        (config.beside("dropped"), "dropped", _left(steps, bank)),
-        *([(config.beside("eval"), "eval", questions(evaluated))] if evaluated else []),
-        *([(config.beside("refined"), "refined", _refined(edited, file))] if edited else []),
+    parts = [
+        Part(config.out, "train", questions(train)),
+        Part(config.beside("dropped"), "dropped", _left(steps, bank)),
+        *([Part(config.beside("eval"), "eval", questions(evaluated))] if evaluated else []),
+        *([Part(config.beside("refined"), "refined", _refined(edited, file))] if edited else []),
     ]
-    outs, places = [path for path, _, _ in content], _places(config)
-    manifest = _manifest(config, root, steps, stages)
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(OutputFile(partial_path(path), "questions")) for path in outs]
-        for place in places:
-            settle(place, COMMAND)
-        stack.enter_context(undone_on_failure(places, COMMAND))
-        for out, (_, _, records) in zip(files, content, strict=True):
-            out.restart()
-            for record in records:
-                out.append([record])
-        manifests = [{**manifest, "split": split} for _, split, _ in content]
-        publish([out.path for out in files], outs, [place for place in places if place not in outs], manifests)
+    write_together(parts, _places(config), _manifest(config, root, steps, stages), COMMAND, "questions")
 
 
 def _left(steps: Sequence[Step], bank: Bank) -> Iterator[Left]:

@@ -40,6 +40,8 @@ class QuestionFile:
     file: RecordFile
     image_root: Path
     max_image_pixels: int
+    kind: type[Question] = Question
+    """Of its records: responses to questions are questions, too."""
 
     def __len__(self) -> int:
         return len(self.file)
@@ -50,7 +52,7 @@ class QuestionFile:
         Raises:
             UserError: Names file, line and field.
         """
-        return read_own(self.file[number], Question, self.file.where(number))
+        return read_own(self.file[number], self.kind, self.file.where(number))
 
     def images(self, number: int, question: Question) -> tuple[Image.Image, ...]:
         """The images of a question, RGB.
@@ -119,16 +121,17 @@ class QuestionFile:
         return in_order(job, numbers)
 
 
-def open_questions(path: Path, image_root: Path | None, max_image_pixels: int) -> QuestionFile:
+def open_questions(path: Path, image_root: Path | None, max_image_pixels: int, kind: type[Question] = Question) -> QuestionFile:
     """Opens a file of questions.
 
     Args:
         path: JSONL, or JSON with one list.
         image_root: Folder that image paths start from; None: the file's.
         max_image_pixels: An image with more is an error.
+        kind: Of its records.
 
     Raises:
         UserError: The file cannot be read.
     """
     file = RecordFile(path)
-    return QuestionFile(file, image_root or file.path.parent, max_image_pixels)
+    return QuestionFile(file, image_root or file.path.parent, max_image_pixels, kind)

@@ -84,7 +84,7 @@ def read_own(raw: Json, kind: type[OwnT], where: str) -> OwnT:
             raw |= {"prompt": _turns(raw, "prompt", "prompt")[0]}
         elif issubclass(kind, Prompted):
             if kind is Rollout and raw.get("about") is not None:
-                raise ValueError("this is what a model says about a question (rollout --ask), not an answer; give rollouts without --ask")
+                raise ValueError("this is what a model says about something (rollout --ask), not an answer; give rollouts without --ask")
             for message in messages_of(raw, "prompt"):
                 refuse_video(message)
         return kind.model_validate(_without_id(raw) | _identity(raw))
@@ -97,6 +97,8 @@ def read_own(raw: Json, kind: type[OwnT], where: str) -> OwnT:
 def _check_question(raw: Json) -> None:
     if "chosen" in raw or "rejected" in raw:
         raise ValueError("this is a preference pair (it has 'chosen' or 'rejected'), not a question; take these fields out")
+    if "response" in raw and "sample" in raw:
+        raise ValueError("this is a response to a question (it has 'response'), not a question; ask about it with rollout --ask=rating")
     if "prompt" not in raw:
         raise ValueError(
             f"field 'prompt' is missing (found: {shown(', '.join(raw)) or 'no fields'}); "

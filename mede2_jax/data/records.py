@@ -211,8 +211,8 @@ class Rollout(Question):
 
 
 class Remark(Rollout):
-    """What a model says about a question, sampled as an answer is: `prompt` is what it was asked, no right answer is known. Its parent is
-    the question."""
+    """What a model says about a question or a response, sampled as an answer is: `prompt` is what it was asked, no right answer is known.
+    Its parent is the question, or the response."""
 
     about: str
     """Name and version of the prompt."""

@@ -17,8 +17,8 @@ from mede2_jax.origins.source import GONE, NO_MANIFEST, Source, of_file, of_mode
 from mede2_jax.outputs.manifest import recorded_path
 from mede2_jax.weights.run_checkpoint import MANIFEST, is_run
 
-RECORDS = ("pairs", "judgments", "rollouts", "questions")
-"""Files that a manifest may name, each as an object with its path and digest."""
+RECORDS = ("pairs", "judgments", "rollouts", "expansions", "ratings", "questions")
+"""Files that a manifest may name, each as an object with its path and digest, or a list of such objects."""
 NOBODY_MAKES = ("questions", "training data", "evaluation data", "benchmark")
 """What need not have been made here, and then has no manifest."""
 AS_ABOVE = "as above"
@@ -100,13 +100,14 @@ class Historian:
     def _made_of(self, source: Source, depth: int) -> Iterator[Source]:
         assert source.path is not None
         for name in (*RECORDS, "model"):
-            entry = source.manifest.get(name)
-            if not isinstance(entry, dict) or (text := _text(entry.get("path"))) is None:
-                continue
             if name == "questions" and "benchmarks" in source.manifest:
                 continue  # an evaluation's own, made of the benchmark; their digest is of that
-            path = self._path(Path(text), source.path)
-            yield self.model(name, path, entry, depth) if name == "model" else self.records(name, path, entry.get("digest"), depth)
+            said = source.manifest.get(name)
+            for entry in said if isinstance(said, list) else [said]:
+                if not isinstance(entry, dict) or (text := _text(entry.get("path"))) is None:
+                    continue
+                path = self._path(Path(text), source.path)
+                yield self.model(name, path, entry, depth) if name == "model" else self.records(name, path, entry.get("digest"), depth)
 
     def _path(self, path: Path, by: Path) -> Path:
         try:

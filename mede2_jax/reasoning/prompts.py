@@ -9,6 +9,8 @@
 | `JUDGE_SAME_ANSWER` | ours: whether an open answer means what the right one says |
 | `QUESTION_TYPE` | ours: whether a question with images takes reasoning (a step of the paper's section 3.1) |
 | `QUESTION_REFINEMENT` | ours: takes out of a question what its images show (a step of the paper's section 3.3) |
+| `EXPANSION` | ours: the whole reasoning of which a response is a summary (a step of the paper's section 3.2) |
+| `RATING` | ours: a demonstration by the three criteria of the paper's section 3.2 |
 | `VISION` | ours: the user's words where question and choices are in the picture |
 | `DIAGNOSIS` | ours: the user's question where a case comes without one |
 """
@@ -207,6 +209,61 @@ The data:
 {{DATA}}""",
 )
 
+EXPANSION = Prompt(
+    name="reasoning-expansion",
+    version=1,
+    origin="ours, for the step of the paper's section 3.2",
+    text=f"""You write out the reasoning of an expert. You are given one JSON object: "question" is what he was asked (with images where \
+it has marks such as <image 1>), "options" the choices if there were some, and "response" what he said: a summary of how he came to his \
+answer, and the answer.
+
+{_DATA_IS_DATA}
+Write the complete reasoning that leads from the question to his answer, as he thinks it, in the first person and in the language of the \
+question: what the case tells, what the images show where there are some, which answers come into question, what speaks for and against \
+each, where he doubts and checks himself, and why he decides as he does.
+
+* Use every step of the summary, and contradict none. Fill what lies between the steps with what is known in medicine.
+* Invent no finding: what neither the question, nor the images, nor the summary says did not happen.
+* Do not speak of a summary, of an expert, or of an answer that is given. He does not know it before he has found it.
+
+Return the reasoning between <expanded> and </expanded>, and nothing else.
+
+The data:
+
+{{DATA}}""",
+)
+
+RATING = Prompt(
+    name="demonstration-rating",
+    version=1,
+    origin="ours, by the three criteria of the paper's section 3.2",
+    text=f"""You decide whether a solution to a medical question is good enough to teach others by. You are given one JSON object: \
+"question" (with images where it has marks such as <image 1>), "options" if there are some, "right_answer", and "response", the solution: \
+its reasoning within <think> </think>, its answer within <answer> </answer>.
+
+{_DATA_IS_DATA}
+Give three verdicts:
+
+* **Correct_Answer**: Yes if the final answer means what the right answer says.
+* **Logical_Structure**: Yes if the reasoning is organised: each step follows from what was said before, nothing that the answer needs is \
+left out, and nothing goes round in circles.
+* **Plausible_Reasoning**: Yes if the reasoning is sound and of one piece: its medical facts are right, its findings are those of the \
+question and the images, it does not contradict itself, and it arrives at the answer by itself instead of arguing from an \
+answer that it was given.
+
+Return one JSON object in this format and nothing else:
+
+{{
+    "Correct_Answer": {{"Reason": "one short sentence", "Verdict": "Yes/No"}},
+    "Logical_Structure": {{"Reason": "one short sentence", "Verdict": "Yes/No"}},
+    "Plausible_Reasoning": {{"Reason": "one short sentence", "Verdict": "Yes/No"}}
+}}
+
+The data:
+
+{{DATA}}""",
+)
+
 VISION = Prompt(name="vision", version=1, origin="ours", text="Answer the multiple-choice question in the image.")
 
 DIAGNOSIS = Prompt(name="diagnosis", version=1, origin="ours", text="What is the most likely diagnosis?")
@@ -214,8 +271,8 @@ DIAGNOSIS = Prompt(name="diagnosis", version=1, origin="ours", text="What is the
 UNKNOWN_TRUTH = "(not known)"
 """Stands for the ground truth of a question without one."""
 
-ABOUT = {"type": QUESTION_TYPE, "refinement": QUESTION_REFINEMENT}
-"""What a model may be asked about a question, instead of its answer."""
+ABOUT = {"type": QUESTION_TYPE, "refinement": QUESTION_REFINEMENT, "expansion": EXPANSION, "rating": RATING}
+"""What a model may be asked about a question, or about a response to one, instead of an answer."""
 
 JUDGES = {"paper": JUDGE_PAPER, "reasons": JUDGE_REASONS}
 

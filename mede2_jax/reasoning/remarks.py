@@ -1,4 +1,5 @@
-"""What a model says about a question: of which type it is, and how it reads without what its images show."""
+"""What a model says about a question: of which type it is, how it reads without what its images show. And about a response: the reasoning
+that it sums up, and whether it is good enough to teach by."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import re
 from collections import Counter
 from typing import Literal, NamedTuple, get_args
 
+from mede2_jax.config import counted
 from mede2_jax.foreign import shown
 from mede2_jax.reasoning.judge_reply import Unreadable, Verdict, read_object, read_verdicts
 from mede2_jax.reasoning.words import words
@@ -14,6 +16,13 @@ QuestionType = Literal["pattern_recognition", "knowledge_recall"]
 _TYPES: dict[QuestionType, str] = {"pattern_recognition": "Pattern_Recognition", "knowledge_recall": "Knowledge_Recall"}
 assert set(_TYPES) == set(get_args(QuestionType))
 
+Merit = Literal["correct_answer", "logical_structure", "plausible_reasoning"]
+MERITS: tuple[Merit, ...] = get_args(Merit)
+"""The criteria of a demonstration (paper, section 3.2)."""
+_MERITS: dict[Merit, str] = {merit: "_".join(map(str.capitalize, merit.split("_"))) for merit in MERITS}
+
+_THOUGHT_END = re.compile("</think>", re.IGNORECASE)
+_EXPANDED = re.compile(r"<expanded>(.*?)</expanded>", re.DOTALL | re.IGNORECASE)
 _MARK = re.compile(r"<image \d+>")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATIONS = frozenset(["no", "not", "non", "none", "never", "neither", "nor", "without", "except", "denies", "denied", "cannot"])
@@ -53,6 +62,27 @@ def read_refinement(text: str) -> Refinement:
     if not isinstance(removed, list) or not all(isinstance(passage, str) for passage in removed):
         raise Unreadable(f"'Removed' must be a list of texts, found {shown(repr(removed))}")
     return Refinement(question.strip(), tuple(passage for passage in removed if passage.strip()))
+
+
+def read_expansion(text: str) -> str:
+    """The reasoning that a response sums up, written out.
+
+    Raises:
+        Unreadable: The reply does not hold one text between <expanded> and </expanded>.
+    """
+    found = _EXPANDED.findall(_THOUGHT_END.split(text)[-1])
+    if len(found) != 1 or not found[0].strip():
+        raise Unreadable(f"it holds {counted(len(found), 'text')} between <expanded> and </expanded>, instead of one that says something")
+    return str(found[0].strip())
+
+
+def read_rating(text: str) -> dict[Merit, Verdict]:
+    """Which criteria a demonstration meets.
+
+    Raises:
+        Unreadable: The reply does not say it.
+    """
+    return read_verdicts(text, _MERITS, reasons=True)
 
 
 def changed_beside(before: str, after: Refinement) -> str:

@@ -31,7 +31,8 @@ Without --model, --questions and --config it samples a tiny random model on the 
   own servers    … --base_url=http://node1:8000/v1,http://node2:8000/v1
   more machines  … --shard=0/4 --out=rollouts-0.jsonl   (and 1/4, 2/4, 3/4; launch/slurm/rollout.sh)
   an API         … --engine=gemini --api_model=gemini-2.5-pro --max_cost=50 (GEMINI_API_KEY), or openai: experts, teachers, baselines
-  about them     … --ask=type, --ask=refinement: what a model says about questions with images, for python -m mede2_jax.curate
+  about them     … --ask=type or refinement: what a model says about questions with images, for python -m mede2_jax.curate
+  about replies  … --ask=expansion or rating --questions=ROLLOUTS: what it says about responses, for python -m mede2_jax.distill
   can I trust it … --check_logprobs: the sampler's log-probabilities beside the trainer's
   go on          the same command: what is in the file stays, what is missing is sampled
 """

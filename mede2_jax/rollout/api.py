@@ -11,14 +11,13 @@ from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
 
 from mede2_jax.config import Config, UserError, describe_validation_error
-from mede2_jax.data.questions import open_questions
 from mede2_jax.data.records import Question
 from mede2_jax.engines.paid.config import MODEL_NAME, APIConfig
 from mede2_jax.engines.paid.cost import Totals
 from mede2_jax.engines.paid.options import PaidOptions
 from mede2_jax.engines.picture import Picture
 from mede2_jax.rollout.config import QuestionOptions, QuestionRun, RolloutConfig, SamplingRun
-from mede2_jax.rollout.job import SamplingJob, check_questions, question_inputs, shard_numbers, versions
+from mede2_jax.rollout.job import SamplingJob, check_questions, open_asked, question_inputs, shard_numbers, versions
 
 API = Literal["gemini", "openai"]
 APIS: tuple[str, ...] = get_args(API)
@@ -153,7 +152,7 @@ def open_api_job(config: APIRun, console: Console, numbers: Sequence[int] | None
         UserError: Something the user gave cannot be used.
     """
     assert config.questions is not None
-    questions = open_questions(config.questions, config.data.image_root, config.data.max_image_pixels)
+    questions = open_asked(config, console)
     all_ids = tuple(questions.ids())
     numbers = shard_numbers(config, questions) if numbers is None else tuple(numbers)
     images = check_questions(questions, numbers, lambda question, sizes: None, console)

@@ -110,8 +110,9 @@ class QuestionRun(SamplingRun):
     out: Path | None = None
     """File that the responses go to, one line each. What it already holds is kept, and what is missing is added."""
     ask: Ask = "answer"
-    """answer: the questions themselves. type: whether a question with images takes reasoning; refinement: how it reads without what its
-    images show. These two are for python -m mede2_jax.curate, and questions without images are left out."""
+    """answer: the questions themselves. About questions with images, for python -m mede2_jax.curate: type, whether one takes reasoning;
+    refinement, how it reads without what its images show. About responses, for python -m mede2_jax.distill, with --questions=ROLLOUTS:
+    expansion, the reasoning that one sums up; rating, whether one is good enough to teach by."""
     data: QuestionOptions = QuestionOptions()
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,18 @@ from rich.console import Console
 
 from mede2_jax import __version__
 from mede2_jax.config import UserError
-from mede2_jax.data.about import Ask, conversation, is_asked
+from mede2_jax.data.about import OF_RESPONSES, Ask, conversation, is_asked
 from mede2_jax.data.images import ImageSize, describe_stacks
 from mede2_jax.data.judged import files_digest
 from mede2_jax.data.processor import Processor
 from mede2_jax.data.questions import QuestionFile, open_questions
 from mede2_jax.data.reading import reading_progress
-from mede2_jax.data.records import Question
+from mede2_jax.data.records import Question, Rollout
 from mede2_jax.data.rows import prompt_tokens
 from mede2_jax.engines.chat import ChatRequest, TokenRules, token_rules
 from mede2_jax.engines.picture import Picture
 from mede2_jax.families import Family, model_config
+from mede2_jax.outputs.image_root import image_root
 from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.reasoning.answers import BareLetters, true_choice
 from mede2_jax.reasoning.prompts import ABOUT
@@ -118,7 +120,7 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: 
         UserError: Something the user gave cannot be used.
     """
     assert config.questions is not None
-    questions = open_questions(config.questions, config.data.image_root, config.data.max_image_pixels)
+    questions = open_asked(config, console)
     all_ids = tuple(questions.ids())
     info = read_info(model_dir)
     family, sizes = model_config(model_dir)
@@ -151,6 +153,20 @@ def open_job(config: RolloutConfig, model_dir: Path, console: Console, numbers: 
         rules=token_rules(processor, sizes.language.vocab_size),
         longest_prompt=max(lengths),
     )
+
+
+def open_asked(config: QuestionRun, console: Console) -> QuestionFile:
+    """The questions of a run; of one that asks about responses, these.
+
+    Raises:
+        UserError: The file cannot be read, or its manifest names a folder of images that does not count.
+    """
+    assert config.questions is not None
+    root, largest = config.data.image_root, config.data.max_image_pixels
+    if config.ask not in OF_RESPONSES:
+        return open_questions(config.questions, root, largest)
+    tell = partial(console.print, soft_wrap=True, markup=False)
+    return open_questions(config.questions, image_root(config.questions, root, "--data.image_root", tell), largest, Rollout)
 
 
 def question_inputs(questions: QuestionFile, count: int, images: dict[str, str], ask: Ask) -> dict[str, Any]:
@@ -195,7 +211,8 @@ def shard_numbers(config: QuestionRun, questions: QuestionFile) -> tuple[int, ..
     if config.ask != "answer":
         numbers = [number for number in numbers if is_asked(questions.question(number), config.ask)]
         if not numbers:
-            raise UserError(f"--ask={config.ask} is for questions with images, and none in {config.questions} has one; leave this step out")
+            what = "responses that came to an end" if config.ask in OF_RESPONSES else "questions with images"
+            raise UserError(f"--ask={config.ask} is for {what}, and {config.questions} has none; leave this step out")
     return tuple(numbers)[: config.limit]
 
 

@@ -20,5 +20,7 @@ class TraceConfig(Config):
     """Instead of a pair: a folder with a score.json. Its model's history is shown, down to the data of every run."""
     curated: Path | None = None
     """Instead of a pair: what `python -m mede2_jax.curate` wrote. It is said what became of the question with that id, and why."""
+    demonstrations: Path | None = None
+    """Instead of a pair: what `python -m mede2_jax.distill` wrote. The history of the demonstration with that id is shown."""
     limit: int = 1500
     """Characters of a text to show; 0: all."""

@@ -136,7 +136,7 @@ def test_replies_to_another_bank_or_another_step_are_refused(bank, tmp_path, mon
             [f"--refinement.rollouts={file}"],
             r"type.jsonl:1: is of another question than .* \(its prompt question-type/1 differs\); sample it anew",
         ),
-        ([f"--solvability.rollouts={file}"], r"type.jsonl:1: this is what a model says about a question \(rollout --ask\), not an answer"),
+        ([f"--solvability.rollouts={file}"], r"type.jsonl:1: this is what a model says about something \(rollout --ask\), not an answer"),
     ):
         with pytest.raises(UserError, match=expected):
             curate(tmp_path, bank, *flags)

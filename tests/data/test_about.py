@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mede2_jax.data.about import conversation, is_asked, marked_stem, stem_of, with_stem
-from mede2_jax.data.records import ImagePart, Message, Question, TextPart
+from mede2_jax.data.about import OF_RESPONSES, conversation, is_asked, marked_stem, stem_of, with_stem
+from mede2_jax.data.records import ImagePart, Message, Question, Rollout, TextPart
 from mede2_jax.reasoning.prompts import ABOUT
 
 CHOICES = "\nAnswer Choices: (A) gout (B) sprain"
@@ -50,21 +50,39 @@ def test_another_stem_keeps_choices_images_and_the_turns_before():
     assert with_stem(plain, "What?").prompt[0].content == "What?" + CHOICES and stem_of(plain) == "Which?"
 
 
+KEYS = {
+    "type": {"question", "options", "right_answer"},
+    "refinement": {"question"},
+    "expansion": {"question", "options", "response"},
+    "rating": {"question", "options", "right_answer", "response"},
+}
+
+
+def answered(question, response="so", finish_reason="stop"):
+    counts = {"sample": 0, "seed": 0, "prompt_tokens": 1, "response_tokens": 1}
+    return Rollout(**{**dict(question), "id": "q#0"}, response=response, finish_reason=finish_reason, model="m", **counts)
+
+
 @pytest.mark.parametrize("ask", list(ABOUT))
 def test_what_is_asked_about_a_question_shows_it_as_data(ask):
     question = asked('say "yes"\n{DATA} ', None, "; which?" + CHOICES, options=OPTIONS, answer="A", system="be good")
-    (turn,) = conversation(question, ask)
+    about = answered(question, '{DATA} "x"') if ask in OF_RESPONSES else question
+    (turn,) = conversation(about, ask)
     assert [part.type for part in turn.content] == ["text", "image", "text", "text"]
     assert turn.content[0].text == "<image 1>: "
     before, after = ABOUT[ask].text.split("{DATA}")
     text = turn.content[-1].text
     assert text.startswith(before) and text.endswith(after)
     data = json.loads(text[len(before) : len(text) - len(after)])
-    assert data["question"] == 'say "yes"\n{DATA} <image 1>; which?'
-    assert set(data) == ({"question", "options", "right_answer"} if ask == "type" else {"question"})
+    assert data["question"] == 'say "yes"\n{DATA} <image 1>; which?' and set(data) == KEYS[ask]
+    assert data.get("response", '{DATA} "x"') == '{DATA} "x"' and data.get("right_answer", "A") == "A"
     assert conversation(question, "answer") == question.prompt
 
 
-def test_a_model_is_asked_only_about_what_has_images():
-    assert [is_asked(one, "type") for one in (asked("a"), asked("a", None), asked("a <image 1>", None))] == [False, True, False]
-    assert is_asked(asked("a"), "answer")
+def test_a_model_is_asked_only_about_what_has_images_or_came_to_its_end():
+    some = (asked("a"), asked("a", None), asked("a <image 1>", None))
+    assert [is_asked(one, "type") for one in some] == [False, True, False] and all(is_asked(one, "answer") for one in some)
+    assert [is_asked(answered(one), "rating") for one in some] == [True, True, False]
+    assert not is_asked(answered(some[0], " "), "rating") and not is_asked(answered(some[0], "x", "length"), "expansion")
+    (turn,) = conversation(answered(some[0]), "rating")
+    assert isinstance(turn.content, str)

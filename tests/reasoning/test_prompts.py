@@ -20,6 +20,8 @@ KNOWN = {
     "judge-same-answer/1": "3fbe4d9135fd1682",
     "question-type/1": "522487890038a089",
     "question-refinement/1": "f2800c70af3c92ee",
+    "reasoning-expansion/1": "34ab7a6959de4c1b",
+    "demonstration-rating/1": "78dffe549983ecd0",
     "vision/1": "d5a4d07d32b3b825",
     "diagnosis/1": "e580ed920e96bf02",
 }
@@ -68,6 +70,8 @@ def test_origins_are_said():
         "judge-same-answer/1": "ours",
         "question-type/1": "ours",
         "question-refinement/1": "ours",
+        "reasoning-expansion/1": "ours",
+        "demonstration-rating/1": "ours",
         "vision/1": "ours",
         "diagnosis/1": "ours",
     }

@@ -1,11 +1,13 @@
 """What a model says about a question: read strictly, and an edited question that changes more than it says is known."""
 
 import json
+import re
 
 import pytest
 
 from mede2_jax.reasoning.judge_reply import Unreadable
-from mede2_jax.reasoning.remarks import Refinement, changed_beside, read_refinement, read_types
+from mede2_jax.reasoning.prompts import RATING
+from mede2_jax.reasoning.remarks import MERITS, Refinement, changed_beside, read_expansion, read_rating, read_refinement, read_types
 from mede2_jax.reasoning.words import words
 
 BEFORE = (
@@ -94,6 +96,24 @@ def test_a_question_without_what_was_removed_has_changed_in_nothing_else(questio
 )
 def test_what_else_has_changed_is_said(question, removed, expected):
     assert changed_beside(BEFORE, Refinement(question, tuple(removed))).startswith(expected)
+
+
+def test_an_expansion_is_the_one_text_between_its_tags():
+    for text in ("<expanded> so </expanded>", "<think> <expanded>x</expanded> </THINK> Here:\n<Expanded>\nso\n</expanded>\nDone."):
+        assert read_expansion(text) == "so"
+    for text in ("", "so", "<expanded> so", "<expanded> </expanded>", "<expanded>a</expanded> <expanded>b</expanded>"):
+        with pytest.raises(Unreadable, match="between <expanded> and </expanded>"):
+            read_expansion(text)
+
+
+def test_a_rating_is_three_verdicts():
+    names = ("Correct_Answer", "Logical_Structure", "Plausible_Reasoning")
+    said = json.dumps({name: {"Reason": "so", "Verdict": "No" if name == names[1] else "Yes"} for name in names})
+    assert {name: one.met for name, one in read_rating(said).items()} == dict(zip(MERITS, (True, False, True), strict=True))
+    with pytest.raises(Unreadable, match="'Plausible_Reasoning' is missing"):
+        read_rating(said.replace("Plausible", "Possible"))
+    shown = json.loads(re.search(r"\{\n.*?\n\}", RATING.text, re.DOTALL)[0])
+    assert tuple(shown) == names
 
 
 def test_nothing_in_a_reply_takes_long():

@@ -177,9 +177,9 @@ def test_what_is_said_about_a_question_is_no_answer_to_it(gemini, sample, tmp_pa
     assert len(gemini.bodies) == 6, "all is there"
     with pytest.raises(UserError, match="ask: type then, refinement now"):
         main(flags(out, gemini, sample, "--ask=refinement"))
-    with pytest.raises(UserError, match=r"types.jsonl:1: this is what a model says about a question \(rollout --ask\), not an answer"):
+    with pytest.raises(UserError, match=r"types.jsonl:1: this is what a model says about something \(rollout --ask\), not an answer"):
         judge([f"--rollouts={out}", f"--out={tmp_path / 'j.jsonl'}", "--judge=offline"])
-    with pytest.raises(UserError, match=r"types.jsonl:1: this is what a model says about a question"):
+    with pytest.raises(UserError, match=r"types.jsonl:1: this is what a model says about something"):
         curate([f"--questions={sample / 'questions.jsonl'}", f"--out={tmp_path / 'c.jsonl'}", f"--difficulty.rollouts={out}"])
 
 
@@ -192,5 +192,5 @@ def test_nothing_is_asked_about_questions_without_images(gemini, sample, tmp_pat
     main([*flags(tmp_path / "r.jsonl", gemini, sample, "--ask=refinement", *more), f"--questions={mixed}"])
     assert len(gemini.bodies) == len([row for row in rows[:2] if row.get("images")]) > 0
     mixed.write_text("".join(json.dumps(row) + "\n" for row in text))
-    with pytest.raises(UserError, match=r"--ask=type is for questions with images, and none in .*q.jsonl has one; leave this step out"):
+    with pytest.raises(UserError, match=r"--ask=type is for questions with images, and .*q.jsonl has none; leave this step out"):
         main([*flags(tmp_path / "t.jsonl", gemini, sample, "--ask=type", *more), f"--questions={mixed}"])

@@ -17,23 +17,31 @@ RolloutT = TypeVar("RolloutT", Rollout, Remark)
 Found = TypeVar("Found")
 
 
+_SAME = ("prompt", "images", "answer", "options")
+
+
+def differing_answer(rollout: Rollout, question: Question) -> Sequence[str]:
+    """In what a response is one to another question than this."""
+    return [name for name in _SAME if getattr(rollout, name) != getattr(question, name)]
+
+
 def read_replies(
     path: Path,
     questions: Mapping[int, Question],
     kind: type[RolloutT],
     differing: Callable[[RolloutT, Question], Sequence[str]],
     take: Callable[[RolloutT, Question], Found],
-    cure: str,
+    cure: str = "",
 ) -> dict[int, list[Found]]:
     """What is taken of each reply of a file, by question.
 
     Args:
         path: The file. Replies to other questions may stand there too.
-        questions: By number; each must have a reply.
+        questions: By number.
         kind: Of its records.
         differing: In what a reply is of another question.
         take: What is to be known of it.
-        cure: The command that makes such a file.
+        cure: The command that makes such a file; empty: not every question needs a reply.
 
     Raises:
         UserError: A line is not as it should be, is of another question of that id, or is there twice; a question has no reply.
@@ -52,7 +60,7 @@ def read_replies(
         if seen[reply.id] > 1:
             raise UserError(f"{file.where(place)}: the id {shown(reply.id)} is there twice; take one out")
         found[number].append(take(reply, question))
-    if missing := [question.id for number, question in questions.items() if number not in found]:
+    if cure and (missing := [question.id for number, question in questions.items() if number not in found]):
         some = ", ".join(map(shown, missing[:MOST_FAULTS])) + (", …" if len(missing) > MOST_FAULTS else "")
         raise UserError(f"{path} has no response to {counted(len(missing), 'question')} ({some}); sample them: {cure}")
     return found

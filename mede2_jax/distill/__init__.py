@@ -1,0 +1,1 @@
+"""Demonstrations from teachers' responses (paper, section 3.2)."""
