@@ -45,6 +45,7 @@ def of_demonstration(id: str, path: Path) -> Iterator[RenderableType]:
     for one in walk(source):
         if one.name == "questions" and one.path is not None and "steps" in (one.manifest.get("config") or {}):
             yield Text(visible(of_question(question, one.path)))
+            break  # which looks through those before, too
     for certificate in certificates(source):
         matched = any(match.record == question for match in certificate.certificate.matches)
         said = "it is too like an item of it" if matched else "it is not among what was found"

@@ -147,9 +147,21 @@ def test_trace_says_what_became_of_a_question(tmp_path, capsys):
         capsys.readouterr()
         trace([id, f"--curated={tmp_path / 'c.jsonl'}"])
         told[id] = " ".join(capsys.readouterr().out.split())
-    assert "q1 stays" in told["q1"] and "q2 is left out by step duplicates: the same as another (q1, similarity 1.0)" in told["q2"]
+    assert "q1 stays" in told["q1"] and "by step duplicates: the same as another (q1, similarity 1.0)" in told["q2"]
     with pytest.raises(UserError, match="no question 'q9' in"):
         trace(["q9", f"--curated={tmp_path / 'c.jsonl'}"])
+
+
+def test_trace_goes_back_through_steps_that_were_taken_one_by_one(tmp_path, capsys):
+    curate(tmp_path, [asked(1), asked(2, of=1), asked(3), asked(4, of=3)], "--steps=duplicates")
+    for name, before in (("second", "c"), ("third", "second")):
+        main([f"--questions={tmp_path / f'{before}.jsonl'}", f"--out={tmp_path / f'{name}.jsonl'}", "--steps=duplicates"])
+    capsys.readouterr()
+    for id, expected in (("q1", "q1 stays: it is in"), ("q4", f"q4 is left out of {tmp_path / 'c.jsonl'} by step duplicates")):
+        trace([id, f"--curated={tmp_path / 'third.jsonl'}"])
+        assert expected in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"no question 'q9' in .*third.jsonl or the files beside it"):
+        trace(["q9", f"--curated={tmp_path / 'third.jsonl'}"])
 
 
 @pytest.mark.parametrize(
