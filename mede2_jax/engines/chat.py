@@ -90,6 +90,8 @@ class Completion:
     """Of each token under the model itself, before temperature, top_p and banned tokens; None where not asked for."""
     finish_reason: FinishReason
     seed: int
+    thought: str = ""
+    """What an API says apart from the text of how it came to it; empty: nothing."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mede2_jax.config import UserError
 from mede2_jax.data.readers import read_own
 from mede2_jax.data.record_file import RecordFile
 from mede2_jax.data.records import Message, Question, Rollout
-from mede2_jax.engines.chat import ChatReply, ChatRequest
+from mede2_jax.engines.chat import ChatReply, ChatRequest, Completion
 from mede2_jax.foreign import shown
 from mede2_jax.outputs.file import OutputFile
 from mede2_jax.outputs.manifest import Json, begun_otherwise, differences, file_digest, read_begun
@@ -88,6 +88,10 @@ class EvaluationRun(RolloutRun):
     def metadata(self, question: Question) -> Mapping[str, Any]:
         """What replies say of a question."""
         return question.metadata
+
+    def response(self, completion: Completion) -> str:
+        """The text of an answer alone, as the owners' own harnesses read it."""
+        return completion.text
 
     def question(self, id: str) -> Question:
         """The question of that id."""

@@ -99,10 +99,11 @@ class Historian:
 
     def _made_of(self, source: Source, depth: int) -> Iterator[Source]:
         assert source.path is not None
-        for name in (*RECORDS, "model"):
+        attempts = source.manifest.get("attempts")  # what models said, by the step of a curation that went by it
+        steps = {f"replies for {step}": said for step, said in attempts.items()} if isinstance(attempts, dict) else {}
+        for name, said in [*steps.items(), *((name, source.manifest.get(name)) for name in (*RECORDS, "model"))]:
             if name == "questions" and "benchmarks" in source.manifest:
                 continue  # an evaluation's own, made of the benchmark; their digest is of that
-            said = source.manifest.get(name)
             for entry in said if isinstance(said, list) else [said]:
                 if not isinstance(entry, dict) or (text := _text(entry.get("path"))) is None:
                     continue

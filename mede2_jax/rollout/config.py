@@ -30,7 +30,7 @@ class QuestionOptions(ProcessorOptions):
     """How questions are prepared; all that shapes the prompt must be as in training."""
 
     image_root: Path | None = None
-    """Folder that image paths start from; none: the questions' folder."""
+    """Folder that image paths start from; none: the one that the manifest of the questions names, or their folder."""
     max_image_pixels: int = Field(default=50_000_000, gt=0)
     """An image file with more pixels is an error."""
 

@@ -162,11 +162,9 @@ def open_asked(config: QuestionRun, console: Console) -> QuestionFile:
         UserError: The file cannot be read, or its manifest names a folder of images that does not count.
     """
     assert config.questions is not None
-    root, largest = config.data.image_root, config.data.max_image_pixels
-    if config.ask not in OF_RESPONSES:
-        return open_questions(config.questions, root, largest)
     tell = partial(console.print, soft_wrap=True, markup=False)
-    return open_questions(config.questions, image_root(config.questions, root, "--data.image_root", tell), largest, Rollout)
+    root = image_root(config.questions, config.data.image_root, "--data.image_root", tell)
+    return open_questions(config.questions, root, config.data.max_image_pixels, Rollout if config.ask in OF_RESPONSES else Question)
 
 
 def question_inputs(questions: QuestionFile, count: int, images: dict[str, str], ask: Ask) -> dict[str, Any]:

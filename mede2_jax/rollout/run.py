@@ -143,6 +143,11 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
         """The request for these samples of the question with that number."""
         return request(self.job, number, samples)
 
+    def response(self, completion: Completion) -> str:
+        """What is kept of an answer: a thought that an API has set apart stands before it, as where models write it themselves."""
+        thought = completion.thought if self.job.config.ask == "answer" else ""
+        return completion.text if thought in completion.text else f"<think> {thought} </think>\n\n{completion.text}"
+
     def inputs(self) -> Mapping[str, Any]:
         """Model, processor, questions, images, versions, engine."""
         images = self.job.inputs["images"]
@@ -227,7 +232,7 @@ class RolloutRun(ResumableRun[Samples, Rollout, FailedSamples, BegunRollouts, Ta
             answer=None if about else question.answer,
             options=None if about else question.options,
             sample=sample,
-            response=completion.text,
+            response=self.response(completion),
             finish_reason=completion.finish_reason,
             prompt_tokens=reply.prompt_tokens,
             response_tokens=reply.usage.response_tokens if reply.usage else len(completion.token_ids),

@@ -1,12 +1,10 @@
 """Evaluations that are killed ten times, by how much was answered and never by the clock, and started again."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -17,9 +15,10 @@ from cheap_programs import one_device
 from evaluating import flags, lines, result
 from gemini_server import KEY, GeminiServer
 from gemini_server import Drop as GeminiDrop
+from killed_lives import Lives, whole_lines
 from task_files import medqa, write_jsonl
 from test_evaluate_api import asked, right, without_cost
-from waiting import finished, until
+from waiting import until
 
 from mede2_jax.evaluate.__main__ import main
 
@@ -27,43 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS = 10
 TASKS = ["medqa", "mmxu", "medbullets_op5"]
 FILES = ("rollouts.jsonl", "second_turns.jsonl")
-
-
-class Lives:
-    """Kills the process that asks when it has been given so many answers in its life, in the moment in which it asks for one more."""
-
-    def __init__(self, answers, drop):
-        self.answers, self.drop, self.lock = answers, drop, threading.Lock()
-        self.life, self.given, self.pid, self.kept = 0, 0, None, []
-        self.asked = [[] for _ in range(len(answers) + 1)]
-
-    def __call__(self, number, body):
-        with self.lock:
-            self.asked[self.life].append(json.dumps(body, sort_keys=True))
-            if self.pid is None or self.life == len(self.answers) or self.given < self.answers[self.life]:
-                self.given += 1
-                return
-            os.kill(self.pid, signal.SIGKILL)
-        raise self.drop
-
-    def run(self, command, out):
-        """One life after the other, and the last one to its end; `kept` has the names that were in the files at each death."""
-        environment = one_device()
-        for life in range(len(self.answers) + 1):
-            with self.lock:
-                self.life, self.given, self.pid = life, 0, None
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "mede2_jax.evaluate", *command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
-                )
-                self.pid = process.pid
-            finished(process)
-            assert process.returncode == (0 if life == len(self.answers) else -signal.SIGKILL), life
-            self.kept.append({(name, row) for name in FILES for row in whole_lines(out / name)})
-
-
-def whole_lines(path):
-    """Those that were written to their end."""
-    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
 
 
 def same_scores(out, whole):
@@ -87,7 +49,7 @@ def test_a_paid_api_gives_no_answer_twice_through_ten_kills(data, tmp_path, monk
     out, whole = tmp_path / "killed" / "out", tmp_path / "whole" / "out"
     lives = Lives([rng.randint(0, 8) for _ in range(KILLS)], GeminiDrop)
     with GeminiServer(say=right, faults=lives) as server:
-        lives.run(asked(TASKS, data, out, server, *HOW), out)
+        lives.run("evaluate", asked(TASKS, data, out, server, *HOW), [out / name for name in FILES])
     assert server.delivered.keys() and set(server.delivered.values()) == {1}, "an answer that came whole is never asked for again"
     # Three tasks of three items, two prompts, one of them in two turns, two samples of each.
     assert len(server.delivered) == 3 * 3 * 3 * 2 and len(server.bodies) == 54 + KILLS
@@ -107,7 +69,7 @@ def test_a_server_is_asked_for_nothing_that_is_in_the_files_through_ten_kills(da
     out, whole = tmp_path / "killed", tmp_path / "whole"
     lives = Lives([rng.randint(0, 5) for _ in range(KILLS)], ChatDrop)
     with ChatServer(tokenise=tokenise, faults=lives) as server:
-        lives.run(flags(TASKS, data, tiny_model, out, server, *HOW), out)
+        lives.run("evaluate", flags(TASKS, data, tiny_model, out, server, *HOW), [out / name for name in FILES])
         server.faults = None
         server.requests.clear()
         main(flags(TASKS, data, tiny_model, out, server, *HOW))

@@ -194,3 +194,31 @@ def test_nothing_is_asked_about_questions_without_images(gemini, sample, tmp_pat
     mixed.write_text("".join(json.dumps(row) + "\n" for row in text))
     with pytest.raises(UserError, match=r"--ask=type is for questions with images, and .*q.jsonl has none; leave this step out"):
         main([*flags(tmp_path / "t.jsonl", gemini, sample, "--ask=type", *more), f"--questions={mixed}"])
+
+
+@pytest.mark.parametrize(
+    ("message", "response"),
+    [
+        ({"content": "<answer> B </answer>", "reasoning_content": " so "}, "<think> so </think>\n\n<answer> B </answer>"),
+        ({"content": "<answer> B </answer>", "reasoning": "so", "reasoning_content": None}, "<think> so </think>\n\n<answer> B </answer>"),
+        ({"content": "<think> in short </think> B", "reasoning": "so"}, "<think> so </think>\n\n<think> in short </think> B"),
+        ({"content": "<think> so </think> B", "reasoning": "so"}, "<think> so </think> B"),
+        ({"content": [{"type": "thinking", "thinking": "so"}, {"type": "text", "text": "B"}]}, "<think> so </think>\n\nB"),
+        ({"content": "B", "reasoning": " "}, "B"),
+    ],
+)
+def test_a_thought_that_an_api_sets_apart_stands_before_its_answer(message, response, sample, tmp_path):
+    def change(reply):
+        reply["choices"][0] |= {"message": {"role": "assistant", **message}, "finish_reason": "stop"}
+        return reply
+
+    with ChatServer(change=change) as server:
+        for _ in range(2):  # the second time from the cache
+            main(flags(tmp_path / "r.jsonl", server, sample, "--limit=1", "--n=1"))
+            assert [one.response for one in rollouts(tmp_path / "r.jsonl")] == [response]
+            (tmp_path / "r.jsonl").unlink()
+            (tmp_path / "r.jsonl.manifest.json").unlink()
+        assert len(server.requests) == 1
+        main(flags(tmp_path / "t.jsonl", server, sample, "--limit=1", "--n=1", "--ask=type"))
+    (said,) = (Remark.model_validate_json(line) for line in (tmp_path / "t.jsonl").read_text("utf-8").splitlines())
+    assert said.response == ("B" if isinstance(message["content"], list) else message["content"]), "a remark is what was said"

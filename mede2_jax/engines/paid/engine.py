@@ -150,7 +150,8 @@ class APIChat:
     def _reply(self, request: ChatRequest, fetched: list[Fetched]) -> ChatReply:
         outcomes = [one.outcome for one in fetched]
         completions = tuple(
-            Completion(outcome.text or "", (), None, outcome.finish_reason, request.seed + index) for index, outcome in enumerate(outcomes)
+            Completion(outcome.text or "", (), None, outcome.finish_reason, request.seed + index, outcome.thought)
+            for index, outcome in enumerate(outcomes)
         )
         self.meter.totals.answered += 1
         prompt_tokens = max(outcome.prompt_tokens or 0 for outcome in outcomes)

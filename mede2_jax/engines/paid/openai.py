@@ -117,4 +117,4 @@ def read_reply(reply: Reply) -> Outcome:
     if not text or not (is_cut or (end or "").lower() in ENDED):
         ended = f"it ended by {shown(repr(end))}"
         return no_answer(f"the reply has no text ({ended})" if not text else ended, is_final=False, **counts)
-    return Outcome(text=text, finish_reason="length" if is_cut else "stop", **counts)
+    return Outcome(text=text, thought=choice.message.thought, finish_reason="length" if is_cut else "stop", **counts)

@@ -13,6 +13,8 @@ class Outcome(Config):
 
     text: str | None
     """The answer; None: there is none, because of `reason`."""
+    thought: str = ""
+    """What stands apart from it in a field for reasoning."""
     finish_reason: FinishReason = "stop"
     reason: str = ""
     end: NoAnswer = "failed"

@@ -16,6 +16,10 @@ from mede2_jax.json_file import check
 
 TEXT_PARTS = ("text", "output_text")
 """Types of the parts of a content that are what was said."""
+THOUGHTS = ("reasoning_content", "reasoning")
+"""Fields of a message in which servers put the reasoning before an answer (DeepSeek's, and vLLM's once; vLLM's and OpenRouter's)."""
+THOUGHT_PARTS = ("reasoning", "thinking")
+"""Types of the parts of a content that are reasoning."""
 NO_TEXT = ("role", "id", "object", "type", "name", "status", "annotations", "audio")
 """Fields of a message that are not what was said."""
 
@@ -32,6 +36,16 @@ class _Message(pydantic.BaseModel):
         if not isinstance(self.content, list):
             return self.content or ""
         return "".join(str(part.get("text") or "") for part in self._parts if part.get("type", "text") in TEXT_PARTS)
+
+    @property
+    def thought(self) -> str:
+        """The reasoning that stands apart from the text; empty: none."""
+        fields = self.model_extra or {}
+        said = next((value for name in THOUGHTS if isinstance(value := fields.get(name), str) and value.strip()), "")
+        if said:
+            return said.strip()
+        texts = (part.get(part["type"]) or part.get("text") for part in self._parts if part.get("type") in THOUGHT_PARTS)
+        return "".join(text for text in texts if isinstance(text, str)).strip()
 
     @property
     def set_aside(self) -> str | None:
