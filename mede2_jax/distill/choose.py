@@ -8,12 +8,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from mede2_jax.data.about import is_asked
 from mede2_jax.distill.candidates import Candidate, Remarks
 from mede2_jax.distill.config import EVEN, DistillConfig
 from mede2_jax.reasoning.judge_reply import Unreadable
 from mede2_jax.reasoning.remarks import MERITS, Merit, read_rating
 
 BETTER, FULL, UNRATED = "another one is better", "its teacher has enough", "its rating could not be read"
+UNASKED = "nobody was asked to rate it: its question has marks as of images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Rated:
 
 def rate(candidate: Candidate, ratings: Remarks, config: DistillConfig) -> Rated:
     """What its ratings say of a candidate. Criteria that more than half of them do not grant take it out."""
+    if not is_asked(candidate.rollout, "rating"):
+        return Rated(candidate, {}, UNASKED)
     said = []
     for one in ratings.about(candidate.rollout):
         try:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mede2_jax import __version__
 from mede2_jax.config import Config, UserError, counted
+from mede2_jax.data.about import is_asked
 from mede2_jax.data.questions import open_questions
 from mede2_jax.data.records import Demonstration, Message
 from mede2_jax.distill.candidates import Candidate, Remarks, read_candidates
@@ -89,7 +90,7 @@ def _rated(kept: Sequence[Candidate], config: DistillConfig) -> list[Rated]:
     if not config.ratings:
         return [Rated(one, {}) for one in kept]
     ratings = Remarks(config.ratings, "rating", {one.rollout.id for one in kept})
-    missing = [one.rollout.id for one in kept if not ratings.about(one.rollout)]
+    missing = [one.rollout.id for one in kept if not ratings.about(one.rollout) and is_asked(one.rollout, "rating")]
     ratings.check_used()
     if missing:
         raise UserError(

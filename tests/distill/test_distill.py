@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from gemini_server import KEY, GeminiServer
+from PIL import Image
 from teaching import SAID, distill, left, lines, manifest, question, read, response, rollout, thought
 
 from mede2_jax.config import UserError
@@ -192,6 +193,17 @@ def test_a_tie_grants_nothing(tmp_path, monkeypatch):
     file = ask(tmp_path, tmp_path / "d.candidates.jsonl", "ratings", say, monkeypatch, "--ask=rating", "--n=2", "--concurrency=1")
     assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={file}") == ["q1#0"]
     assert left(tmp_path) == {"q0#0": ("rating", "its ratings deny it plausible reasoning")}
+
+
+def test_what_nobody_can_be_asked_to_rate_is_left_out_and_said(tmp_path, monkeypatch):
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    content = [{"type": "image"}, {"type": "text", "text": "Case 0: as <image 1> shows, what is it?"}]
+    marked = question(0, prompt=[{"role": "user", "content": content}], images=["a.png"])
+    rows = [rollout(marked, response(0)), rollout(QUESTIONS[1], response(1))]
+    distill(tmp_path, [marked, QUESTIONS[1]], {"one": rows})
+    file = ask(tmp_path, tmp_path / "d.candidates.jsonl", "ratings", lambda text: ratings("Yes", "Yes", "Yes"), monkeypatch, "--ask=rating")
+    assert distill(tmp_path, [marked, QUESTIONS[1]], {"one": rows}, f"--ratings={file}") == ["q1#0"]
+    assert left(tmp_path)["q0#0"] == ("rating", "nobody was asked to rate it: its question has marks as of images")
 
 
 @pytest.mark.slow
