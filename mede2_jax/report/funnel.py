@@ -80,12 +80,16 @@ def _stage(path: Path) -> Stage:
 
 
 def _lost(said: Mapping[str, Any], records: int) -> int:
-    """What was left out of those that the file's records are the rest of; counts of several kinds say themselves which these are."""
+    """What was left out of those that the file's records are the rest of. Counts of several kinds say themselves which these are; what was
+    left out step by step counts where with the records it makes up something that was counted, as the whole bank."""
     counts, dropped = (value if isinstance(value := said.get(name), Mapping) else {} for name in ("counts", "dropped"))
     kinds = {kind: sum(_flat(reasons).values()) for kind, reasons in dropped.items() if isinstance(reasons, Mapping)}
     if not kinds:
         return sum(_flat(dropped).values())
-    return next((lost for kind, lost in kinds.items() if _flat(counts.get(kind)).get("in") == records + lost), 0)
+    if (lost := next((lost for kind, lost in kinds.items() if _flat(counts.get(kind)).get("in") == records + lost), None)) is not None:
+        return lost
+    wholes = {sum(_flat(value).values()) if isinstance(value, Mapping) else value for value in counts.values()}
+    return total if records + (total := sum(kinds.values())) in wholes else 0
 
 
 def _flat(value: Any) -> dict[str, int]:

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from mede2_jax.bank.__main__ import main as bank
 from mede2_jax.config import UserError
+from mede2_jax.curate.__main__ import main as curate
+from mede2_jax.distill.__main__ import main as distill
 from mede2_jax.judge.__main__ import main as judge
 from mede2_jax.pair.__main__ import main as pair
 from mede2_jax.reasoning.rubric import MMRP
@@ -33,6 +36,18 @@ def test_a_funnel_says_what_was_left_out(chain, sample):
         figure = funnel_figure(stages)
     rows = [[cell.text for cell in row] for row in figure.table.rows]
     assert ["left out: wrong answer", "24"] in rows and "judgments.jsonl: 336 records, 48 left out" in figure.text
+
+
+def test_what_was_left_out_step_by_step_adds_up(sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bank([])
+    curate(["--questions=runs/bank.jsonl", "--out=runs/curated.jsonl", "--eval_fraction=0.2"])
+    distill([])
+    stages = read_funnel([tmp_path / "runs" / f"{name}.jsonl" for name in ("bank", "curated", "curated.eval", "demonstrations")])
+    assert (
+        stages[0].records == 93 and stages[1].records + stages[1].lost == 93 and stages[1].dropped["split: held out"] == stages[2].records
+    )
+    assert (stages[3].records, stages[3].lost) == (48, 336) and stages[2].lost == 0, "what is held out is the rest of nothing"
 
 
 def test_a_manifest_without_its_file(chain, tmp_path):
