@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,17 +59,25 @@ def read_candidates(config: DistillConfig, questions: Mapping[int, Question]) ->
         for number, rollouts in replies.items():
             found[number] += [(path, rollout) for rollout in sorted(rollouts, key=lambda rollout: rollout.sample)]
     expansions = Remarks(config.expansions, "expansion", {one.id for replies in found.values() for _, one in replies})
-    candidates = [
-        _candidate(number, place, file, rollout, questions[number], expansions, config)
-        for number in sorted(found)
-        for place, (file, rollout) in enumerate(found[number])
-    ]
+    candidates, names = [], Counter[str]()
+    for number in sorted(found):
+        for place, (file, rollout) in enumerate(found[number]):
+            named = rollout.model_copy(update={"id": _name(rollout, names), "sample": place})
+            candidates.append(_candidate(number, file, rollout, named, questions[number], expansions, config))
     expansions.check_used()
     return candidates
 
 
+def _name(rollout: Rollout, names: Counter[str]) -> str:
+    """An id that stays whatever other teachers there are, and ratings with it; a teacher's second response of one id gets a number."""
+    is_own = rollout.model.startswith("sha256:")
+    name = f"{rollout.id}@{rollout.model.removeprefix('sha256:')[:12] if is_own else rollout.model}"
+    names[name] += 1
+    return name if names[name] == 1 else f"{name}~{names[name]}"
+
+
 def _candidate(
-    number: int, place: int, file: Path, rollout: Rollout, question: Question, expansions: Remarks, config: DistillConfig
+    number: int, file: Path, rollout: Rollout, named: Rollout, question: Question, expansions: Remarks, config: DistillConfig
 ) -> Candidate:
     parts, remark = thought_and_answer(rollout), expansions.about(rollout)
     fault = parts if isinstance(parts, str) else ""
@@ -86,10 +94,8 @@ def _candidate(
         response = in_form(thought, answer)
     else:
         response = rollout.response
-    named = {"id": f"{question.id}#{place}", "sample": place, "response": response, "token_ids": None, "logprobs": None}
-    return Candidate(
-        number, rollout, file, rollout.model_copy(update={**named, "metadata": {**rollout.metadata, "distilled": origin}}), fault
-    )
+    changed = {"response": response, "token_ids": None, "logprobs": None, "metadata": {**rollout.metadata, "distilled": origin}}
+    return Candidate(number, rollout, file, named.model_copy(update=changed), fault)
 
 
 class Said(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mede2_jax.config import Config
 from mede2_jax.embedded import SAMPLE_QUESTIONS, SAMPLE_ROLLOUTS, Embedded
@@ -55,6 +55,13 @@ class DistillConfig(Config):
     """Of which candidate is taken among equals."""
     image_root: Path | None = None
     """Folder that image paths start from; none: the one that the manifest of the questions names, or their folder."""
+
+    @field_validator("rollouts", "expansions", "ratings")
+    @classmethod
+    def _are_different(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("must name each file once")
+        return value
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

@@ -59,9 +59,13 @@ def test_without_arguments_it_takes_the_samples_responses(tmp_path, monkeypatch)
 def test_every_response_is_a_demonstration_or_says_why_not(tmp_path):
     one = [rollout(QUESTIONS[0], response(0)), rollout(QUESTIONS[1], response(1, answer="B")), rollout(QUESTIONS[2], "<think> gout")]
     other = [rollout(QUESTIONS[0], response(0), model="other"), rollout(QUESTIONS[1], response(1), model="other")]
-    assert distill(tmp_path, QUESTIONS, {"one": one, "other": other}) in (["q0#0", "q1#1"], ["q0#1", "q1#1"])
+    assert distill(tmp_path, QUESTIONS, {"one": one, "other": other}) in (["q0#0@teacher", "q1#0@other"], ["q0#0@other", "q1#0@other"])
     out = left(tmp_path)
-    assert out["q1#0"] == ("rules", "its answer is not right") and out["q2#0"] == ("rules", "no answer can be read") and len(out) == 3
+    assert (
+        out["q1#0@teacher"] == ("rules", "its answer is not right")
+        and out["q2#0@teacher"] == ("rules", "no answer can be read")
+        and len(out) == 3
+    )
     said = manifest(tmp_path / "d.jsonl")
     assert said["counts"] == {"responses": 5, "candidates": 3, "demonstrations": 2}
     assert sum(sum(reasons.values()) for reasons in said["dropped"].values()) + 2 == 5
@@ -70,7 +74,7 @@ def test_every_response_is_a_demonstration_or_says_why_not(tmp_path):
         "other.jsonl",
     ]
     (_, second) = read(tmp_path / "d.jsonl")
-    assert second["metadata"]["distilled"] == {"rollout": "q1#0", "teacher": "other"} and second["parents"] == ["q1", "q1#1"]
+    assert second["metadata"]["distilled"] == {"rollout": "q1#0", "teacher": "other"} and second["parents"] == ["q1", "q1#0@other"]
     assert second["messages"][:2] == QUESTIONS[1]["prompt"] and second["messages"][2] == {"role": "assistant", "content": response(1)}
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
     distill(tmp_path, QUESTIONS, {"one": one, "other": other})
@@ -94,24 +98,30 @@ def test_ratings_decide_and_every_one_is_needed(tmp_path, monkeypatch, capsys):
         3: "<think>x</think>" + ratings("Yes", "Yes", "yes"),
     }
     file = ask(tmp_path, tmp_path / "d.candidates.jsonl", "ratings", lambda text: said[of(text)], monkeypatch, "--ask=rating")
-    assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={file}") == ["q0#0", "q3#0"]
+    assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={file}") == ["q0#0@teacher", "q3#0@teacher"]
     assert left(tmp_path) == {
-        "q1#0": ("rating", "its ratings deny it logical structure"),
-        "q2#0": ("rating", "its rating could not be read"),
+        "q1#0@teacher": ("rating", "its ratings deny it logical structure"),
+        "q2#0@teacher": ("rating", "its rating could not be read"),
     }
     assert read(tmp_path / "d.jsonl")[0]["metadata"]["merits"] == dict.fromkeys(
         ("correct_answer", "logical_structure", "plausible_reasoning"), 1.0
     )
-    assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={file}", "--criteria=correct_answer") == ["q0#0", "q1#0", "q3#0"]
+    assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={file}", "--criteria=correct_answer") == [
+        "q0#0@teacher",
+        "q1#0@teacher",
+        "q3#0@teacher",
+    ]
     capsys.readouterr()
-    trace(["q1#0", f"--demonstrations={tmp_path / 'd.jsonl'}"])
+    trace(["q1#0@teacher", f"--demonstrations={tmp_path / 'd.jsonl'}"])
     shown = capsys.readouterr().out
     assert "no: Logical_Structure it is" in shown and "teacher" in shown and "ratings.jsonl" in shown and "one.jsonl" in shown
-    lines(tmp_path / "part.jsonl", [one for one in read(file) if one["parents"] != ["q3#0"]])
-    with pytest.raises(UserError, match=r"--ratings has nothing on 1 candidate \(q3#0 first\); rate them: rollout --ask=rating"):
+    lines(tmp_path / "part.jsonl", [one for one in read(file) if one["parents"] != ["q3#0@teacher"]])
+    with pytest.raises(UserError, match=r"--ratings has nothing on 1 candidate \(q3#0@teacher first\); rate them: rollout --ask=rating"):
         distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={tmp_path / 'part.jsonl'}")
     changed = [rows[0] | {"response": response(9)}, *rows[1:]]
-    with pytest.raises(UserError, match=r"ratings.jsonl:\d: is about another response than q0#0, in its words or its question; ask anew"):
+    with pytest.raises(
+        UserError, match=r"ratings.jsonl:\d: is about another response than q0#0@teacher, in its words or its question; ask anew"
+    ):
         distill(tmp_path, QUESTIONS, {"one": changed}, f"--ratings={file}")
     with pytest.raises(
         UserError, match=r"it was asked demonstration-rating/1, not reasoning-expansion/1; give what rollout --ask=expansion wrote"
@@ -137,8 +147,8 @@ def test_a_summary_is_written_out_by_a_second_model(tmp_path, monkeypatch):
     assert [one["messages"][-1]["content"] for one in made] == [response(0), response(2)]
     assert made[0]["metadata"]["distilled"]["expanded_by"] == "gemini/gemini-2.5-pro"
     assert left(tmp_path) == {
-        "q1#0": ("rules", "its reasoning could not be written out"),
-        "q3#0": ("rules", "it speaks of an answer that was given"),
+        "q1#0@gemini/gemini-2.5-pro": ("rules", "its reasoning could not be written out"),
+        "q3#0@gemini/gemini-2.5-pro": ("rules", "it speaks of an answer that was given"),
     }
     history = [one.name for one in walk(Historian().records("demonstrations", tmp_path / "d.jsonl"))]
     assert history.count("rollouts") == 1 and "expansions" in history and SAID
@@ -166,6 +176,7 @@ def test_two_teachers_whose_responses_have_the_same_ids(tmp_path, monkeypatch):
         (["--quota=0"], "--quota: Input should be greater than 0"),
         (["--criteria=kindness"], "--criteria: "),
         (["--rollouts=/none.jsonl"], "/none.jsonl"),
+        (["--rollouts=/a,/b,/a"], "--rollouts: must name each file once"),
         (["--ratings=/none.jsonl"], "/none.jsonl"),
         (["--rollout=x"], "unknown option '--rollout' (did you mean '--rollouts'?)"),
     ],
@@ -183,6 +194,16 @@ def test_a_response_to_another_question_is_refused(tmp_path):
         distill(tmp_path, QUESTIONS, {"one": rows})
 
 
+def test_ratings_stay_whatever_teachers_come_after(tmp_path, monkeypatch):
+    rows = [rollout(QUESTIONS[0], response(0))]
+    distill(tmp_path, QUESTIONS, {"b": rows})
+    file = ask(tmp_path, tmp_path / "d.candidates.jsonl", "ratings", lambda text: ratings("Yes", "Yes", "Yes"), monkeypatch, "--ask=rating")
+    wrong = [rollout(QUESTIONS[0], response(0, answer="B"), model="other")]
+    again = [rollout(QUESTIONS[1], response(1, answer="B")), rollout(QUESTIONS[0], response(7, answer="B"))]
+    assert distill(tmp_path, QUESTIONS, {"a": wrong, "b": rows, "c": again}, f"--ratings={file}") == ["q0#0@teacher"]
+    assert set(left(tmp_path)) == {"q0#0@other", "q1#0@teacher", "q0#0@teacher~2"}
+
+
 def test_a_tie_grants_nothing(tmp_path, monkeypatch):
     rows, given = [rollout(QUESTIONS[0], response(0)), rollout(QUESTIONS[1], response(1))], {0: iter("YN"), 1: iter("YYN")}
     distill(tmp_path, QUESTIONS, {"one": rows})
@@ -191,8 +212,8 @@ def test_a_tie_grants_nothing(tmp_path, monkeypatch):
         return ratings("Yes", "Yes", "Yes" if next(given[of(text)], "?") == "Y" else "No")
 
     file = ask(tmp_path, tmp_path / "d.candidates.jsonl", "ratings", say, monkeypatch, "--ask=rating", "--n=2", "--concurrency=1")
-    assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={file}") == ["q1#0"]
-    assert left(tmp_path) == {"q0#0": ("rating", "its ratings deny it plausible reasoning")}
+    assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={file}") == ["q1#0@teacher"]
+    assert left(tmp_path) == {"q0#0@teacher": ("rating", "its ratings deny it plausible reasoning")}
 
 
 def test_what_nobody_can_be_asked_to_rate_is_left_out_and_said(tmp_path, monkeypatch):
@@ -202,8 +223,8 @@ def test_what_nobody_can_be_asked_to_rate_is_left_out_and_said(tmp_path, monkeyp
     rows = [rollout(marked, response(0)), rollout(QUESTIONS[1], response(1))]
     distill(tmp_path, [marked, QUESTIONS[1]], {"one": rows})
     file = ask(tmp_path, tmp_path / "d.candidates.jsonl", "ratings", lambda text: ratings("Yes", "Yes", "Yes"), monkeypatch, "--ask=rating")
-    assert distill(tmp_path, [marked, QUESTIONS[1]], {"one": rows}, f"--ratings={file}") == ["q1#0"]
-    assert left(tmp_path)["q0#0"] == ("rating", "nobody was asked to rate it: its question has marks as of images")
+    assert distill(tmp_path, [marked, QUESTIONS[1]], {"one": rows}, f"--ratings={file}") == ["q1#0@teacher"]
+    assert left(tmp_path)["q0#0@teacher"] == ("rating", "nobody was asked to rate it: its question has marks as of images")
 
 
 @pytest.mark.slow
