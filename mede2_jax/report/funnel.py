@@ -88,7 +88,7 @@ def _lost(said: Mapping[str, Any], records: int) -> int:
         return sum(_flat(dropped).values())
     if (lost := next((lost for kind, lost in kinds.items() if _flat(counts.get(kind)).get("in") == records + lost), None)) is not None:
         return lost
-    wholes = {sum(_flat(value).values()) if isinstance(value, Mapping) else value for value in counts.values()}
+    wholes = {sum(_flat(value).values()) if isinstance(value, Mapping) else value for value in counts.values() if _is_whole(value)}
     return total if records + (total := sum(kinds.values())) in wholes else 0
 
 
@@ -103,6 +103,10 @@ def _flat(value: Any) -> dict[str, int]:
         elif _is_count(one):
             flat[str(key)] = one
     return flat
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Mapping) or _is_count(value)
 
 
 def _is_count(value: Any) -> bool:
