@@ -15,8 +15,6 @@ from mede2_jax.foreign import shown
 
 RolloutT = TypeVar("RolloutT", Rollout, Remark)
 Found = TypeVar("Found")
-
-
 _SAME = ("prompt", "images", "answer", "options")
 
 

@@ -34,8 +34,6 @@ class Candidate:
     """Number of the question."""
     origin: Rollout
     """As its teacher gave it."""
-    file: Path
-    """Where it is from."""
     rollout: Rollout
     """In the form of a demonstration; with a name that no other candidate has."""
     fault: str
@@ -53,17 +51,17 @@ def read_candidates(config: DistillConfig, questions: Mapping[int, Question]) ->
     Raises:
         UserError: A file is damaged, or speaks of another question or response of that id.
     """
-    found: defaultdict[int, list[tuple[Path, Rollout]]] = defaultdict(list)
+    found: defaultdict[int, list[Rollout]] = defaultdict(list)
     for path in config.rollouts:
         replies = read_replies(path, questions, Rollout, differing_answer, lambda rollout, _: rollout)
         for number, rollouts in replies.items():
-            found[number] += [(path, rollout) for rollout in sorted(rollouts, key=lambda rollout: rollout.sample)]
-    expansions = Remarks(config.expansions, "expansion", {one.id for replies in found.values() for _, one in replies})
+            found[number] += sorted(rollouts, key=lambda rollout: rollout.sample)
+    expansions = Remarks(config.expansions, "expansion", {one.id for some in found.values() for one in some})
     candidates, names = [], Counter[str]()
     for number in sorted(found):
-        for place, (file, rollout) in enumerate(found[number]):
+        for place, rollout in enumerate(found[number]):
             named = rollout.model_copy(update={"id": _name(rollout, names), "sample": place})
-            candidates.append(_candidate(number, file, rollout, named, questions[number], expansions, config))
+            candidates.append(_candidate(number, rollout, named, questions[number], expansions, config))
     expansions.check_used()
     return candidates
 
@@ -76,9 +74,7 @@ def _name(rollout: Rollout, names: Counter[str]) -> str:
     return name if names[name] == 1 else f"{name}~{names[name]}"
 
 
-def _candidate(
-    number: int, file: Path, rollout: Rollout, named: Rollout, question: Question, expansions: Remarks, config: DistillConfig
-) -> Candidate:
+def _candidate(number: int, rollout: Rollout, named: Rollout, question: Question, expansions: Remarks, config: DistillConfig) -> Candidate:
     parts, remark = thought_and_answer(rollout), expansions.about(rollout)
     fault = parts if isinstance(parts, str) else ""
     origin = {"rollout": rollout.id, "teacher": rollout.model}
@@ -95,7 +91,7 @@ def _candidate(
     else:
         response = rollout.response
     changed = {"response": response, "token_ids": None, "logprobs": None, "metadata": {**rollout.metadata, "distilled": origin}}
-    return Candidate(number, rollout, file, named.model_copy(update=changed), fault)
+    return Candidate(number, rollout, named.model_copy(update=changed), fault)
 
 
 class Said(NamedTuple):

@@ -15,7 +15,7 @@ from mede2_jax.distill.config import DistillConfig
 def rated(number, teacher, sample, score=3.0):
     one = Rollout.model_validate(rollout(question(number), response(number), sample, teacher))
     return Rated(
-        Candidate(number, one, "f", one, ""),
+        Candidate(number, one, one, ""),
         {"correct_answer": score / 3, "logical_structure": score / 3, "plausible_reasoning": score / 3},
     )
 
