@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "stage I (--stage=sft) on demonstrations, stage II (--stage=dpo) on pairs",
     "rollout": "sample responses of a model to questions",
     "judge": "judge the reasoning of responses by MMRP's criteria",
+    "review": "let people review responses or demonstrations in Label Studio, and compare them with the judge",
     "pair": "set good responses against flawed ones",
     "evaluate": "ask a model the items of benchmarks, and score its replies",
     "score": "how many responses to a benchmark are right, by which rule, and how sure that is",

@@ -6,11 +6,13 @@ Both are parts of `Judgment.of`, as `CONTENT-FILES`; where no files were looked 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from mede2_jax.data.images import read_image_bytes
+from mede2_jax.data.records import Message
 
 
 class ImageFiles:
@@ -34,6 +36,13 @@ class ImageFiles:
             if name not in self._digests:
                 self._digests[name] = hashlib.sha256(read_image_bytes(self.root, name)).digest()
         return files_digest(self._digests[name] for name in names) if names else ""
+
+
+def demonstration_digest(prompt: Sequence[Message], images: Sequence[str], response: str) -> str:
+    """16 hexadecimal digits that follow from what a demonstration says."""
+    content = {"prompt": [message.model_dump(mode="json") for message in prompt], "images": list(images), "response": response}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def files_digest(digests: Iterable[bytes]) -> str:

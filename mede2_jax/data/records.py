@@ -22,6 +22,7 @@ import pydantic
 from mede2_jax.config import Config, counted
 from mede2_jax.reasoning.answers import Outcome
 from mede2_jax.reasoning.judge_reply import Verdict
+from mede2_jax.reasoning.remarks import MERITS, Merit
 from mede2_jax.reasoning.rubric import ASPECTS, Aspect
 
 Role = Literal["system", "user", "assistant"]
@@ -221,11 +222,11 @@ class Remark(Rollout):
 class JudgedBy(Config):
     """Who judged, and how it was asked."""
 
-    engine: Literal["offline", "gemini", "openai"]
+    engine: Literal["offline", "gemini", "openai", "people"]
     model: str
-    """The API's name of it; `rules/N` of the offline judge."""
+    """The API's name of it; `rules/N` of the offline judge; `annotator-N` of a person."""
     prompt: str | None = None
-    """Name and version of the prompt; None: the offline judge is not asked."""
+    """Name and version of the prompt; None: the offline judge is not asked, and people read the criteria."""
 
 
 class JudgeUsage(Config):
@@ -286,6 +287,28 @@ class Judgment(Record):
     def verdicts(self) -> dict[Aspect, bool]:
         """Which aspects are met."""
         return {aspect: getattr(self, aspect).met for aspect in ASPECTS}
+
+
+class Review(Record):
+    """What one person said of one demonstration, by the criteria of its rating. Its parent is the demonstration."""
+
+    of: str
+    """What was reviewed, by digests, as `Judgment.of`."""
+    annotator: str
+    verdicts: dict[Merit, bool]
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.parents) != 1:
+            raise ValueError(f"field 'parents' must hold the demonstration's id and nothing else, found {list(self.parents)}")
+        if missing := [merit for merit in MERITS if merit not in self.verdicts]:
+            raise ValueError(f"field 'verdicts' lacks {missing[0]!r}")
+        return self
+
+    @property
+    def demonstration(self) -> str:
+        """Id of the demonstration."""
+        return self.parents[0]
 
 
 def check_images(messages: tuple[Message, ...], images: tuple[str, ...]) -> None:

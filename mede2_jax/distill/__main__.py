@@ -26,7 +26,8 @@ Without --questions, --rollouts and --config it takes the sample's:
   4 ratings      … rollout --ask=rating --questions=demonstrations.candidates.jsonl --engine=gemini --api_model=gemini-2.5-pro --n=1
                      --out=ratings.jsonl
   5 the best     command 3 with --ratings=ratings.jsonl
-  6 training     python -m mede2_jax.train --stage=sft --data.path=demonstrations.jsonl
+  6 people       … --reviews=people.jsonl, which python -m mede2_jax.review brings back from those who read demonstrations.jsonl
+  7 training     python -m mede2_jax.train --stage=sft --data.path=demonstrations.jsonl
 
 Of each question the best one is taken, and of no teacher too many (--quota). demonstrations.dropped.jsonl says why the others were not.
 """

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 from mede2_jax.data.about import is_asked
 from mede2_jax.distill.candidates import Candidate, Remarks
@@ -26,6 +27,8 @@ class Rated:
     merits: dict[Merit, float]
     """Share of the ratings that grant each criterion; empty: it was not rated."""
     fault: str = ""
+    by: Literal["rating", "people"] = "rating"
+    """Whose fault it is to find."""
 
     @property
     def score(self) -> float:

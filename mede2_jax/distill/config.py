@@ -34,6 +34,9 @@ class DistillConfig(Config):
     ratings: tuple[Path, ...] = ()
     """Ratings of the candidates that this command has written: rollout --ask=rating --questions=OUT.candidates.jsonl. None: the rules
     alone decide."""
+    reviews: tuple[Path, ...] = ()
+    """What people say of demonstrations that this command has written, as `python -m mede2_jax.review import` brings it in. What more than
+    half of them do not grant every one of --criteria is left out."""
     out: Path | None = None
     """File for the demonstrations. Beside it: responses that keep the rules (.candidates.jsonl) and those left out with their reasons
     (.dropped.jsonl). What this command wrote there before is replaced."""
@@ -56,7 +59,7 @@ class DistillConfig(Config):
     image_root: Path | None = None
     """Folder that image paths start from; none: the one that the manifest of the questions names, or their folder."""
 
-    @field_validator("rollouts", "expansions", "ratings")
+    @field_validator("rollouts", "expansions", "ratings", "reviews")
     @classmethod
     def _are_different(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         if len(set(value)) < len(value):

@@ -13,11 +13,13 @@ from rich.table import Table
 from mede2_jax import __version__
 from mede2_jax.config import Config, UserError, counted
 from mede2_jax.data.about import is_asked
+from mede2_jax.data.judged import ImageFiles
 from mede2_jax.data.questions import open_questions
 from mede2_jax.data.records import Demonstration, Message
 from mede2_jax.distill.candidates import Candidate, Remarks, read_candidates
 from mede2_jax.distill.choose import Rated, choose, rate
 from mede2_jax.distill.config import DistillConfig
+from mede2_jax.distill.people import reviewed
 from mede2_jax.foreign import visible
 from mede2_jax.outputs.image_root import image_root
 from mede2_jax.outputs.manifest import file_digest
@@ -40,7 +42,7 @@ class Left(Config):
     """As its teacher's file has it."""
     teacher: str
     step: str
-    """rules, rating, or choice."""
+    """rules, rating, people, or choice."""
     reason: str
     merits: dict[Merit, float] | None = None
 
@@ -67,7 +69,7 @@ def run(config: DistillConfig, console: Console) -> None:
     if not kept:
         reasons = "; ".join(f"{count:,}: {reason}" for reason, count in Counter(one.fault for one in found).most_common())
         raise UserError(f"no response of {len(found):,} keeps the rules{f' ({reasons})' if reasons else ''}")
-    rated = _rated(kept, config)
+    rated = reviewed(_rated(kept, config), config, ImageFiles(root))
     chosen, why = choose([one for one in rated if not one.fault], config)
     left = [*_broken(found), *_denied(rated), *_not_chosen(rated, why)]
     parts = [
@@ -105,7 +107,7 @@ def _broken(found: Sequence[Candidate]) -> Iterator[Left]:
 
 
 def _denied(rated: Sequence[Rated]) -> Iterator[Left]:
-    return (_left(one.candidate, "rating", one.fault, one.merits) for one in rated if one.fault)
+    return (_left(one.candidate, one.by, one.fault, one.merits) for one in rated if one.fault)
 
 
 def _not_chosen(rated: Sequence[Rated], why: Mapping[str, str]) -> Iterator[Left]:
@@ -150,7 +152,7 @@ def _manifest(
     left: Sequence[Left],
 ) -> dict[str, Any]:
     assert config.questions is not None
-    files = {"rollouts": config.rollouts, "expansions": config.expansions, "ratings": config.ratings}
+    files = {"rollouts": config.rollouts, "expansions": config.expansions, "ratings": config.ratings, "reviews": config.reviews}
     dropped: dict[str, Counter[str]] = {}
     for one in left:
         dropped.setdefault(one.step, Counter())[one.reason] += 1
@@ -191,5 +193,8 @@ def _table(found: Sequence[Candidate], kept: Sequence[Candidate], chosen: Sequen
     table.add_row("all", f"{len(found):,}", f"{len(kept):,}", f"{len(chosen):,}")
     table.add_section()
     for (step, reason), count in Counter((one.step, one.reason) for one in left).most_common():
-        table.add_row(f"[dim]{step}:[/] {reason}", *(f"−{count:,}" if place == step else "" for place in ("rules", "rating", "choice")))
+        table.add_row(
+            f"[dim]{step}:[/] {reason}",
+            *(f"−{count:,}" if step in steps else "" for steps in (("rules",), ("rating", "people"), ("choice",))),
+        )
     return table

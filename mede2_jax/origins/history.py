@@ -17,7 +17,7 @@ from mede2_jax.origins.source import GONE, NO_MANIFEST, Source, of_file, of_mode
 from mede2_jax.outputs.manifest import recorded_path
 from mede2_jax.weights.run_checkpoint import MANIFEST, is_run
 
-RECORDS = ("pairs", "judgments", "rollouts", "expansions", "ratings", "questions")
+RECORDS = ("pairs", "judgments", "people", "reviews", "demonstrations", "rollouts", "expansions", "ratings", "questions")
 """Files that a manifest may name, each as an object with its path and digest, or a list of such objects."""
 NOBODY_MAKES = ("questions", "training data", "evaluation data", "benchmark")
 """What need not have been made here, and then has no manifest."""

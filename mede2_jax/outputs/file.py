@@ -155,7 +155,7 @@ def check_place(path: Path | None, option: str) -> None:
         raise UserError(f"--{option}={path}: there is no folder {path.parent}; make it first")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Replaces a file in one step: it has the old content or the new, never a part.
 
     Raises:
@@ -163,7 +163,7 @@ def write_whole(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(partial, path)
     except OSError:
         with contextlib.suppress(OSError):

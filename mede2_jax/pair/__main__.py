@@ -20,6 +20,7 @@ A response that meets all criteria is positive, one that fails any is negative. 
 
   pairs          python -m mede2_jax.pair --judgments=judgments.jsonl --rollouts=rollouts.jsonl --out=pairs.jsonl
   another rule   … --criteria=no_hallucination,image_analysis --max_pairs=2     (replaces the pairs; nothing is judged again)
+  people decide  … --people=people.jsonl           (where they have judged a response: python -m mede2_jax.review)
   hold out       … --eval_fraction=0.1: whole questions, into pairs.eval.jsonl
   then           python -m mede2_jax.train --stage=dpo --model=runs/sft/model --data.path=pairs.jsonl [--data.eval_path=pairs.eval.jsonl]
   where from     python -m mede2_jax.trace PAIR_ID --pairs=pairs.jsonl

@@ -33,6 +33,8 @@ class PairConfig(Config):
 
     judgments: Path | None = None
     """Judgments: what `python -m mede2_jax.judge` writes."""
+    people: Path | None = None
+    """Judgments of people, what `python -m mede2_jax.review import` writes: where they have judged a response, they replace the judge."""
     rollouts: Path | None = None
     """The rollouts that were judged."""
     out: Path | None = None

@@ -23,7 +23,7 @@ from mede2_jax.outputs.image_root import image_root
 from mede2_jax.outputs.manifest import Said, manifest_path, read_said
 from mede2_jax.pair.choose import Candidate
 from mede2_jax.pair.config import PairConfig
-from mede2_jax.pair.verdicts import JudgedRollout, fails, read_judgments
+from mede2_jax.pair.verdicts import JudgedRollout, fails, overruled, read_judgments
 from mede2_jax.reasoning.rubric import Criterion
 
 NOT_JUDGED = "not judged"
@@ -78,6 +78,8 @@ class PairingJob:
     """How many responses fail each criterion."""
     reserved: tuple[str, ...] = ()
     """What no response that is trained on may hold."""
+    by_people: int = 0
+    """Responses of which people decide."""
 
     def rollout(self, record: int) -> Rollout:
         """A response with its question."""
@@ -94,11 +96,13 @@ def open_job(config: PairConfig, console: Console) -> PairingJob:
     if not config.judgments.exists() and (said := read_said(config.judgments, JudgingSaid)) is not None:
         reasons = ", ".join(f"{shown(reason)}: {count:,}" for reason, count in said.dropped.items())
         raise UserError(f"no response was judged ({reasons}), so there are no pairs to make; see {manifest_path(config.judgments)}")
-    judged = read_judgments(config.judgments)
+    people = read_judgments(config.people) if config.people is not None else {}
+    judged = overruled(read_judgments(config.judgments), people)
     file = RecordFile(config.rollouts)
     root = image_root(config.rollouts, config.image_root, notify=lambda line: console.print(line, soft_wrap=True, markup=False))
     said_of_rollouts = read_said(config.rollouts, SamplingSaid) or SamplingSaid()
-    job = PairingJob(config, file, ImageFiles(root), judged, {}, Counter(), Counter(), said_of_rollouts.processor.reserved)
+    reserved = said_of_rollouts.processor.reserved
+    job = PairingJob(config, file, ImageFiles(root), judged, {}, Counter(), Counter(), reserved, len(people))
     seen: dict[str, int] = {}
     with reading_progress(console.is_terminal) as progress:
         task = progress.add_task(f"reading {file.path.name}", total=len(file))

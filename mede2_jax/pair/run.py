@@ -40,6 +40,8 @@ def run(config: PairConfig, console: Console) -> None:
     job = open_job(config, console)
     if unfinished := _unfinished(config):
         console.print(unfinished, style="yellow", soft_wrap=True, markup=False)
+    if job.by_people:
+        console.print(f"{job.by_people:,} responses are as people judged them, the others as the judge did", soft_wrap=True, markup=False)
     report = Report.of(job)
     with contextlib.ExitStack() as stack:
         # A name that no other run uses while it is locked; what a killed run left in it goes.
@@ -110,7 +112,8 @@ def _pairs(job: PairingJob, report: Report, id: str, asked: Asked, *, held_out: 
 def _manifest(job: PairingJob, report: Report) -> dict[str, Any]:
     config = job.config
     assert config.judgments is not None and config.rollouts is not None
-    inputs = {"judgments": config.judgments, "rollouts": config.rollouts}
+    people = {} if config.people is None else {"people": config.people}
+    inputs = {"judgments": config.judgments, **people, "rollouts": config.rollouts}
     return {
         "command": COMMAND,
         "config": config.model_dump(mode="json"),
@@ -118,4 +121,5 @@ def _manifest(job: PairingJob, report: Report) -> dict[str, Any]:
         "images": {"root": str(job.files.root.absolute())},
         "versions": {"mede2_jax": __version__},
         **report.content(),
+        **({"by_people": job.by_people} if people else {}),
     }

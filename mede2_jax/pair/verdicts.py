@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,21 @@ def read_judgments(path: Path) -> dict[str, JudgedRollout]:
         entry.ids.append(judgment.id)
         entry.verdicts.append(tuple(judgment.verdicts[aspect] for aspect in ASPECTS))
     return judged
+
+
+def overruled(judged: Mapping[str, JudgedRollout], people: Mapping[str, JudgedRollout]) -> dict[str, JudgedRollout]:
+    """The judgments of both, those of people alone where they have judged a response.
+
+    Raises:
+        UserError: People have judged another response of that id than the judge.
+    """
+    for id, one in people.items():
+        if id in judged and (other := difference(one.of, judged[id].of)):
+            what = "another response" if other == "response" else "other images"
+            raise UserError(
+                f"{one.where}: people judged {what} than {judged[id].where}, both called {id!r}; give files that belong together"
+            )
+    return {**judged, **people}
 
 
 def fails(judged: JudgedRollout, config: PairConfig) -> tuple[Criterion, ...] | str:

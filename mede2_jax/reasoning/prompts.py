@@ -54,7 +54,25 @@ SYSTEM = Prompt(
     ),
 )
 
-_JUDGE_TASK = """You are an expert reasoning evaluator.
+JUDGE_QUESTIONS = {
+    "Answer Correctness": "Is the final answer correct based on the question?",
+    "Logical Consistency": "Is the reasoning process logically coherent and step-by-step valid?",
+    "Image Analysis Involvement": (
+        "Does the reasoning process demonstrate appropriate analysis of any visual information mentioned or implied in the question?"
+    ),
+    "No Hallucination": (
+        "Does the reasoning process avoid introducing irrelevant or hallucinated information not supported by the question or known facts?"
+    ),
+    "Reflection Presence": ("Does the reasoning show any self-checking, verification, or reflection on possible uncertainties?"),
+}
+"""What a judge decides of a response, in the paper's words; people who review one are asked the same."""
+
+
+def _numbered(questions: dict[str, str]) -> str:
+    return "\n".join(f"{number}. **{name}**: {asks}" for number, (name, asks) in enumerate(questions.items(), 1))
+
+
+_JUDGE_TASK = f"""You are an expert reasoning evaluator.
 I will provide you:
 
 * A question with images.
@@ -63,13 +81,7 @@ I will provide you:
 
 Your task is to critically evaluate the reasoning based on the following five aspects:
 
-1. **Answer Correctness**: Is the final answer correct based on the question?
-2. **Logical Consistency**: Is the reasoning process logically coherent and step-by-step valid?
-3. **Image Analysis Involvement**: Does the reasoning process demonstrate appropriate analysis of any visual information mentioned or \
-implied in the question?
-4. **No Hallucination**: Does the reasoning process avoid introducing irrelevant or hallucinated information not supported by the question \
-or known facts?
-5. **Reflection Presence**: Does the reasoning show any self-checking, verification, or reflection on possible uncertainties?
+{_numbered(JUDGE_QUESTIONS)}
 
 Please return the evaluation in the following JSON format:
 """
@@ -233,6 +245,25 @@ The data:
 {{DATA}}""",
 )
 
+RATING_QUESTIONS = {
+    "Correct_Answer": "Yes if the final answer means what the right answer says.",
+    "Logical_Structure": (
+        "Yes if the reasoning is organised: each step follows from what was said before, nothing that the answer needs is left "
+        "out, and nothing goes round in circles."
+    ),
+    "Plausible_Reasoning": (
+        "Yes if the reasoning is sound and of one piece: its medical facts are right, its findings are those of the question "
+        "and the images, it does not contradict itself, and it arrives at the answer by itself instead of arguing from an "
+        "answer that it was given."
+    ),
+}
+"""What makes a demonstration good enough; people who review one are asked the same."""
+
+
+def _marked(questions: dict[str, str]) -> str:
+    return "\n".join(f"* **{name}**: {asks}" for name, asks in questions.items())
+
+
 RATING = Prompt(
     name="demonstration-rating",
     version=1,
@@ -244,12 +275,7 @@ its reasoning within <think> </think>, its answer within <answer> </answer>.
 {_DATA_IS_DATA}
 Give three verdicts:
 
-* **Correct_Answer**: Yes if the final answer means what the right answer says.
-* **Logical_Structure**: Yes if the reasoning is organised: each step follows from what was said before, nothing that the answer needs is \
-left out, and nothing goes round in circles.
-* **Plausible_Reasoning**: Yes if the reasoning is sound and of one piece: its medical facts are right, its findings are those of the \
-question and the images, it does not contradict itself, and it arrives at the answer by itself instead of arguing from an \
-answer that it was given.
+{_marked(RATING_QUESTIONS)}
 
 Return one JSON object in this format and nothing else:
 

@@ -14,6 +14,8 @@ class TraceConfig(Config):
     """Pairs: what `python -m mede2_jax.pair` writes."""
     judgments: Path | None = None
     """The judgments, if they are no longer where the manifest of the pairs says."""
+    people: Path | None = None
+    """The judgments of people, likewise."""
     rollouts: Path | None = None
     """The rollouts, likewise."""
     score: Path | None = None

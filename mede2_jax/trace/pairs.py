@@ -50,11 +50,12 @@ def trace(id: str, config: TraceConfig) -> History:
         raise UserError(f"no pair {id!r} in {config.pairs}; {hint}")
     made = of_file("pairs", config.pairs, None)
     judgments = _linked("judgments", config.judgments, made, file)
+    people = [_linked("people", config.people, made, file)] if config.people is not None or "people" in made.manifest else []
     rollouts = _linked("rollouts", config.rollouts, made, file)
-    sources = [made, judgments, rollouts, *_origins(rollouts)]
+    sources = [made, judgments, *people, rollouts, *_origins(rollouts)]
     named = _named(pair, config.pairs)
-    found = _find(rollouts.path, Rollout, [rollout for rollout, _ in named.values()])
-    judged = _find(judgments.path, Judgment, [name for _, names in named.values() for name in names])
+    found = _find([rollouts], Rollout, [rollout for rollout, _ in named.values()])
+    judged = _find([judgments, *people], Judgment, [name for _, names in named.values() for name in names])
     return History(
         pair,
         {side: found[rollout] for side, (rollout, _) in named.items()},
@@ -104,14 +105,18 @@ def _origins(rollouts: Source) -> Iterator[Source]:
         yield source
 
 
-def _find(path: Path | None, kind: type[KindT], ids: Sequence[str]) -> dict[str, KindT]:
-    assert path is not None
-    file, found = RecordFile(path), dict[str, KindT]()
-    for number in range(len(file)):
-        raw = file[number]
-        if raw.get("id") in ids:
-            found[raw["id"]] = read_own(raw, kind, file.where(number))
+def _find(sources: Sequence[Source], kind: type[KindT], ids: Sequence[str]) -> dict[str, KindT]:
+    found = dict[str, KindT]()
+    for source in sources:
+        assert source.path is not None
+        file = RecordFile(source.path)
+        for number in range(len(file)):
             if len(found) == len({*ids}):
                 return found
-    missing = next(name for name in ids if name not in found)
-    raise UserError(f"{missing!r}, of which the pair is made, is not in {path}; give the file that it was made of")
+            raw = file[number]
+            if raw.get("id") in ids:
+                found[raw["id"]] = read_own(raw, kind, file.where(number))
+    if missing := next((name for name in ids if name not in found), None):
+        places = " or ".join(str(source.path) for source in sources)
+        raise UserError(f"{missing!r}, of which the pair is made, is not in {places}; give the file that it was made of")
+    return found
