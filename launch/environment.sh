@@ -6,6 +6,7 @@
 #   make_environment plan-tpu .venv-plan-tpu  the same as train, and the TPU compiler; plan-gpu: .venv-plan-gpu, and the GPU compiler
 #   make_environment trl      .venv-trl   TRL with what it needs, to compare with; nothing of this package
 #   make_environment vllm     .venv-vllm  vLLM (its CPU build where there is no NVIDIA GPU), and this package as its plugin; no JAX
+#   make_environment label-studio .venv-label-studio  Label Studio, where people review; nothing of this package
 #
 #   make_chromium             Chromium, where this user may install packages of Debian
 #
@@ -17,6 +18,7 @@ PINNED_PYTHON=3.11 # the constraints were resolved for this version
 TORCH=2.13.0
 TORCHVISION=0.28.0
 VLLM=0.32.0
+LABEL_STUDIO=1.23.2
 # What launch/trl_peer.py imports; constraints.txt says which versions.
 PEER_NEEDS=(trl peft accelerate datasets pillow)
 # What the vLLM plugin imports of this package's dependencies, where vLLM does not bring it: no JAX, no Flax, no Orbax.
@@ -199,7 +201,8 @@ make_environment() {
       if [ "$kind" = vllm ]; then pins="constraints-vllm.txt"; fi
       if has_nvidia_gpu; then variant=gpu; fi
       ;;
-    *) stop "make_environment: expected train, test, plan-tpu, plan-gpu, trl or vllm, got '$kind'" ;;
+    label-studio) folder=.venv-label-studio files+=(launch/environment.sh) pins="constraints-label-studio.txt" ;;
+    *) stop "make_environment: expected train, test, plan-tpu, plan-gpu, trl, vllm or label-studio, got '$kind'" ;;
   esac
   python=$(find_python) || exit 1
   stamp=$(environment_stamp "$python" "$variant" "${files[@]}" "$pins")
@@ -236,6 +239,10 @@ make_environment() {
       ;;
     trl) install_trl "$folder" "$variant" ${constraints[@]+"${constraints[@]}"} ;;
     vllm) install_vllm "$folder" "$variant" ${constraints[@]+"${constraints[@]}"} ;;
+    label-studio)
+      say "environment $folder: installing Label Studio $LABEL_STUDIO"
+      install ${constraints[@]+"${constraints[@]}"} "label-studio==$LABEL_STUDIO" || stop "pip could not install Label Studio into $folder"
+      ;;
   esac
   printf '%s\n' "$stamp" >"$folder/.stamp"
   say "environment $folder: ready"

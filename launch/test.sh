@@ -13,7 +13,7 @@ source launch/environment.sh
 # Two files at a time, since a file's tests share their runs. More would want more memory than a laptop has.
 # Of a worker that crashes, another begins its file again, so a test that crashes would do so as often as workers are replaced.
 WORKERS=(-n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=2)
-OTHERS=(vllm trl plan-tpu plan-gpu)
+OTHERS=(vllm trl plan-tpu plan-gpu label-studio)
 
 # In the background, while tests that need none of them run.
 make_others() {

@@ -49,7 +49,7 @@ TIMES = Path(__file__).with_name("times.json")
 """Seconds of each file on two cores, written by --record-times."""
 MEANWHILE = 6
 """Of the longest files, how many are begun before those whose environment is being made: by then it is there."""
-ENVIRONMENTS = {"vllm_env", "trl_env", "plan_env"}
+ENVIRONMENTS = {"vllm_env", "trl_env", "plan_env", "label_studio_env"}
 
 
 def pytest_addoption(parser):
@@ -157,6 +157,26 @@ def vllm_env() -> Path:
 def trl_env() -> Path:
     """The environment with real TRL."""
     return environment("trl", "trl_env.sh")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real headless Chromium. Where there is none, tests are skipped and say so; MEDE2_REQUIRE_BROWSER=1 makes that a failure."""
+    import chromium
+
+    if chromium.found() is None:
+        said = f"needs Chromium: none of {', '.join(chromium.NAMES)} is on the PATH (Debian: apt-get install chromium)"
+        if chromium.is_required():
+            pytest.fail(said)
+        pytest.skip(said)
+    with chromium.launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def label_studio_env() -> Path:
+    """The environment with real Label Studio."""
+    return environment("label-studio", "label_studio.sh FOLDER")
 
 
 @pytest.fixture(scope="session")

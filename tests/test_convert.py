@@ -160,6 +160,7 @@ def break_weights(directory, change):
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["shard", "truncated", "missing", "extra", "shape"])
 def test_wrong_weights_end_in_one_line_and_leave_nothing(tmp_path, change):
     source = saved(tmp_path / "hf")
@@ -250,6 +251,7 @@ def test_plain_weights_under_a_config_of_quantised_ones_are_refused(tmp_path, se
     convert(source, tmp_path / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -378,6 +380,7 @@ run_command(convert.main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_leaves_nothing(tmp_path, number, status, line):
     arguments = [f"--from={saved(tmp_path / 'hf')}", f"--to={tmp_path / 'model'}"]

@@ -17,7 +17,7 @@ from mede2_jax.config import UserError
 from mede2_jax.data.faults import describe_fault
 from mede2_jax.data.raw import PLACEHOLDER, Json, contents_of, messages_of, object_parts, refuse_video
 from mede2_jax.data.record_file import json_kind
-from mede2_jax.data.records import Demonstration, Judgment, PreferencePair, Prompted, Question, Record, Remark, Rollout
+from mede2_jax.data.records import Demonstration, Judgment, PreferencePair, Prompted, Question, Record, Remark, Review, Rollout
 from mede2_jax.data.sharegpt import from_sharegpt
 from mede2_jax.data.trl import FILE_KEYS, from_trl
 from mede2_jax.data.turns import Place, check_record, is_empty, read_flags, taken_out, without_nulls
@@ -25,7 +25,7 @@ from mede2_jax.foreign import shown
 
 Format = Literal["mede2", "sharegpt", "trl"]
 RecordT = TypeVar("RecordT", Demonstration, PreferencePair)
-OwnT = TypeVar("OwnT", Question, Rollout, Remark, Judgment)
+OwnT = TypeVar("OwnT", Question, Rollout, Remark, Judgment, Review)
 
 _SHAPES: dict[type[Record], str] = {
     Demonstration: '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',

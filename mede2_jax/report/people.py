@@ -77,8 +77,9 @@ class Spread:
     @classmethod
     def of_differences(cls, differences: Sequence[int]) -> Spread:
         """σ is the root of the mean squared distance from the mean."""
-        sigma = float(np.std(differences))
-        return cls(sigma, int(np.sum(np.abs(differences - np.mean(differences)) <= sigma)), len(differences))
+        values = np.asarray(differences)
+        sigma = float(values.std())
+        return cls(sigma, int(np.sum(np.abs(values - values.mean()) <= sigma)), len(values))
 
 
 def people_figure(judgments: Path | None, people: Path | None) -> Figure | None:

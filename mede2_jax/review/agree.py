@@ -174,7 +174,7 @@ def _reasons(judgments: Path | None) -> dict[str, dict[str, str]]:
         file = RecordFile(judgments)
         for number in range(len(file)):
             judgment = read_own(file[number], Judgment, file.where(number))
-            said = {name: reason for name in MMRP if (reason := getattr(judgment, name).reason)}
+            said = {str(name): reason for name in MMRP if (reason := getattr(judgment, name).reason)}
             found.setdefault(judgment.rollout, said)
     return found
 

@@ -149,4 +149,4 @@ def _comment(result: _Result, where: str) -> str:
     lines = said if isinstance(said, list) else [said]
     if not all(isinstance(line, str) for line in lines):
         raise UserError(f"{where}: {COMMENT!r} must be text, found {shown(said)}; {AS_JSON}")
-    return "\n".join(lines)
+    return "\n".join(map(str, lines))

@@ -5,6 +5,7 @@ Tags and formats: https://labelstud.io/tags and https://labelstud.io/guide/task_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -53,6 +54,7 @@ def labelling_config(kind: Kind) -> str:
     return ET.tostring(view, encoding="unicode") + "\n"
 
 
+_MARKED = re.compile(r"(\[image \d+\])(?=\S)")
 _KEYS = (("q", "w"), ("a", "s"), ("e", "r"), ("d", "f"), ("t", "y"))
 """Of yes and no for each criterion."""
 
@@ -90,6 +92,6 @@ def spoken(prompt: Sequence[Message]) -> str:
         for part in (TextPart(text=message.content),) if isinstance(message.content, str) else message.content:
             number += isinstance(part, ImagePart)
             pieces.append(part.text if isinstance(part, TextPart) else f"[image {number}]")
-        turns.append((message.role, "".join(pieces)))
+        turns.append((message.role, _MARKED.sub(r"\1 ", "".join(pieces))))
     said = [turn for turn in turns if turn[0] != "system"]
     return said[0][1] if len(said) == 1 else "\n\n".join(f"{role}: {text}" for role, text in said)

@@ -18,6 +18,7 @@ from mede2_jax.outputs.manifest import file_digest
 from mede2_jax.outputs.publish import check_replaceable
 from mede2_jax.outputs.together import Part, write_together
 from mede2_jax.reasoning.judge_reply import Verdict
+from mede2_jax.reasoning.remarks import MERITS
 from mede2_jax.review.annotations import Opinion, read_opinions
 from mede2_jax.review.config import ImportConfig
 from mede2_jax.review.subjects import Subject, Subjects
@@ -71,6 +72,7 @@ def _records(opinions: Sequence[Opinion], subjects: Subjects) -> Iterator[Record
 
 
 def _judgment(opinion: Opinion, subject: Subject, place: int) -> Judgment:
+    verdicts: dict[str, Any] = {criterion: Verdict(met=met) for criterion, met in opinion.verdicts.items()}
     return Judgment(
         id=f"{opinion.id}@{_name(opinion)}",
         parents=(opinion.id,),
@@ -80,7 +82,7 @@ def _judgment(opinion: Opinion, subject: Subject, place: int) -> Judgment:
         of=opinion.of,
         outcome="correct" if subject.outcome == "correct" else None,  # where rules say anything else, people decide
         judge=JudgedBy(engine="people", model=_name(opinion)),
-        **{criterion: Verdict(met=met) for criterion, met in opinion.verdicts.items()},
+        **verdicts,
     )
 
 
@@ -91,7 +93,7 @@ def _review(opinion: Opinion) -> Review:
         metadata=_comment(opinion),
         of=opinion.of,
         annotator=_name(opinion),
-        verdicts=dict(opinion.verdicts),
+        verdicts={merit: opinion.verdicts[merit] for merit in MERITS},
     )
 
 

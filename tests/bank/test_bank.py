@@ -239,6 +239,7 @@ def test_the_split_that_scores_are_of_is_told(tmp_path, capsys):
     assert "has the name of the split that medqa is scored by" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_the_same_command_makes_the_same_bank(tmp_path, sample):
     def flags(out):
         return ["--source=records", f"--data={sample / 'questions.jsonl'}", f"--out={tmp_path / out / 'bank.jsonl'}"]

@@ -19,6 +19,7 @@ def test_any_size_has_hashes(size):
     assert hashes(Image.new("RGB", size, "grey")).shape == (MIRROR + 1, BITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PICTURES)
 def test_a_changed_image_is_near_its_original_and_far_from_others(kind):
     originals = [radiograph(seed) for seed in range(20)]

@@ -194,6 +194,7 @@ def test_a_system_prompt_counts_as_no_message(tmp_path):
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

@@ -175,6 +175,7 @@ def test_the_released_vocabulary(tmp_path, original):
     assert widened(ours, conversation, [(448, 448)]).tolist() == expected(text)["input_ids"]
 
 
+@pytest.mark.slow
 def test_code_of_a_checkpoint_is_never_run(tmp_path):
     directory, marker = write_internvl(tmp_path / "model", original=True), tmp_path / "ran"
     (directory / "configuration_internvl_chat.py").write_text(f"open({str(marker)!r}, 'w')\nclass InternVLChatConfig: pass\n")
@@ -183,6 +184,7 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path):
     assert not marker.exists() and done.stdout == done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("original", [False, True])
 def test_no_torch_is_needed(tmp_path, original):
     program = (

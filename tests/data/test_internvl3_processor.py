@@ -98,6 +98,7 @@ def test_geometry_of_tiles(internvl_processor):
     assert internvl_processor.patch_multiple == 16 and internvl_processor.position_axes == 1
 
 
+@pytest.mark.slow
 def test_worker_processes_get_the_same_processor(internvl_processor):
     image = picture(100, 300)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as worker:

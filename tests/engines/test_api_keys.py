@@ -38,6 +38,7 @@ def every_text(folder):
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file()).decode("latin-1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server_type", [GeminiServer, ChatServer])
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 def test_no_key_goes_anywhere_but_to_the_api(server_type, status, tmp_path, monkeypatch, caplog, capfd):

@@ -39,6 +39,7 @@ MIXTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 16, 100])
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_a_budget_is_never_passed(concurrency, mixture):
@@ -206,6 +207,7 @@ def test_of_an_api_that_does_not_say_what_it_took_each_reply_counts_as_the_most_
     assert len(lines) == 1 and "does not say how many tokens a reply took: for max_cost it counts as the most" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 16, 100])
 def test_a_budget_is_kept_whatever_goes_wrong(concurrency):
     """Replies that come to nobody are on the bill, those without a word too, and errors are not."""

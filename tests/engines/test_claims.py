@@ -130,6 +130,7 @@ def start(server, path, count):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_cache_pay_once_and_share_the_work(tmp_path):
     with GeminiServer(seconds=0.15) as server:
         processes = [start(server, tmp_path / "c", 60) for _ in range(2)]
@@ -143,6 +144,7 @@ def test_two_processes_with_one_cache_pay_once_and_share_the_work(tmp_path):
     assert not claimed(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_had_claimed_is_asked_by_the_other(tmp_path):
     with GeminiServer(faults=lambda number, body: time.sleep(3.0) if number < CONCURRENCY else None) as server:
         killed = start(server, tmp_path / "c", 40)

@@ -128,6 +128,7 @@ def next_token_logits(directory, request):
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8)])
 def test_samples_follow_the_softmax(model, engines, temperature, top_p):
     request = make_request(0, n=4000)
@@ -176,6 +177,7 @@ def test_a_sample_follows_from_its_seed_alone(model, engines):
     assert len(set(everything)) == len(everything)
 
 
+@pytest.mark.slow
 def test_more_samples_than_a_slot_has(model, engines):
     (four,) = answers(engines(model), [make_request(0, n=10, seed=7)]).values()
     (three,) = answers(engines(model, slots=3, samples=3, steps=5), [make_request(0, n=10, seed=7)]).values()
@@ -183,6 +185,7 @@ def test_more_samples_than_a_slot_has(model, engines):
     assert [completion.token_ids for completion in four.completions] == [completion.token_ids for completion in three.completions]
 
 
+@pytest.mark.slow
 def test_an_end_token_ends_a_response_and_banned_tokens_never_come(tmp_path, engines):
     """Of a model to which all tokens are nearly alike: its weights are small."""
     model = to_model_directory(write_checkpoint(tmp_path / "hf", "qwen2_5_vl", scale=0.02), tmp_path / "model")

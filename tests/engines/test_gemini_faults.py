@@ -63,6 +63,7 @@ def test_an_answer_may_come_in_pieces():
     assert isinstance(reply, ChatReply) and len(server.bodies) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [lambda body: time.sleep(12.0), drip(12.0)])
 def test_an_answer_that_takes_too_long_is_asked_for_again(fault):
     with GeminiServer(faults=once(fault)) as server, engine(server, timeout=6.0) as chat:

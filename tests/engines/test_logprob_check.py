@@ -41,6 +41,7 @@ def test_the_flax_sampler_agrees_with_training(setup, replies, score):
     assert found.difference.max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_wrong_log_probability_is_found(setup, replies, score):
     reply = replies[0]
     changed = dataclasses.replace(reply.completions[1], logprobs=(*reply.completions[1].logprobs[:-1], -0.5))
@@ -64,6 +65,7 @@ def test_the_table_names_the_largest_difference():
     assert "largest difference" in text.getvalue() and "0.25 nats" in text.getvalue() and "mean difference" in text.getvalue()
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_an_error_not_a_table(setup, monkeypatch):
     def broken(*_):
         return lambda batch: np.full((1, batch["scored_target"].shape[1]), np.nan, np.float32)

@@ -215,6 +215,7 @@ def test_a_request_that_breaks_the_server_is_given_up_while_others_are_answered(
     assert len(replies) == 60
 
 
+@pytest.mark.slow
 def test_a_request_that_breaks_the_server_is_given_up_at_the_end_of_patience():
     with ChatServer(faults=at(range(100), status(500, "assertion"))) as server:
         (failure,) = ask([request(0)], server, patience=8.0)

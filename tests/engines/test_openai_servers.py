@@ -24,6 +24,7 @@ def test_two_servers_share_the_work_and_the_faster_does_more():
         assert len(fast.requests) > 2 * len(slow.requests) > 20
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_leaves_its_work_to_the_other():
     dying, lines = ChatServer(seconds=0.1), []
     with ChatServer(seconds=0.1) as staying, dying, engine(dying, staying, concurrency=8, notify=lines.append) as chat:
@@ -36,6 +37,7 @@ def test_a_server_that_dies_leaves_its_work_to_the_other():
     assert any(dying.url in line and "trying again" in line for line in lines), lines
 
 
+@pytest.mark.slow
 def test_a_server_that_is_started_again_finishes_the_work():
     first, lines, second = ChatServer(seconds=0.05), [], []
     first.__enter__()

@@ -53,6 +53,7 @@ def assert_tensors_of(found, checkpoint):
             np.testing.assert_array_equal(array, stored, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_tensors_are_those_of_the_exported_checkpoint(model, dtype, tmp_path):
     exported = run_convert(model, tmp_path / "exported", dtype=dtype)
@@ -103,6 +104,7 @@ def test_reading_ahead_is_bounded_and_changes_nothing(model, ahead, monkeypatch)
     assert most <= max(ahead, largest) + 2 * largest
 
 
+@pytest.mark.slow
 def test_no_jax_and_no_torch(model):
     ran = subprocess.run([sys.executable, "-c", WITHOUT_JAX, str(model)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -18,6 +18,7 @@ from mede2_jax.tasks.catalogue import find_task, open_items
 from mede2_jax.trace.scores import of_score
 
 
+@pytest.mark.slow
 def test_all_benchmarks_in_all_their_owners_words_and_ours(data, tiny_model, server, tmp_path, capsys):
     out, tasks = tmp_path / "out", list(MAKERS)
     main(flags(tasks, data, tiny_model, out, server, "--prompt=mede2,official"))
@@ -147,6 +148,7 @@ def test_replies_of_shards_are_scored_together(data, tiny_model, server, tmp_pat
         main(flags(["medqa"], data, tiny_model, tmp_path / "x", server, "--shard=3/4"))
 
 
+@pytest.mark.slow
 def test_what_is_asked_may_grow_and_shrink_and_nothing_is_asked_twice(data, tiny_model, server, tmp_path):
     out = tmp_path / "out"
 

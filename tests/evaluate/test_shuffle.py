@@ -66,6 +66,7 @@ def test_who_knows_the_answer_is_right_in_every_order(many, tmp_path, capsys):
     assert "the read answer of 0 of 24 items changes with the order" in printed and "100.00–100.00" in printed
 
 
+@pytest.mark.slow
 def test_who_always_says_a_is_right_where_the_right_one_stands_there(many, tmp_path):
     """Every figure is computed here from the orders alone."""
     out = tmp_path / "out"

@@ -299,6 +299,7 @@ def test_judgments_of_other_responses_are_refused(offline, rollouts, tmp_path):
         assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [

@@ -46,6 +46,7 @@ def dollars(value):
     return pytest.approx(value, abs=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [3, 17, 40])
 def test_after_a_kill_the_sums_are_those_of_the_answers(flags, tmp_path, capsys, after):
     out = tmp_path / "j.jsonl"

@@ -42,6 +42,7 @@ def ended(arguments, capsys):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 4, 16])
 def test_a_full_disk_under_out_loses_no_answer(server, sample, tmp_path, small_disk, capsys, concurrency):
     cache, out, ballast = tmp_path / "cache.sqlite", small_disk / "j.jsonl", fill(small_disk)

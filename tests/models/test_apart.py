@@ -44,6 +44,7 @@ def test_shapes_are_taken_apart_too():
     assert len(jax.tree.leaves({"a": shapes})) == LAYERS and is_apart(shapes) and not is_apart(stack())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "full", "dots_no_batch"])
 def test_layers_run_alike(remat):
     """With a bias that stays stacked beside a kernel that is held apart, as of an adapter and its frozen base."""

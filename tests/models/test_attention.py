@@ -52,17 +52,20 @@ def agree(case, **options):
         assert np.abs(np.asarray(a - b)).max() <= 2e-5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "keys"), [(24, 75), (75, 20), (1, 40)])
 def test_queries_and_keys_that_are_not_as_many(length, keys):
     agree(random_case(11, length=length, keys=keys), block=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("block", [8, 32, 256])
 def test_random_ranges(seed, block):
     agree(random_case(seed), block=block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 1), (7, 1), (6, 3)])
 def test_head_ratios(heads, kv_heads):
     agree(random_case(9, heads=heads, kv_heads=kv_heads), block=32)
@@ -87,6 +90,7 @@ def test_causal_by_gradients():
     assert (depends == ((index[None] <= index[:, None]) & (index[None] >= start[0][:, None]))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "heads", "kv_heads"),
     [({"data": 2, "fsdp": 2, "tensor": 2}, 4, 2), ({"data": 1, "fsdp": 2, "tensor": 4}, 8, 2), ({"data": 4, "fsdp": 1, "tensor": 2}, 3, 3)],

@@ -66,17 +66,20 @@ def test_random_ranges():
     agree(random_case(0, batch=2, length=75, heads=4, kv_heads=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "keys"), [(70, 300), (300, 70)])
 def test_queries_and_keys_that_are_not_as_many(length, keys):
     agree(random_case(12, batch=2, length=length, keys=keys, heads=4, kv_heads=2))
 
 
+@pytest.mark.slow
 def test_each_block_of_keys_is_seen_by_others_that_are_not_as_many():
     q, k, v, *_ = random_case(13, batch=1, length=140, keys=560, heads=2, kv_heads=1)
     start = 4 * np.arange(140, dtype=np.int32)[None]
     agree((q, k, v, start, start + 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ranges",
     [packed([60, 31, 20], 128), shared(50, 30, 40), windows(150, 16), packed([3], 140)],
@@ -87,6 +90,7 @@ def test_rows_as_training_has_them(ranges):
     agree((q, k, v, *ranges))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_as_near_as_its_rounding():
     q, k, v, start, end = random_case(4, batch=1, length=64)
     half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
@@ -97,6 +101,7 @@ def test_bfloat16_is_as_near_as_its_rounding():
         assert error < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", [HALF, SINGLE], ids=["half", "single"])
 def test_the_blocks_of_a_gpu(tiles):
     """As a GPU has them, several of each, with the released models' head width: exact in float32, whatever they are for."""
@@ -105,6 +110,7 @@ def test_the_blocks_of_a_gpu(tiles):
     agree((q, k, v, *lengths), tiles=tiles)
 
 
+@pytest.mark.slow
 def test_sixteen_bits_have_blocks_of_their_own():
     q, k, v, *_ = random_case(10, batch=1, length=200, heads=2, kv_heads=1, width=64)
     case = (*(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), *shared(70, 60, 70))

@@ -102,6 +102,7 @@ def agree(found, expected, tolerance=1e-5):
         assert np.abs(np.asarray(found[name], np.float32) - np.asarray(value)).max() <= tolerance * max(1, np.abs(value).max()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kinds", [("random 0", "packed"), ("pair", "random 1"), ("windows", "one causal"), ("nothing", "everything"), ("nothing", "nothing")]
 )
@@ -114,6 +115,7 @@ def test_equals_attention(kinds):
     assert not np.asarray(found["q"])[end <= start].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [slice(40, 64), slice(0, 5)])
 def test_a_part_of_the_queries_and_all_keys(part):
     """And the other way round: all queries, and the keys that some of them see."""
@@ -126,6 +128,7 @@ def test_a_part_of_the_queries_and_all_keys(part):
     agree(ours(*case), theirs(*case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "step", "grids"),
     [
@@ -247,6 +250,7 @@ def test_on_a_mesh():
     agree(with_gradients(split)(*case, start, end), theirs(*case, start, end))
 
 
+@pytest.mark.slow
 def test_on_a_simulated_tpu():
     """Memory that starts as NaN and reads out of bounds that raise: nothing is used before it was written."""
     simulated = pltpu.InterpretParams(uninitialized_memory="nan", out_of_bounds_reads="raise")

@@ -57,6 +57,7 @@ def test_a_cache_is_neither_copied_nor_rewritten(raw):
     assert "parameter" in makers, "the caches must be seen, or this test sees nothing"
 
 
+@pytest.mark.slow
 def test_deep_models_and_long_responses_have_the_program_of_short_ones(raw):
     short, _ = compiled_decode(raw, CacheShape(slots=SLOTS, samples=SAMPLES, prompt=512, response=512))
     deep = {**raw, "num_hidden_layers": 80}

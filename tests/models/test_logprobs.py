@@ -44,6 +44,7 @@ def objective(mesh, train):
     return jax.value_and_grad(loss, argnums=(0, 1) if train else 0, has_aux=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["frozen", "trained"])
 @pytest.mark.parametrize("sizes", [(1, 1, 8), (1, 2, 4), (2, 2, 2), (1, 8, 1)], ids=lambda sizes: "x".join(map(str, sizes)))
 def test_scores_and_gradients_are_those_of_one_device(sizes, train):

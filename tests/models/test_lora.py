@@ -70,6 +70,7 @@ def test_lora_at_zero_is_the_base_model(tiny_model):
     assert np.array_equal(hidden(policy, adapted), hidden(plain, base))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{"rank": 4}, {"rank": 3, "alpha": 7.0, "rslora": True}], ids=["plain", "rank-stabilised"])
 def test_merged_equals_adapter_on(tiny_model, lora):
     policy = policy_with(tiny_model, **lora)
@@ -111,6 +112,7 @@ def test_all_linear_leaves_vocabulary_and_patch_embedding_alone(tiny_model):
     assert not any(name in path for path in adapted for name in ("head", "embed"))
 
 
+@pytest.mark.slow
 def test_dropout_is_random_by_layer_and_key_and_absent_without_a_key(tiny_model):
     policy = policy_with(tiny_model, rank=4, dropout=0.5)
     params = random_params(policy)
@@ -123,6 +125,7 @@ def test_dropout_is_random_by_layer_and_key_and_absent_without_a_key(tiny_model)
     assert len(np.unique(np.asarray(keys), axis=0)) == len(keys)
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_expected_update(tiny_model):
     """Inverted dropout: the mean over many keys nears the update without dropout."""
     policy = policy_with(tiny_model, {"vision": "frozen", "projector": "frozen", "language": "lora"}, dropout=0.3, targets=("q_proj",))

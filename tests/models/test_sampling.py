@@ -58,6 +58,7 @@ def logits():
     return np.random.default_rng(0).normal(0, 2, 600).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_tokens_follow_the_softmax(logits, temperature):
     tokens, _ = draw_many(logits, TokenChoice(temperature, 1.0))

@@ -77,6 +77,7 @@ def test_every_mutant_fits(entry):
     assert entry.mutant.fault(ROOT) is None
 
 
+@pytest.mark.slow
 def test_what_is_noticed_and_what_is_not(project):
     root = project(
         entry("minus"),
@@ -112,6 +113,7 @@ def test_what_is_noticed_and_what_is_not(project):
     assert (root / SUMS).read_text() == before, "only a copy is changed"
 
 
+@pytest.mark.slow
 def test_all_noticed_by_several_workers(project):
     hangs = entry("endless", "number -= 3", "number -= 0", "tests/test_sums.py::test_rest", hangs=True)
     root = project(entry("minus"), hangs, more=[entry("one rest less", ">= 3", "> 3", "tests/test_sums.py -k test_rest or test_total")])
@@ -121,6 +123,7 @@ def test_all_noticed_by_several_workers(project):
     assert output.count("killed") == 3 + 1 and "[3/3]" in output
 
 
+@pytest.mark.slow
 def test_a_wait_for_ever_is_no_failed_test(project):
     root = project(entry("endless", "number -= 3", "number -= 0", "tests/test_sums.py::test_rest"))
     status, output = run(root, "--limit=8")

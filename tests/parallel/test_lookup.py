@@ -13,6 +13,7 @@ from mede2_jax.parallel.rules import lookup, named_sharding, use_mesh
 MESHES = [(2, 2, 2), (1, 8, 1), (1, 1, 8), (4, 2, 1), (1, 2, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
 @pytest.mark.parametrize(("vocab", "width", "rows"), [(48, 32, 8), (45, 32, 8), (48, 27, 8), (48, 32, 1), (45, 27, 2)])
 def test_values_and_gradients_are_those_of_one_device(sizes, vocab, width, rows):

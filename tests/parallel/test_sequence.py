@@ -43,6 +43,7 @@ def test_embedded_tokens_are_those_of_the_table(sizes):
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
 def test_attention_of_split_rows_is_that_of_whole_ones(sizes):
     mesh, rng = make_mesh(MeshConfig(**sizes)), np.random.default_rng(3)

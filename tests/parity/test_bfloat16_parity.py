@@ -82,6 +82,7 @@ def error(found, exact):
     return float(np.sqrt(np.mean((found - exact) ** 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3 300m", "internvl3 6b"])
 def test_logprobs_of_a_model(family):
     (exact, their_half), (ours, our_half) = logprobs(family)

@@ -73,6 +73,7 @@ def test_logits(name):
     assert largest_gap(ours, theirs) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_padded_and_packed(kind):
     raw = config_with(kind)
@@ -126,6 +127,7 @@ def test_gradients(name, remat):
             assert float(np.abs(theirs[path]).max()) > 1e-4, f"{path}: too small to tell a difference"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_original_format_is_the_same_model(kind):
     raw = config_with(kind)
@@ -139,6 +141,7 @@ def test_the_original_format_is_the_same_model(kind):
     assert largest_gap(one, two) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "tile"), [(56, 28), (28, 56), (56, 84), (84, 56)])
 def test_tiles_of_another_size_than_the_position_embedding(table, tile):
     """transformers interpolates for whatever size the pixels have; the original's config says it."""
@@ -246,6 +249,7 @@ def test_patches_that_are_not_whole_tiles_are_refused():
         logits(graph, params, batch | {"patches": batch["patches"][:, :15]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_compute_stays_near_float32(kind):
     raw = config_with(kind)

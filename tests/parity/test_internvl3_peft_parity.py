@@ -63,6 +63,7 @@ def random_pairs(policy, seed=1):
     return {path: (draw(f"{path}/lora_a"), draw(f"{path}/lora_b")) for path in paths}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", TARGETS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_made_by_peft_loads_here(kind, which, tmp_path):
@@ -86,6 +87,7 @@ def test_an_adapter_made_by_peft_loads_here(kind, which, tmp_path):
     assert np.abs(ours - theirs).max() <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", TARGETS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exported_adapter_loads_in_peft(kind, which, tmp_path):

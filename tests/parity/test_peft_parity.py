@@ -59,6 +59,7 @@ def our_logits(policy, params, batch):
     return np.asarray(model.hidden_states(batch) @ model.vocabulary().T)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", TARGETS)
 @pytest.mark.parametrize("rslora", [False, True], ids=["plain", "rank-stabilised"])
 def test_an_adapter_made_by_peft_loads_here(which, rslora, raw, tmp_path):
@@ -82,6 +83,7 @@ def test_an_adapter_made_by_peft_loads_here(which, rslora, raw, tmp_path):
     assert np.abs(ours - theirs).max() <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", TARGETS)
 def test_an_exported_adapter_loads_in_peft(which, raw, tmp_path):
     _, parts = TARGETS[which]

@@ -56,6 +56,7 @@ def reference_logits(model, example):
         return model(**torch_inputs(example)).logits[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATTERNS)
 def test_logits(name):
     raw, parts = PATTERNS[name]

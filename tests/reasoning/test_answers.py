@@ -343,6 +343,7 @@ def test_a_million_of_anything_is_graded_at_once(run, process_seconds):
             assert outcomes[0] in ("wrong", "unparsed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS, ids=ascii)
 def test_the_longest_answer_that_is_read_is_read_at_once(run, process_seconds):
     for begin, end in (("", ""), ("answer", "x"), ("B", "x")):

@@ -1,7 +1,6 @@
 import sys
 from pathlib import Path
 
-import chromium
 import pytest
 from report_files import benchmark, evaluation
 from reports import right_of
@@ -13,18 +12,6 @@ sys.path.extend(str(Path(__file__).parents[1] / room) for room in ("evaluate", "
 def data(tmp_path_factory):
     """Twelve items with images."""
     return benchmark(tmp_path_factory.mktemp("benchmark"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A real headless Chromium. Where there is none, tests are skipped and say so; MEDE2_REQUIRE_BROWSER=1 makes that a failure."""
-    if chromium.found() is None:
-        said = f"needs Chromium: none of {', '.join(chromium.NAMES)} is on the PATH (Debian: apt-get install chromium)"
-        if chromium.is_required():
-            pytest.fail(said)
-        pytest.skip(said)
-    with chromium.launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="session")

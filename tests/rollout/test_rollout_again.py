@@ -16,6 +16,7 @@ from mede2_jax.rollout.job import _adapted_digest, question_seed
 from mede2_jax.rollout.output import missing_runs
 
 
+@pytest.mark.slow
 def test_a_torn_line_is_cut_off_and_taken_anew(base, tokenise, unbroken, tmp_path, capsys):
     out = tmp_path / "rollouts.jsonl"
     whole = unbroken.read_bytes()

@@ -71,6 +71,7 @@ def test_another_version_of_the_prompt_asks_again(command, tmp_path, monkeypatch
     }
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again_nothing_is_paid_twice(data, tmp_path):
     count = 24
     rows = [

@@ -70,6 +70,7 @@ def test_20000_random_replies(name):
     assert seen == steps  # so that each step was tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_a_million_characters_take_no_longer_than_they_must(name):
     pieces = ["1", "1.", "1e", "-", "12,", "1,0001", " A", "(A) ", "'", "\n", "İ", "<answer>", "<think>", "\\boxed{", "\\boxed{\n", "so \n"]

@@ -66,6 +66,7 @@ def padded(batch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "parts"),
     [

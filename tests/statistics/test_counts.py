@@ -141,6 +141,7 @@ def test_decimals_are_those_that_are_printed():
     assert [count.count for count in possible_counts("50", 1000) if count.ways & ROUNDED] == list(range(495, 505 + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_every_count_is_found_by_what_is_printed_of_it(seed):
     """Against Python's decimal arithmetic, and for all counts of the total."""

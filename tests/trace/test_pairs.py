@@ -156,6 +156,7 @@ def test_wrong_input_is_one_line(history, sample, capsys, arguments, expected):
 ODD = [5, True, None, "abc", [5], [[]], {"a": 1}, {"path": 5}, {"path": "\x1b[2J[/x]"}, {"path": "x" * 5000}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ODD, ids=lambda value: ascii(value)[:16])
 def test_a_manifest_may_say_anything_and_nothing_of_it_is_obeyed(history, capsys, value):
     record = pairs(history)[0]

@@ -186,6 +186,7 @@ def test_a_circle_ends(chain):
 ODD = [5, True, None, "abc", [5], {"a": 1}, {"path": 5}, {"path": "\x1b[2J[/x]"}, {"path": "x" * 5000}, {"path": ""}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ODD, ids=lambda value: ascii(value)[:16])
 def test_manifests_may_say_anything_and_nothing_of_it_is_obeyed(chain, capsys, monkeypatch, value):
     monkeypatch.setenv("COLUMNS", "200")

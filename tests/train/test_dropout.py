@@ -55,12 +55,14 @@ def test_every_micro_batch_has_masks_of_its_own(run):
     assert abs(twice[0] - once[0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_another_seed_has_other_masks(run):
     _, state, row, _ = run
     other = dataclasses.replace(state, rng=np.asarray(jax.random.key_data(jax.random.key(1))))
     assert losses(run, state, row, 1)[0] != losses(run, other, row, 1)[0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_masks_of_an_unbroken_one(run, tmp_path):
     _, state, row, _ = run
     unbroken, _ = losses(run, state, row, 4)

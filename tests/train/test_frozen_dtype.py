@@ -92,6 +92,7 @@ def test_only_frozen_kernels_of_the_language_model_are_narrow(pairs, sample, tin
     }
 
 
+@pytest.mark.slow
 def test_on_a_mesh_each_device_holds_its_share(pairs, sample, tiny_model):
     config = make_config(pairs, sample, rows_per_step=4, frozen_dtype="int8", mesh={"data": 1, "fsdp": 4, "tensor": 2})
     setup = open_inputs(config, tiny_model)

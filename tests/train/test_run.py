@@ -128,6 +128,7 @@ def test_a_run_is_not_touched_without_being_told(finished):
     assert outcome(folder / "dpo") == before
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_has_nothing_to_do(finished):
     """A scheduler that starts a job again until it ends well gets its 0; under another config it is still refused."""
     folder, _, arguments = finished
@@ -231,6 +232,7 @@ def test_not_a_number_keeps_the_last_good_checkpoint(tmp_path, sample, tiny_mode
     assert kept == {1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
@@ -256,6 +258,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(extra, expected, tmp_path, sam
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_reference_of_another_model_is_refused(finished, tiny_model, tmp_path):
     folder, _, arguments = finished
     run = tmp_path / "run"

@@ -166,6 +166,7 @@ def convert(source, to, **options):
     return run(ConvertConfig.model_validate({"from": source, "to": to, **options}), Console(quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_hf_there_and_back_is_bit_exact(tmp_path, kind, tied):
