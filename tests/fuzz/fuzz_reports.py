@@ -111,7 +111,21 @@ def report_people() -> Made:
     aspects = ("correctness", "logical_consistency", "image_analysis", "no_hallucination", "reflection")
     judged = {name: {"met": True} for name in aspects} | {"judge": {"engine": "offline", "model": "rules/1"}, "of": "0"}
     file = written("report/judgments.jsonl", _lines([{"id": "q#0@0", "parents": ["q#0"], "question": "q", "repeat": 0, **judged}]))
-    return [json.dumps(PEOPLE).encode()], on_lines, lambda data: read_both(file, written("report/people.jsonl", data))
+    own = {"id": "q#0@annotator-1", "parents": ["q#0"], "question": "q", "repeat": 0, **judged}
+    seeds = [json.dumps(PEOPLE).encode(), json.dumps(own | {"judge": {"engine": "people", "model": "annotator-1"}}).encode()]
+    return seeds, on_lines, lambda data: read_both(file, written("report/people.jsonl", data))
+
+
+@target()
+def label_studio_export() -> Made:
+    from mede2_jax.review.annotations import read_opinions
+
+    data = {"made_by": "mede2_jax review", "kind": "response", "id": "q#0", "of": "0", "images": [{"url": "a"}]}
+    aspects = ("correctness", "logical_consistency", "image_analysis", "no_hallucination", "reflection")
+    said = [{"from_name": name, "type": "choices", "value": {"choices": ["Yes"]}} for name in aspects]
+    one = {"id": 1, "completed_by": 2, "result": [*said, {"from_name": "comment", "value": {"text": ["so"]}}], "updated_at": "2026"}
+    tasks = [{"id": 1, "data": data, "annotations": [one, one | {"completed_by": {"id": 3}}, one | {"was_cancelled": True}]}]
+    return [json.dumps(tasks).encode()], on_json, lambda text: read_opinions([written("report/export.json", text)], "response")
 
 
 @target()
