@@ -10,7 +10,7 @@ set -euo pipefail
 folder=${1:?give the folder that python -m mede2_jax.review export wrote}
 folder=$(cd "$folder" && pwd)
 what=${2:-start}
-out=${3:+$(realpath -m "$3")}
+out=${3:+$(cd "$(dirname "$3")" && pwd)/$(basename "$3")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh

@@ -238,6 +238,7 @@ def test_help_shows_descriptions_and_current_values(capsys, yaml_file):
         assert text in shown, text
 
 
+@pytest.mark.slow
 def test_help_may_be_cut_short():
     """`--help | head` closes the pipe before all is written."""
     command = [sys.executable, "-m", "mede2_jax.convert", "--help"]

@@ -81,6 +81,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("layout", ["hub", "new"])
 def test_there_and_back_is_bit_exact(tmp_path, layout, tied):
@@ -198,6 +199,7 @@ def test_two_sets_of_weights_are_not_chosen_between(tmp_path, left):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [None, "model-of-another.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth"])
 def test_an_index_whose_shards_are_gone_is_passed_over_as_transformers_does(tmp_path, beside):
     source = one_file(tmp_path / "hf")
@@ -298,6 +300,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path, small_disk, m
     assert not list(small_disk.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_on_a_full_disk(tmp_path, small_disk):
     source = wide_model(tmp_path / "hf")
     done = command(f"--from={source}", f"--to={small_disk / 'out'}")
@@ -327,6 +330,7 @@ def test_a_checkpoint_that_cannot_be_trained_is_refused_at_once(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
+@pytest.mark.slow
 def test_the_command_shows_a_table_and_a_digest_to_copy(tmp_path):
     done = command(f"--from={saved(tmp_path / 'hf')}", f"--to={tmp_path / 'model [1]'}")
     assert done.returncode == 0 and not done.stderr
@@ -337,6 +341,7 @@ def test_the_command_shows_a_table_and_a_digest_to_copy(tmp_path):
     assert line == f"digest {read_info(tmp_path / 'model [1]').digest}" and len(line) <= 80
 
 
+@pytest.mark.slow
 def test_templates_that_differ_are_told_and_one_that_is_none_is_refused_at_once(tmp_path):
     source = saved(tmp_path / "hf")
     (source / "chat_template.jinja").unlink()
@@ -354,6 +359,7 @@ def test_templates_that_differ_are_told_and_one_that_is_none_is_refused_at_once(
         convert(source, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_no_digest_but_that_of_what_was_written(tmp_path):
     """An export that changes the parameters has none: what it read is not what it wrote."""
     source = saved(tmp_path / "hf")

@@ -26,6 +26,7 @@ def test_every_command_of_the_package_is_listed_once(capsys):
     assert [line.split()[0] for line in lines[-len(COMMANDS) :]] == list(COMMANDS)
 
 
+@pytest.mark.slow
 def test_a_command_runs_as_its_module_does():
     ran = mede2("trace", "--help")
     assert ran.returncode == 0 and "--pairs" in ran.stdout

@@ -38,6 +38,7 @@ def questions():
     return [Question.model_validate_json(line) for line in (SAMPLE / "questions.jsonl").read_text("utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_the_generator_gives_the_committed_bytes(tmp_path):
     subprocess.run([sys.executable, str(ROOT / "data" / "make_sample.py"), f"--to={tmp_path}"], check=True, cwd=tmp_path)
     committed = {path.relative_to(SAMPLE) for path in SAMPLE.rglob("*") if path.is_file()}

@@ -115,6 +115,7 @@ def test_the_layout_is_the_released_one(checkpoint):
     assert set(theirs["vision_config"]) == set(ours["vision_config"])
 
 
+@pytest.mark.slow
 def test_the_command_is_deterministic_across_processes(checkpoint, tmp_path):
     environment = os.environ | {"PYTHONHASHSEED": "7", "RAYON_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", "mede2_jax.tiny", f"--to={tmp_path / 'again'}"], check=True, env=environment)

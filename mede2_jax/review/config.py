@@ -44,7 +44,8 @@ class ExportConfig(Reviewed):
     judgments: Path | None = None
     """Only responses that have a judgment in this file; people do not see it."""
     out: Path | None = None
-    """Folder for tasks.json, labels.xml and images/. What this command wrote there before is replaced."""
+    """Folder for tasks.json, labels.xml and images/. What this command wrote there before is replaced; images stay, since a project that
+    was made of it may still show them."""
     limit: int | None = Field(default=None, ge=1)
     """So many of them, drawn by the seed (the paper has 1,000); none: all."""
     ids: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from rich.text import Text
 from mede2_jax.config import UserError
 from mede2_jax.data.readers import read_own, read_record
 from mede2_jax.data.record_file import RecordFile
-from mede2_jax.data.records import Demonstration, Remark
+from mede2_jax.data.records import Demonstration, Remark, Review
 from mede2_jax.foreign import shown as in_short
 from mede2_jax.foreign import visible
 from mede2_jax.origins.history import Historian, walk
@@ -39,7 +39,7 @@ def of_demonstration(id: str, path: Path) -> Iterator[RenderableType]:
     table = grid()
     for name, value in (("demonstration", id), ("question", question), *((str(name), str(value)) for name, value in origin.items())):
         table.add_row(safe(name.replace("_", " ")), safe(value))
-    for name, value in _ratings(id, source):
+    for name, value in (*_ratings(id, source), *_reviews(id, source)):
         table.add_row(safe(name), safe(value))
     yield table
     for one in walk(source):
@@ -79,3 +79,19 @@ def _ratings(id: str, source: Source) -> Iterator[tuple[str, str]]:
                 continue
             for merit, verdict in verdicts.items():
                 yield f"{merit.replace('_', ' ')}, by {remark.model}", f"{'yes' if verdict.met else 'no'}: {verdict.reason or ''}"
+
+
+def _reviews(id: str, source: Source) -> Iterator[tuple[str, str]]:
+    """What people said of it, as far as their files are there."""
+    for one in source.made_of:
+        if one.name != "reviews" or one.path is None or not one.path.is_file():
+            continue
+        file = RecordFile(one.path)
+        for number in range(len(file)):
+            review = read_own(file[number], Review, file.where(number))
+            if review.demonstration == id:
+                comment = review.metadata.get("comment")
+                for merit, met in review.verdicts.items():
+                    yield f"{merit.replace('_', ' ')}, by {review.annotator}", "yes" if met else "no"
+                if isinstance(comment, str):
+                    yield f"comment of {review.annotator}", comment

@@ -40,6 +40,7 @@ def published_pixels(image, fewest, most, size, thumbnail=True):
     return ((values - mean) / deviation).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fewest", "most", "thumbnail"), [(1, 12, True), (1, 12, False), (1, 6, True), (2, 5, True), (1, 1, True)])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_original_format_is_the_owners_preprocessing(tmp_path, size, fewest, most, thumbnail):
@@ -152,6 +153,7 @@ def test_a_template_that_knows_images_replaces_the_owners(tmp_path):
     assert decode(processor, processor.chat.prompt(messages(("user", "x")))) == owners_text(("user", "x"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the released tokenizer is not at {REAL}")
 @pytest.mark.parametrize("original", [False, True])
 def test_the_released_vocabulary(tmp_path, original):

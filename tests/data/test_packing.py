@@ -64,6 +64,7 @@ def test_a_row_larger_than_all_there_is_takes_no_memory_for_its_room(mixture, ro
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_examples_take_seconds():
     tokens, patches = pair_mixture(100_000)
     started = time.process_time()

@@ -177,6 +177,7 @@ def test_what_one_process_cannot_get_is_asked_by_the_other(tmp_path):
     assert texts([answered])[0][0] and len(server.bodies) == 2
 
 
+@pytest.mark.slow
 def test_claims_are_kept_while_an_answer_takes_longer_than_they_last(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "LEASE_SECONDS", 2.0)
     monkeypatch.setattr("mede2_jax.engines.paid.samples.RENEW_SECONDS", 0.1)

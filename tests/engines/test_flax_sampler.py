@@ -205,6 +205,7 @@ def test_an_end_token_ends_a_response_and_banned_tokens_never_come(tmp_path, eng
     assert {completion.finish_reason for completion in reply.completions} == {"stop", "length"}
 
 
+@pytest.mark.slow
 def test_a_stop_text_ends_a_response(model, engines):
     (whole,) = answers(engines(model), [make_request(0, n=3)]).values()
     decode = model_config(model)[0].load_processor(model).chat.tokenizer.decode

@@ -81,6 +81,7 @@ def dated(body):
     return error(503, "UNAVAILABLE", "overloaded", Retry_After=email.utils.formatdate(time.time() + 2.0, usegmt=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "seconds"),
     [
@@ -183,6 +184,7 @@ def test_nobody_there_ends_when_patience_does():
     assert len(lines) == 1 and "trying again, for up to 2 s if nothing is answered" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_goes_on():
     lines = []
     with GeminiServer(faults=lambda number, body: error(500, "INTERNAL", "down") if time.monotonic() < until else None) as server:

@@ -76,6 +76,7 @@ def test_what_is_not_finite_is_an_error_not_a_table(setup, monkeypatch):
         check_logprobs(config, setup.model_dir, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_the_command_fails_when_the_difference_is_too_large(setup):
     config = setup.config.model_copy(update={"engine": "flax", "check_logprobs": True, "limit": 1, "n": 1, "max_difference": 1e-12})
     with pytest.raises(UserError, match="more than max_difference=1e-12"):

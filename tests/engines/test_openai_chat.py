@@ -108,6 +108,7 @@ def test_system_prompt(system_prompt, roles, options):
     assert chat_messages(own, system_prompt)[0]["content"] == "Mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -158,6 +159,7 @@ def test_retry_after_is_honoured():
     assert moments[1] - moments[0] >= 1.5
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_asked_for_again():
     slow = lambda number: time.sleep(HANG)  # noqa: E731
     with ChatServer(faults=at({1}, slow)) as server:
@@ -203,6 +205,7 @@ def test_a_request_that_cannot_be_answered_fails_alone():
     assert len(replies) == 6 and len(server.requests) == 6, "400 is not asked again"
 
 
+@pytest.mark.slow
 def test_a_request_that_breaks_the_server_is_given_up_while_others_are_answered():
     def faults(number, body):
         time.sleep(0.2)

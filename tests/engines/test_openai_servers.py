@@ -190,6 +190,7 @@ def test_the_key_comes_from_the_environment_and_is_told_to_nobody_else(monkeypat
     assert "sk-secret" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_what_is_under_way():
     with ChatServer(seconds=HANG) as server, pytest.raises(KeyboardInterrupt), engine(server) as chat:
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()

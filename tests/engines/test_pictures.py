@@ -120,6 +120,7 @@ def test_what_others_might_read_otherwise_goes_as_png_of_what_it_shows(kind):
         assert (image.mode, image.size, getattr(image, "n_frames", 1)) == ("RGB", picture.size, 1) and not image.info
 
 
+@pytest.mark.slow
 def test_a_photograph_is_not_ten_times_its_size():
     """Twelve megapixels with noise, as cameras have it."""
     rng = np.random.default_rng(0)
@@ -187,6 +188,7 @@ def test_the_digest_is_that_of_the_pixels_whatever_file_they_come_from(tmp_path)
     assert len(server.bodies) == 1 and usage.cached == 1
 
 
+@pytest.mark.slow
 def test_pictures_are_held_for_those_under_way_and_a_few_more():
     taken, most, done = [], 0, 0
     with GeminiServer(seconds=0.05) as server:

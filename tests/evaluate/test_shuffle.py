@@ -101,6 +101,7 @@ def test_who_always_says_a_is_right_where_the_right_one_stands_there(many, tmp_p
     assert found["at"]["majority"]["6"]["value"] == pytest.approx(statistics.fmean(expected))
 
 
+@pytest.mark.slow
 def test_score_reads_the_orders_from_the_file_alone(many, tmp_path):
     out, hand = tmp_path / "out", tmp_path / "hand"
     shuffled(many, out, always_a, "--shuffle_options=3,11", "--prompt=mede2,cot")
@@ -161,6 +162,7 @@ def test_a_folder_of_other_orders_is_refused(many, tmp_path):
             shuffled(many, out, knows, "--shuffle_options=3")
 
 
+@pytest.mark.slow
 def test_every_task_with_options_shows_them_so_and_open_items_as_they_are(data, tmp_path):
     tasks = ["medxpertqa_mm", "medxpertqa_text", "mmmu_health", "mmmu_pro_standard10", "medbullets_op5", "mmxu", "diagnosisarena"]
     out = tmp_path / "out"

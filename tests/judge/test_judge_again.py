@@ -243,6 +243,7 @@ def test_two_runs_cannot_write_one_file(gemini, rollouts, tmp_path, monkeypatch)
     assert len(read(out)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

@@ -72,6 +72,7 @@ def test_a_disk_that_is_full_from_the_start_costs_nothing(server, sample, tmp_pa
     assert sorted(path.name for path in small_disk.iterdir()) == ["ballast"]
 
 
+@pytest.mark.slow
 def test_who_waits_for_what_is_under_way_is_told(server, sample, tmp_path, small_disk, capsys):
     fill(small_disk)
 

@@ -180,6 +180,7 @@ def test_mistakes_are_one_line(script, arguments, variables, expected):
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and expected in result.stderr
 
 
+@pytest.mark.slow
 def test_shellcheck():
     found = Path(sys.executable).with_name("shellcheck")
     shellcheck = str(found) if found.exists() else shutil.which("shellcheck")

@@ -78,6 +78,7 @@ def test_nothing_but_empty_ranges():
     assert not np.asarray(gradients).any()
 
 
+@pytest.mark.slow
 def test_causal_by_gradients():
     """Output i depends on inputs j <= i of its own segment, and on no other."""
     length, border = 24, 10

@@ -62,6 +62,7 @@ def agree(case, tolerance=1e-5, tiles=TILES):
     assert not np.asarray(ours[0])[empty].any(), "an empty range gives zeros"
 
 
+@pytest.mark.slow
 def test_random_ranges():
     agree(random_case(0, batch=2, length=75, heads=4, kv_heads=2))
 
@@ -123,6 +124,7 @@ def test_sixteen_bits_have_blocks_of_their_own():
         assert error < 1e-2, name
 
 
+@pytest.mark.slow
 def test_blocks_that_nobody_sees_are_not_read():
     """Not-a-number in the keys of one example must not reach the other: a weight of 0 times NaN would be NaN."""
     q, k, v, *_ = random_case(5, batch=1, length=256, heads=2, kv_heads=1)

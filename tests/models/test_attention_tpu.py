@@ -148,6 +148,7 @@ def test_heads_of_a_step(heads, kv_heads, step, grids, monkeypatch):
     agree(found, theirs(*case, start, end))
 
 
+@pytest.mark.slow
 def test_bfloat16():
     """Against float32 on the same numbers: 2⁻⁸ of the largest value for rounding the result, and as much for the weights."""
     case = [jnp.asarray(x, jnp.bfloat16) for x in arrays(2)]
@@ -237,6 +238,7 @@ def test_saved_under_the_policy_name():
     assert kernels_of(jax.checkpoint_policies.nothing_saveable) == [2, 1, 1]
 
 
+@pytest.mark.slow
 def test_on_a_mesh():
     """Rows and heads split over devices, whose grids differ in length."""
     case = arrays(6, batch=4, heads=4, kv_heads=2)

@@ -43,6 +43,7 @@ def compiled_decode(raw, shape):
     return jax.jit(run, donate_argnums=1).lower(params, cache, progress, banned).compile(), cache
 
 
+@pytest.mark.slow
 def test_a_cache_is_neither_copied_nor_rewritten(raw):
     shape = CacheShape(slots=SLOTS, samples=SAMPLES, prompt=8192, response=4096)
     compiled, cache = compiled_decode(raw, shape)

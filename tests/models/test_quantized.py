@@ -36,6 +36,7 @@ def test_the_numbers_are_torchs(dtype):
         assert np.all(np.abs(error).max(0) <= 0.5001 * scale) and np.abs(expected).max() == 127
 
 
+@pytest.mark.slow
 def test_a_stack_is_its_layers():
     kernel = kernels(3, 64, 24)
     held, scale, sums = quantize(jnp.asarray(kernel), "int8")
@@ -46,6 +47,7 @@ def test_a_stack_is_its_layers():
         np.testing.assert_allclose(sums[layer], one[2], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3"])
 def test_forward_and_backward_are_those_of_the_rounded_kernel(dtype, bias):

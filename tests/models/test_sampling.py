@@ -109,6 +109,7 @@ def test_one_certain_token_is_the_nucleus():
     np.testing.assert_array_equal(nucleus(weights, 0.5), weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uniform", [0.0, 0.5, np.nextafter(np.float32(1), np.float32(0))])
 def test_no_number_draws_a_token_of_weight_zero(uniform):
     rng = np.random.default_rng(2)

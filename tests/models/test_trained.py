@@ -29,6 +29,7 @@ def parameters(dtype=jnp.float32):
     }
 
 
+@pytest.mark.slow
 def test_values_are_those_of_a_cast():
     x, change, trained = values(ROWS, TOKENS, WIDTH), values(ROWS, TOKENS, OUT, seed=4), parameters()
     cast = {name: value.astype(jnp.bfloat16) for name, value in trained.items()}

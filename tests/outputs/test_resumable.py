@@ -171,6 +171,7 @@ def test_records_that_a_full_disk_took_in_part_are_counted(tmp_path, monkeypatch
     assert sorted(read(out)) == [*range(10)]
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_moment_leaves_counts_that_are_those_of_the_file(tmp_path):
     """A timer sends real signals, closer and closer to the beginning."""
     out, stopped = tmp_path / "s.jsonl", 0

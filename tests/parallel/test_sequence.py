@@ -23,6 +23,7 @@ def test_only_a_mesh_that_splits_rows_has_the_axis():
     assert rules.partition_spec(("rows", "tokens"), (8, 64), make_mesh(MeshConfig())) == PartitionSpec("fsdp", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
 def test_embedded_tokens_are_those_of_the_table(sizes):
     mesh = make_mesh(MeshConfig(**sizes))

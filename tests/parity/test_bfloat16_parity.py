@@ -144,6 +144,7 @@ def test_norms(our_norm, their_norm):
         assert same_share(norm(ours), reference(theirs)) > 0.99
 
 
+@pytest.mark.slow
 def test_attention():
     """Values and gradients of causal attention in many blocks, no further from double precision than torch's own in bfloat16."""
     rng = np.random.default_rng(5)

@@ -91,6 +91,7 @@ def test_logits_padded_and_packed(kind):
     assert largest_gap(ours[1, : len(examples[3].tokens)], reference_logits(model, examples[3])) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_what_is_in_a_padding_tile_changes_nothing():
     raw = config_with()
     graph, params = our_graph(raw), our_params(raw, numpy_state(torch_model(raw)))

@@ -67,6 +67,7 @@ def test_logits(name):
     assert largest_gap(ours, theirs) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_logits_padded_and_packed():
     raw, rng = config_with(), np.random.default_rng(1)
     model = torch_model(raw)
@@ -211,6 +212,7 @@ class TestModules:
         assert largest_gap(ours, theirs.numpy().reshape(ours.shape)) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_stays_near_float32():
     raw, example = config_with(), make_example(np.random.default_rng(6), ONE_IMAGE)
     params, batch = our_params(raw, numpy_state(torch_model(raw))), make_batch(raw, [[example]])

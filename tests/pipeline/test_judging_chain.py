@@ -265,6 +265,7 @@ def test_a_judge_behind_openais_protocol(sample, tmp_path, monkeypatch):
     assert_no_key(tmp_path)
 
 
+@pytest.mark.slow
 def test_repeats_are_other_requests_and_agree_where_the_judge_does(base, say, tmp_path, capsys):
     out = tmp_path / "judgments.jsonl"
 

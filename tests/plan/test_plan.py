@@ -98,6 +98,7 @@ def test_a_full_plan_is_shown_and_written(tiny_model, tmp_path, capsys):
     assert sum(one["bytes"] for one in found["received"]) > 0
 
 
+@pytest.mark.slow
 def test_the_step_that_is_compiled_is_the_one_that_trains(tiny_model):
     """Its arguments are the state and the batch, to the byte."""
     plan, _ = plan_of(tiny_model, "cpu:1", parts={"language": "full"})
@@ -109,6 +110,7 @@ def test_the_step_that_is_compiled_is_the_one_that_trains(tiny_model):
     assert not plan.collectives
 
 
+@pytest.mark.slow
 def test_sweep_ranks_what_it_tried(tiny_model):
     machine = parse_topology("cpu:2")
     config = config_of(tiny_model, "cpu:2", sweep=True, sweep_minutes=0.0001)

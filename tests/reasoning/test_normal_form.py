@@ -103,6 +103,7 @@ def test_nothing_is_equal_to_nothing(nothing):
         true_choice(nothing, {"A": "…", "B": "Cyst"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "letters", [" ", "a", "a ", "the ", ".", "5.", "(", "<", "=", "!=", "x5", "-", "' ", "\u0301", "e\u0301", "\u3099", "*"]
 )

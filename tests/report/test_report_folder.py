@@ -171,6 +171,7 @@ def test_what_cannot_be_reported_is_one_line(scores, tmp_path, flags, expected, 
     assert (places["taken"] / "index.html").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_jax():
     code = "import sys, mede2_jax.report.__main__; print(sorted({'jax', 'torch', 'transformers', 'matplotlib'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -124,8 +124,9 @@ def test_a_wrong_answer_that_people_find_right_is_theirs_to_decide(sample, tmp_p
     assert found.outcome is None and not found.correctness.met
 
 
-def test_demonstrations_that_people_deny_are_left_out(tmp_path, monkeypatch):
+def test_demonstrations_that_people_deny_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     distill([])
     before = {one["id"] for one in read("runs/demonstrations.jsonl")}
     review("export", demonstrations="runs/demonstrations.jsonl", limit=10, out="review")
@@ -154,6 +155,8 @@ def test_demonstrations_that_people_deny_are_left_out(tmp_path, monkeypatch):
     assert written["counts"]["responses"] == written["counts"]["demonstrations"] + sum(
         sum(one.values()) for one in written["dropped"].values()
     )
+    trace([ids[2], "--demonstrations=runs/demonstrations.jsonl"])
+    assert "plausible reasoning, by annotator-1" in " ".join(capsys.readouterr().out.split())
     reviews = read("reviews.jsonl")
     lines("reviews.jsonl", [reviews[0] | {"of": "0" * 16}, *reviews[1:]])
     with pytest.raises(UserError, match=r":1: people reviewed another text than"):

@@ -133,6 +133,7 @@ def test_a_server_that_is_killed_and_started_again(base, tiny_model, unbroken, t
     assert lines(out) == lines(unbroken)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_for_good_loses_nothing(base, tokenise, unbroken, tmp_path, capsys):
     out, server = tmp_path / "rollouts.jsonl", ChatServer(tokenise=tokenise, seconds=0.1)
     arguments = [*base, f"--out={out}", "--concurrency=32", "--patience=2"]

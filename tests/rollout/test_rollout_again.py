@@ -52,6 +52,7 @@ def test_missing_runs(done, runs):
     assert missing_runs(done, 8) == [range(*run) for run in runs]
 
 
+@pytest.mark.slow
 def test_n_and_limit_may_grow(base, tokenise, unbroken, tmp_path, capsys):
     out = tmp_path / "rollouts.jsonl"
     with ChatServer(tokenise=tokenise) as server:
@@ -69,6 +70,7 @@ def test_n_and_limit_may_grow(base, tokenise, unbroken, tmp_path, capsys):
         assert len(server.requests) == count and "has all 384 samples; nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_shards_partition_the_questions(base, tokenise, unbroken, tmp_path):
     outs = [tmp_path / f"rollouts-{index}.jsonl" for index in range(5)]
     with ChatServer(tokenise=tokenise) as one, ChatServer(tokenise=tokenise) as two:
@@ -207,6 +209,7 @@ def test_a_file_that_nobody_knows_is_not_touched(base, tmp_path):
     assert out.read_text() == '{"precious": 1}\n'
 
 
+@pytest.mark.slow
 def test_a_damaged_file_names_the_line_and_is_not_touched(base, unbroken, tmp_path):
     out = tmp_path / "r.jsonl"
     content = unbroken.read_text("utf-8").splitlines(keepends=True)
@@ -227,6 +230,7 @@ def test_a_damaged_file_names_the_line_and_is_not_touched(base, unbroken, tmp_pa
         assert out.read_text() == "".join(spoilt)
 
 
+@pytest.mark.slow
 def test_failures_are_counted_listed_and_tried_again(base, tokenise, unbroken, tmp_path, capsys):
     out = tmp_path / "rollouts.jsonl"
     refused = {question_seed(0, "sample-case-vt-1"), question_seed(0, "sample-case-ich-2")}

@@ -109,6 +109,7 @@ def test_a_refusal_is_a_response_and_a_fault_is_tried_again(sample, tmp_path):
     assert refused.response == "" and "PROHIBITED_CONTENT" in refused.reason
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_run_in_one_line_and_keeps_what_came(gemini, sample, tmp_path):
     out = tmp_path / "r.jsonl"
     with pytest.raises((UserError, SystemExit)):

@@ -84,6 +84,7 @@ def test_one_answer_of_several_samples_is_asked_once(command, tmp_path):
     assert found["at"]["majority"]["3"]["value"] == pytest.approx(1 / ITEMS), "elsewhere the wrong answer has two of three votes"
 
 
+@pytest.mark.slow
 def test_a_reply_that_cannot_be_read_is_asked_again_and_then_a_failure(command, tmp_path, capsys):
     """Of eight, two stay unreadable: counted, listed, not correct; the next run asks for these alone, with other seeds."""
     healed, heard = [], []

@@ -52,6 +52,7 @@ def test_adapters_are_split_over_all_that_a_kernel_is(rank, fsdp, tensor):
     assert spec.excess(mesh) < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fsdp", "tensor"), [(2, 1), (2, 2), (8, 1)])
 def test_devices_gather_adapters_and_exchange_no_activations(fsdp, tensor):
     """An adapter is narrow; what it adds is as wide as the layer, here one of 7B, with a row of 4,096 tokens a device."""

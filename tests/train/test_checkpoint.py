@@ -16,6 +16,7 @@ def state(step):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("last", "best", "kept"),
     [(1, 1, {5, 8}), (1, 3, {2, 4, 5, 8}), (2, 2, {2, 5, 7, 8}), (3, 0, {6, 7, 8})],
@@ -30,6 +31,7 @@ def test_the_best_are_those_of_the_lowest_loss(last, best, kept, tmp_path):
     assert {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()} == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("last", "best", "kept"), [(1, 1, {5, 9}), (1, 3, {2, 4, 5, 9}), (2, 1, {5, 8, 9})])
 def test_a_run_that_is_resumed_remembers_its_best(last, best, kept, tmp_path):
     for begin, end in ((1, 6), (6, 9), (9, 10)):

@@ -57,6 +57,7 @@ def test_losses_and_gradients_are_those_of_stacked_layers(family, stage, parts, 
     assert max(float(np.abs(g).max()) for g in jax.tree.leaves(stacked_gradients)) > 1e-4
 
 
+@pytest.mark.slow
 def test_what_is_held_apart_lies_where_the_stack_would(pairs, sample, tiny_model):
     """On a mesh: shapes, shardings and arrays agree, layer by layer."""
     config = make_config(pairs, sample, frozen_layers="apart", rows_per_step=4, mesh={"data": 1, "fsdp": 4, "tensor": 2})

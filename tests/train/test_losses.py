@@ -97,6 +97,7 @@ def our_loss(numbers, config):
     return float(value), np.asarray(gradient) * numbers[1], loss.report(sums, loss.totals(batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 @pytest.mark.parametrize("loss", ["sigmoid", "hinge", "ipo"])
 def test_loss_gradient_and_metrics_equal_trl(numbers, loss, beta):
@@ -136,6 +137,7 @@ def test_loss_where_policy_is_reference(numbers, loss, expected):
     assert our_loss((logprobs, mask, logprobs.sum(-1)), DPOConfig(loss=loss))[0] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_pairs_add_nothing(numbers):
     value, _, metrics = our_loss(numbers, DPOConfig())
     loss, batch = DPOLoss(DPOConfig()), our_batch(numbers)

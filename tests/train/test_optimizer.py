@@ -107,6 +107,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_every_step_is_torchs(options):
     config = OptimizerConfig(**options)
@@ -115,6 +116,7 @@ def test_every_step_is_torchs(options):
             np.testing.assert_allclose(our[path], their[path], rtol=0, atol=5e-6, err_msg=f"step {step}, {path}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.03, 0.5, 0.99])
 @pytest.mark.parametrize("steps", [1, 4, 14, 30, 44])
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -132,6 +134,7 @@ def test_rates_are_transformers(schedule, steps, ratio):
         assert rates[0] == 0, "the first step of a warm-up has no rate yet"
 
 
+@pytest.mark.slow
 def test_the_options_matter():
     """Each of them moves the end by far more than the tolerance, so that none of the comparisons above is idle."""
     ends = {name: ours(OptimizerConfig(**options))[-1] for name, options in OPTIONS.items()}

@@ -119,6 +119,7 @@ def test_the_model_directory_opens_for_the_next_stage(finished, tiny_model):
     assert (folder / "dpo" / "model" / "config.json").read_bytes() == (tiny_model / "config.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_touched_without_being_told(finished):
     folder, _, arguments = finished
     before = outcome(folder / "dpo")
@@ -140,6 +141,7 @@ def test_resuming_a_finished_run_has_nothing_to_do(finished):
     assert outcome(folder / "dpo") == before
 
 
+@pytest.mark.slow
 def test_overwrite_does_not_delete_what_the_run_reads(finished):
     folder, _, _ = finished
     before = outcome(folder / "sft")
@@ -177,6 +179,7 @@ def test_resume_from_another_model_in_the_same_place_is_refused(finished, tiny_m
     assert not (run / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_narrower_param_dtype_is_refused(tmp_path, sample, tiny_model):
     """The frozen parts would not come out as they went in."""
     arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={tmp_path / 'run'}"]
@@ -184,6 +187,7 @@ def test_a_narrower_param_dtype_is_refused(tmp_path, sample, tiny_model):
     assert status == 2 and "--dtype=bfloat16" in output and "would round" in output
 
 
+@pytest.mark.slow
 def test_overwrite_spares_what_is_not_a_run(tmp_path, sample, tiny_model):
     (tmp_path / "thesis.txt").write_text("precious")
     arguments = [f"--model={tiny_model}", f"--data.path={sample / 'preferences.jsonl'}", f"--output={tmp_path}", "--overwrite"]

@@ -69,6 +69,7 @@ def count(shapes):
     return sum(int(np.prod(shape)) for shape in shapes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_released_sizes_have_the_tensors_of_transformers_module(size):
     config = released(size)
@@ -185,6 +186,7 @@ def test_hf_there_and_back_is_bit_exact(tmp_path, kind, tied):
     assert convert(tmp_path / "new", tmp_path / "again").digest == outcome.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_original_there_and_back_is_bit_exact(tmp_path, kind):
     source = saved_original(tmp_path / "original", kind)

@@ -236,6 +236,7 @@ def test_only_linear_layers_can_be_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_converter_merges_in_either_direction(tmp_path, dtype):
     """Merged on import and merged on export give what peft's own merge gives, rounded once."""
