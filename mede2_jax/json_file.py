@@ -46,16 +46,24 @@ def load_json(path: Path, cure: str = "") -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, or is not one JSON object (see `parse_json`).
     """
-    end = f"; {cure}" if cure else ""
-    try:
-        value = parse_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}{end}") from None
-    except JSONFault as error:
-        raise UserError(f"{path}: {error}{end}") from None
+    value = load_any_json(path, cure)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}{end}")
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}{_end(cure)}")
     return value
+
+
+def load_any_json(path: Path, cure: str = "") -> Any:
+    """The JSON value in a file, whatever it is.
+
+    Raises:
+        UserError: It cannot be read, or is no JSON.
+    """
+    try:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}{_end(cure)}") from None
+    except JSONFault as error:
+        raise UserError(f"{path}: {error}{_end(cure)}") from None
 
 
 def load_checked(path: Path, model: type[ModelT], cure: str = "") -> ModelT:
@@ -76,4 +84,8 @@ def check(value: Any, model: type[ModelT], where: str, cure: str = "") -> ModelT
     try:
         return model.model_validate(value)
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {describe_validation_error(error)}{f'; {cure}' if cure else ''}") from None
+        raise UserError(f"{where}: {describe_validation_error(error)}{_end(cure)}") from None
+
+
+def _end(cure: str) -> str:
+    return f"; {cure}" if cure else ""

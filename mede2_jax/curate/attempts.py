@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mede2_jax.curate.config import DifficultyOptions, SolvabilityOptions
+from mede2_jax.curate.config import DifficultyOptions, Missing, SolvabilityOptions
 from mede2_jax.curate.verdict import Dropped, Step
 from mede2_jax.data.questions import QuestionFile
 from mede2_jax.data.records import Question, Rollout
@@ -19,6 +19,7 @@ NO_ANSWER, SOLVED, TOO_EASY, TOO_HARD, UNSOLVED = (
     "models solve it too seldom",
     "an expert never solves it",
 )
+NO_REPLY = "no reply to it came"
 
 
 def find_easy(file: QuestionFile, numbers: Sequence[int], options: DifficultyOptions) -> Step:
@@ -32,7 +33,7 @@ def find_easy(file: QuestionFile, numbers: Sequence[int], options: DifficultyOpt
     Raises:
         UserError: A file has no response to a question, or one to another question of that id.
     """
-    step, rights = _begin("difficulty", file, numbers, options.rollouts)
+    step, rights = _begin("difficulty", file, numbers, options)
     for number, files in rights.items():
         share = sum(sum(one) for one in files) / sum(map(len, files))
         if options.pass_rate is not None:
@@ -56,26 +57,30 @@ def find_unsolvable(file: QuestionFile, numbers: Sequence[int], options: Solvabi
     Raises:
         UserError: As `find_easy`.
     """
-    step, rights = _begin("solvability", file, numbers, options.rollouts)
+    step, rights = _begin("solvability", file, numbers, options)
     for number, files in rights.items():
         if not all(map(any, files)):
             step.dropped[number] = Dropped(UNSOLVED, pass_rate=round(sum(sum(one) for one in files) / sum(map(len, files)), 4))
     return step
 
 
-def _begin(name: str, file: QuestionFile, numbers: Sequence[int], paths: Sequence[Path]) -> tuple[Step, dict[int, list[list[bool]]]]:
-    """A step in which what has no right answer is left out; of the others, whether each response is right, file by file."""
+def _begin(
+    name: str, file: QuestionFile, numbers: Sequence[int], options: DifficultyOptions | SolvabilityOptions
+) -> tuple[Step, dict[int, list[list[bool]]]]:
+    """A step in which what cannot be told is left out; of the others, whether each response is right, file by file."""
     step, questions = Step(name), {number: file.question(number) for number in numbers}
     step.dropped = {number: Dropped(NO_ANSWER) for number, question in questions.items() if question.answer is None}
     asked = {number: question for number, question in questions.items() if number not in step.dropped}
-    attempts = [_attempts(path, asked) for path in paths]
-    return step, {number: [found[number] for found in attempts] for number in asked}
+    attempts = [_attempts(path, asked, f"--{name}.missing=accept", options.missing) for path in options.rollouts]
+    step.dropped |= {number: Dropped(NO_REPLY) for number in asked if any(number not in found for found in attempts)}
+    return step, {number: [found[number] for found in attempts] for number in asked if number not in step.dropped}
 
 
-def _attempts(path: Path, questions: Mapping[int, Question]) -> dict[int, list[bool]]:
+def _attempts(path: Path, questions: Mapping[int, Question], accept: str, missing: Missing) -> dict[int, list[bool]]:
     """Whether each response of a file is right, by question. What cannot be read is not."""
 
     def is_right(rollout: Rollout, question: Question) -> bool:
         return grade(rollout.response, question.answer, question.options) == "correct"
 
-    return read_replies(path, questions, Rollout, differing_answer, is_right, "python -m mede2_jax.rollout")
+    cure = "python -m mede2_jax.rollout" if missing == "refuse" else ""
+    return dict(read_replies(path, questions, Rollout, differing_answer, is_right, cure, accept))

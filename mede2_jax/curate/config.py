@@ -16,6 +16,7 @@ EMBEDDED = Embedded({"questions": "runs/bank.jsonl", "out": "runs/curated.jsonl"
 """The sample's bank, as `python -m mede2_jax.bank` makes it."""
 StepName = Literal["duplicates", "leakage", "difficulty", "type", "solvability", "refinement"]
 
+Missing = Literal["refuse", "accept"]
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -68,6 +69,9 @@ class DifficultyOptions(Config):
     pass_rate: tuple[Rate, Rate] | None = None
     """Keep questions of which this share of all responses is right, as 0.1,0.9; none: those that no baseline solves, where it solves what
     more than half of its responses get right."""
+    missing: Missing = "refuse"
+    """A question without a response: refuse: an error that says how to sample it; accept: it is left out, with that reason. For what an API
+    refuses for good."""
 
     @field_validator("pass_rate")
     @classmethod
@@ -84,6 +88,8 @@ class SolvabilityOptions(Config):
 
     rollouts: tuple[Path, ...] = ()
     """Of experts, one file each: a question stays that each of them gets right at least once. The paper has two, with four attempts."""
+    missing: Missing = "refuse"
+    """As of difficulty."""
 
 
 class TypeOptions(Config):
@@ -93,6 +99,8 @@ class TypeOptions(Config):
     """What `python -m mede2_jax.rollout --ask=type` writes; of several replies most count."""
     drop: tuple[QuestionType, ...] = ("pattern_recognition",)
     """What is left out: pattern_recognition, as in the paper, knowledge_recall, or both with a comma between."""
+    missing: Missing = "refuse"
+    """As of difficulty."""
 
 
 class RefinementOptions(Config):
@@ -100,6 +108,8 @@ class RefinementOptions(Config):
 
     rollouts: tuple[Path, ...] = ()
     """What `python -m mede2_jax.rollout --ask=refinement` writes; of several replies the first that changes nothing else is taken."""
+    missing: Missing = "refuse"
+    """As of difficulty; but what is accepted stays, as it was."""
 
 
 class CurateConfig(Config):

@@ -4,9 +4,9 @@ show (section 3.3)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
+from mede2_jax.curate.attempts import NO_REPLY
 from mede2_jax.curate.config import RefinementOptions, TypeOptions
 from mede2_jax.curate.verdict import Dropped, Edited, Step
 from mede2_jax.data.about import conversation, is_asked, marked_stem, with_stem
@@ -33,7 +33,10 @@ def find_types(file: QuestionFile, numbers: Sequence[int], options: TypeOptions)
         UserError: A file has no reply about a question, or one about another question of that id.
     """
     step = Step("type")
-    for number, replies in _said(file, numbers, options.rollouts, "type").items():
+    for number, replies in _said(file, numbers, options, "type").items():
+        if not replies:
+            step.dropped[number] = Dropped(NO_REPLY)
+            continue
         readable = [types for reply in replies if (types := _types(reply)) is not None]
         if not readable:
             step.dropped[number] = Dropped(UNREADABLE)
@@ -59,12 +62,15 @@ def refine(file: QuestionFile, numbers: Sequence[int], options: RefinementOption
     for number in numbers:
         if (question := file.question(number)).images:
             step.edited[number] = Edited(question, "nobody was asked: its text has marks as of images")
-    for number, replies in _said(file, numbers, options.rollouts, "refinement").items():
-        step.edited[number] = _edited(file.question(number), replies)
+    for number, replies in _said(file, numbers, options, "refinement").items():
+        question = file.question(number)
+        step.edited[number] = _edited(question, replies) if replies else Edited(question, NO_REPLY)
     return step
 
 
-def _said(file: QuestionFile, numbers: Sequence[int], paths: Sequence[Path], ask: Literal["type", "refinement"]) -> Mapping[int, list[str]]:
+def _said(
+    file: QuestionFile, numbers: Sequence[int], options: TypeOptions | RefinementOptions, ask: Literal["type", "refinement"]
+) -> Mapping[int, list[str]]:
     """All replies about each question that a model is asked about."""
     questions = {number: question for number in numbers if is_asked(question := file.question(number), ask)}
 
@@ -74,10 +80,11 @@ def _said(file: QuestionFile, numbers: Sequence[int], paths: Sequence[Path], ask
         same = {"prompt": remark.prompt == conversation(question, ask), "images": remark.images == question.images}
         return [name for name, is_so in same.items() if not is_so]
 
-    cure = f"python -m mede2_jax.rollout --ask={ask}"
+    cure = f"python -m mede2_jax.rollout --ask={ask}" if options.missing == "refuse" else ""
     found: dict[int, list[str]] = {number: [] for number in questions}
-    for path in paths:
-        for number, replies in read_replies(path, questions, Remark, differing, lambda remark, _: remark.response, cure).items():
+    for path in options.rollouts:
+        said = read_replies(path, questions, Remark, differing, lambda remark, _: remark.response, cure, f"--{ask}.missing=accept")
+        for number, replies in said.items():
             found[number] += replies
     return found
 

@@ -30,6 +30,7 @@ def read_replies(
     differing: Callable[[RolloutT, Question], Sequence[str]],
     take: Callable[[RolloutT, Question], Found],
     cure: str = "",
+    accept: str = "",
 ) -> dict[int, list[Found]]:
     """What is taken of each reply of a file, by question.
 
@@ -40,6 +41,7 @@ def read_replies(
         differing: In what a reply is of another question.
         take: What is to be known of it.
         cure: The command that makes such a file; empty: not every question needs a reply.
+        accept: What the user may say to go on without some, for the error.
 
     Raises:
         UserError: A line is not as it should be, is of another question of that id, or is there twice; a question has no reply.
@@ -60,5 +62,6 @@ def read_replies(
         found[number].append(take(reply, question))
     if cure and (missing := [question.id for number, question in questions.items() if number not in found]):
         some = ", ".join(map(shown, missing[:MOST_FAULTS])) + (", …" if len(missing) > MOST_FAULTS else "")
-        raise UserError(f"{path} has no response to {counted(len(missing), 'question')} ({some}); sample them: {cure}")
+        without = f"; or go on without: {accept}" if accept else ""
+        raise UserError(f"{path} has no response to {counted(len(missing), 'question')} ({some}); sample them: {cure}{without}")
     return found

@@ -16,6 +16,7 @@ from mede2_jax.reasoning.judge_reply import Unreadable
 from mede2_jax.reasoning.remarks import MERITS, Merit, read_rating
 
 BETTER, FULL, UNRATED = "another one is better", "its teacher has enough", "its rating could not be read"
+NO_RATING = "no rating of it came"
 UNASKED = "nobody was asked to rate it: its question has marks as of images"
 
 
@@ -40,8 +41,10 @@ def rate(candidate: Candidate, ratings: Remarks, config: DistillConfig) -> Rated
     """What its ratings say of a candidate. Criteria that more than half of them do not grant take it out."""
     if not is_asked(candidate.rollout, "rating"):
         return Rated(candidate, {}, UNASKED)
-    said = []
-    for one in ratings.about(candidate.rollout):
+    said, replies = [], ratings.about(candidate.rollout)
+    if not replies:
+        return Rated(candidate, {}, NO_RATING)
+    for one in replies:
         try:
             said.append(read_rating(one.response))
         except Unreadable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,6 +34,9 @@ class DistillConfig(Config):
     ratings: tuple[Path, ...] = ()
     """Ratings of the candidates that this command has written: rollout --ask=rating --questions=OUT.candidates.jsonl. None: the rules
     alone decide."""
+    missing: Literal["refuse", "accept"] = "refuse"
+    """A candidate without a rating, where there are ratings: refuse: an error that says how to ask; accept: it is left out, with that
+    reason. For what an API refuses for good."""
     reviews: tuple[Path, ...] = ()
     """What people say of demonstrations that this command has written, as `python -m mede2_jax.review import` brings it in. What more than
     half of them do not grant every one of --criteria is left out."""

@@ -94,10 +94,10 @@ def _rated(kept: Sequence[Candidate], config: DistillConfig) -> list[Rated]:
     ratings = Remarks(config.ratings, "rating", {one.rollout.id for one in kept})
     missing = [one.rollout.id for one in kept if not ratings.about(one.rollout) and is_asked(one.rollout, "rating")]
     ratings.check_used()
-    if missing:
+    if missing and config.missing == "refuse":
         raise UserError(
             f"--ratings has nothing on {counted(len(missing), 'candidate')} ({visible(missing[0])} first); rate them: "
-            f"rollout --ask=rating --questions={config.beside('candidates')}"
+            f"rollout --ask=rating --questions={config.beside('candidates')}; or go on without: --missing=accept"
         )
     return [rate(one, ratings, config) for one in kept]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pydantic
 
 from mede2_jax.config import UserError
-from mede2_jax.foreign import JSONFault, parse_json, shown
-from mede2_jax.json_file import Foreign, check
+from mede2_jax.foreign import shown
+from mede2_jax.json_file import Foreign, check, load_any_json
 from mede2_jax.review.criteria import COMMENT, CRITERIA, NO, YES, Kind
 from mede2_jax.review.labels import NAME
 
@@ -91,12 +91,7 @@ def read_opinions(paths: Sequence[Path], kind: Kind) -> tuple[list[Opinion], Cou
 
 
 def _tasks(path: Path) -> Iterator[tuple[str, _Task]]:
-    try:
-        value = parse_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}; give --export=FILE") from None
-    except JSONFault as error:
-        raise UserError(f"{path}: {error}; {AS_JSON}") from None
+    value = load_any_json(path, AS_JSON)
     if not isinstance(value, list):
         raise UserError(f"{path}: expected a list of tasks, found {shown(value)}; {AS_JSON}")
     for number, one in enumerate(value):

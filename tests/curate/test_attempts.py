@@ -71,6 +71,17 @@ def test_only_questions_that_are_left_need_responses(tmp_path):
         curate(tmp_path, records, f"--difficulty.rollouts={one}", "--steps=difficulty,duplicates")
 
 
+@pytest.mark.parametrize("step", ["difficulty", "solvability"])
+def test_what_an_api_refuses_for_good_is_left_out_if_one_says_so(tmp_path, step):
+    one = rollouts(tmp_path / "one.jsonl", {"q0": "AB", "q1": "AB"}, RECORDS)
+    other = rollouts(tmp_path / "other.jsonl", {"q0": "AB", "q2": "AB"}, RECORDS)
+    flags = [f"--{step}.rollouts={one},{other}", f"--steps={step}"]
+    with pytest.raises(UserError, match=rf"one.jsonl has no response to 2 questions .*; or go on without: --{step}.missing=accept"):
+        curate(tmp_path, RECORDS[:4], *flags)
+    assert curate(tmp_path, RECORDS[:4], *flags, f"--{step}.missing=accept") == ["q0"]
+    assert left_out(tmp_path) == {f"q{number}": (step, "no reply to it came", None) for number in (1, 2, 3)}
+
+
 def test_responses_to_another_question_of_that_id_are_refused(tmp_path):
     one = rollouts(tmp_path / "one.jsonl", {"q0": "B"}, [asked(0, of=7)])
     with pytest.raises(UserError, match=r"one.jsonl:1: is of another question than q0 of the bank \(its prompt differs\)"):

@@ -153,6 +153,22 @@ def test_replies_to_another_bank_or_another_step_are_refused(bank, tmp_path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "part.jsonl"])
 
 
+def test_what_an_api_refuses_for_good_is_accepted_if_one_says_so(bank, tmp_path, monkeypatch):
+    types = ask(tmp_path, bank, "type", lambda text, images: verdicts("No", "No"), monkeypatch)
+    lines(types, read(types)[:2])
+    stay = curate(tmp_path, bank, f"--type.rollouts={types}", "--type.missing=accept")
+    there = {one["parents"][0] for one in read(types)}
+    with_images = {one["id"] for one in bank if one.get("images")}
+    assert set(stay) == {one["id"] for one in bank} - (with_images - there)
+    dropped = {one["id"]: (one["step"], one["reason"]) for one in read(tmp_path / "c.dropped.jsonl")}
+    assert dropped == dict.fromkeys(with_images - there, ("type", "no reply to it came"))
+    edits = ask(tmp_path, bank, "refinement", lambda text, images: refined(text, []), monkeypatch)
+    lines(edits, read(edits)[1:])
+    curate(tmp_path, bank, f"--refinement.rollouts={edits}", "--refinement.missing=accept")
+    kept = {one["id"]: one["kept"] for one in read(tmp_path / "c.refined.jsonl")}
+    assert list(kept.values()).count("no reply to it came") == 1 and len(kept) == len(with_images)
+
+
 def test_a_question_with_marks_of_its_own_is_not_asked_and_stays(bank, tmp_path, monkeypatch):
     bank[0]["prompt"][0]["content"][-1]["text"] = "As <image 1> shows, " + bank[0]["prompt"][0]["content"][-1]["text"]
     file = ask(tmp_path, bank, "refinement", lambda text, images: refined(text, []), monkeypatch)

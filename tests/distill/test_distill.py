@@ -118,6 +118,8 @@ def test_ratings_decide_and_every_one_is_needed(tmp_path, monkeypatch, capsys):
     lines(tmp_path / "part.jsonl", [one for one in read(file) if one["parents"] != ["q3#0@teacher"]])
     with pytest.raises(UserError, match=r"--ratings has nothing on 1 candidate \(q3#0@teacher first\); rate them: rollout --ask=rating"):
         distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={tmp_path / 'part.jsonl'}")
+    assert distill(tmp_path, QUESTIONS, {"one": rows}, f"--ratings={tmp_path / 'part.jsonl'}", "--missing=accept") == ["q0#0@teacher"]
+    assert left(tmp_path)["q3#0@teacher"] == ("rating", "no rating of it came")
     changed = [rows[0] | {"response": response(9)}, *rows[1:]]
     with pytest.raises(
         UserError, match=r"ratings.jsonl:\d: is about another response than q0#0@teacher, in its words or its question; ask anew"
