@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.table import Table
@@ -56,31 +57,38 @@ def export(config: ExportConfig, console: Console) -> None:
     subjects = Subjects(config, lambda line: console.print(line, soft_wrap=True, markup=False))
     judged = {} if config.judgments is None else _judged(config.judgments, subjects)
     chosen, left = _chosen(subjects, judged, config)
-    config.out.mkdir(parents=True, exist_ok=True)
-    images = _Images(config, subjects.root)
-    tasks = []
-    for id in chosen:
-        subject = subjects.read(id)
-        with located(subjects.where(id)):
-            if other := difference(judged.get(id, subject.of), subject.of):
-                raise UserError(
-                    f"is another {'response' if other == 'response' else 'set of images'} than {config.judgments} judges; judge it anew"
-                )
-            tasks.append(task(subject, subjects.kind, [images.address(name) for name in subject.images]))
-    text = json.dumps(tasks, indent=1)
-    if len(text) > LARGEST:
-        raise UserError(
-            f"the tasks have {len(text) >> 20} MB, and Label Studio takes 250 at once; give --images=served, or a smaller --limit"
-        )
-    write_whole(config.out / LABELS, labelling_config(subjects.kind))
-    settle(place, COMMAND)
-    with undone_on_failure([place], COMMAND):
-        write_whole(partial_path(place), text)
-        publish([partial_path(place)], [place], [], [_manifest(config, subjects, chosen, left, images.names)])
+    with _Images(config, subjects.root) as images:
+        text = json.dumps([_task(subjects, id, judged.get(id), images, config) for id in chosen], indent=1)
+        if len(text) > LARGEST:
+            cure = "give --images=served, or a smaller --limit"
+            raise UserError(f"the tasks have {len(text) >> 20} MB, and Label Studio takes 250 at once; {cure}")
+        _publish(text, subjects, config, _manifest(config, subjects, chosen, left, images.names))
     console.print(_table(subjects, chosen, left, len(images.names)))
     for what, path in (("tasks", place), ("labels", config.out / LABELS)):
         console.print(f"{what + ':':8} {path}", soft_wrap=True, markup=False)
     console.print(f"Label Studio with both: bash launch/label_studio.sh {config.out}", soft_wrap=True, markup=False)
+
+
+def _task(subjects: Subjects, id: str, judged: str | None, images: _Images, config: ExportConfig) -> dict[str, Any]:
+    """A task; `judged` are the digests of what a judge has judged."""
+    subject = subjects.read(id)
+    with located(subjects.where(id)):
+        if judged is not None and (other := difference(judged, subject.of)):
+            what = "response" if other == "response" else "set of images"
+            raise UserError(f"is another {what} than {config.judgments} judges; judge it anew")
+        return task(subject, subjects.kind, [images.address(name) for name in subject.images])
+
+
+def _publish(text: str, subjects: Subjects, config: ExportConfig, manifest: dict[str, Any]) -> None:
+    """Puts labels, tasks and their manifest in their places."""
+    assert config.out is not None
+    place = config.out / TASKS
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_whole(config.out / LABELS, labelling_config(subjects.kind))
+    settle(place, COMMAND)
+    with undone_on_failure([place], COMMAND):
+        write_whole(partial_path(place), text)
+        publish([partial_path(place)], [place], [], [manifest])
 
 
 def _chosen(subjects: Subjects, judged: Mapping[str, str], config: ExportConfig) -> tuple[list[str], dict[str, int]]:
@@ -123,13 +131,25 @@ def _judged(path: Path, subjects: Subjects) -> dict[str, str]:
 
 
 class _Images:
-    """The image files of tasks, each once and named by what it holds."""
+    """The image files of tasks, each once and named by what it holds; after an error inside, those that were not there are gone again."""
 
     def __init__(self, config: ExportConfig, root: Path) -> None:
         assert config.out is not None
         self.config, self.root, self.folder = config, root, config.out / IMAGES
-        self.names: list[str] = []
+        self.names: dict[str, None] = {}
+        self._new: list[Path] = []
         self._addresses: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for path in self._new:
+                path.unlink(missing_ok=True)
+            for folder in (self.folder, self.folder.parent):
+                with contextlib.suppress(OSError):  # not empty, or not there
+                    folder.rmdir()
 
     def address(self, name: str) -> str:
         """Where a browser finds an image.
@@ -146,15 +166,16 @@ class _Images:
         if self.config.images == "embedded":
             return f"data:{kind};base64,{base64.b64encode(data).decode()}"
         file = f"{hashlib.sha256(data).hexdigest()[:24]}{_SUFFIXES.get(kind, '.png')}"
-        if file not in self.names:
-            self.folder.mkdir(exist_ok=True)
-            write_whole(self.folder / file, data)
-            self.names.append(file)
+        self.names[file] = None
+        if not (path := self.folder / file).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._new.append(path)
+            write_whole(path, data)
         return SERVED.format(name=file)
 
 
 def _manifest(
-    config: ExportConfig, subjects: Subjects, chosen: Sequence[str], left: dict[str, int], images: Sequence[str]
+    config: ExportConfig, subjects: Subjects, chosen: Sequence[str], left: dict[str, int], images: Collection[str]
 ) -> dict[str, Any]:
     inputs = {"rollouts": config.rollouts, "demonstrations": config.demonstrations, "judgments": config.judgments}
     return {

@@ -147,3 +147,21 @@ def test_a_judgment_of_something_else_is_refused(sample, judged, tmp_path):
     with pytest.raises(UserError, match=r"which is not in .*fewer\.jsonl; give the files that belong together"):
         review("export", rollouts=fewer, judgments=judged, image_root=sample, out=tmp_path / "out")
     assert not (tmp_path / "out" / "tasks.json").exists()
+
+
+def test_a_damaged_image_is_one_line_and_leaves_nothing(sample, tmp_path):
+    rows = [row for row in read(sample / "rollouts.jsonl") if row["images"]][:17]
+    for name in {name for row in rows for name in row["images"]}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((sample / name).read_bytes())
+    rollouts = lines(tmp_path / "rollouts.jsonl", rows)
+    damaged = tmp_path / rows[-1]["images"][0]
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"rollouts\.jsonl:\d+: image .* is truncated or damaged"):
+        review("export", rollouts=rollouts, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    review("export", rollouts=lines(tmp_path / "good.jsonl", rows[:8]), out=tmp_path / "out")
+    before = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    with pytest.raises(UserError):
+        review("export", rollouts=rollouts, out=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
