@@ -5,7 +5,7 @@
 #   bash launch/label_studio.sh FOLDER export export.json while it runs: what people have said so far
 #
 # It listens on this machine alone, at LABEL_STUDIO_PORT (8080). Its database and the login lie in FOLDER/.label-studio. More people: invite
-# them on its page "Organization", through a tunnel or a proxy of your own.
+# them on its page "Organization", through a tunnel or a proxy of your own; each task is given to LABEL_STUDIO_ANNOTATORS (1) of them.
 set -euo pipefail
 folder=${1:?give the folder that python -m mede2_jax.review export wrote}
 folder=$(cd "$folder" && pwd)
@@ -19,6 +19,7 @@ source launch/environment.sh
 port=${LABEL_STUDIO_PORT:-8080}
 url=http://127.0.0.1:$port
 state=$folder/.label-studio
+[[ ${LABEL_STUDIO_ANNOTATORS:-1} =~ ^[1-9][0-9]*$ ]] || stop "LABEL_STUDIO_ANNOTATORS=$LABEL_STUDIO_ANNOTATORS is no number of people"
 make_environment label-studio >&2
 
 if [ "$what" = export ]; then

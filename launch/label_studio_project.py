@@ -5,6 +5,7 @@ python launch/label_studio_project.py export FOLDER URL TOKEN_FILE OUT     write
 """
 
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -37,6 +38,7 @@ def made(api, folder):
     tasks = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
     if (number := existing(api)) is None:
         number = begun(api, folder)
+    api.call("PATCH", f"/api/projects/{number}", {"maximum_annotations": int(os.environ.get("LABEL_STUDIO_ANNOTATORS", "1"))})
     there = {named(task) for task in exported(api, number)}
     if new := [task for task in tasks if named(task) not in there]:
         api.call("POST", f"/api/projects/{number}/import", new)

@@ -24,7 +24,7 @@ def label_studio(root, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = os.environ | {"LABEL_STUDIO_PORT": port}
+    environment = os.environ | {"LABEL_STUDIO_PORT": port, "LABEL_STUDIO_ANNOTATORS": "2"}
     command = ["bash", "launch/label_studio.sh", str(folder)]
     process = subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -98,6 +98,8 @@ def test_what_people_say_in_it_comes_back(sample, tmp_path, label_studio_env, br
         export = ["bash", "launch/label_studio.sh", str(folder), "export", str(tmp_path / "export.json")]
         done = subprocess.run(export, cwd=root, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "3 annotations of 3 tasks" in done.stdout, done.stdout + done.stderr
+        project = page.evaluate("() => fetch('/api/projects/1').then((reply) => reply.json())")
+        assert project["maximum_annotations"] == 2, "each task is given to two people"
         page.context.close()
     review("import", rollouts=rollouts, image_root=sample, export=tmp_path / "export.json", out=tmp_path / "people.jsonl")
     found = {one["parents"][0]: Judgment.model_validate(one) for one in read(tmp_path / "people.jsonl")}
