@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "report"))
+sys.path.extend(str(Path(__file__).parents[1] / room) for room in ("", "report"))
 
 from chromium import launched, opened
 from report_files import answer, benchmark, evaluation

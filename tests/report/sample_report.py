@@ -13,7 +13,10 @@ import contextlib
 import json
 import random
 import re
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 from chromium import launched, opened
 from report_files import read_jsonl, write_jsonl
