@@ -112,7 +112,7 @@ def among_people(people: Opinions, questions: Mapping[str, str], criteria: Seque
 
     Where the same two people reviewed all of it, kappa is Cohen's.
     """
-    several = {id: sorted(some) for id, some in people.items() if len(some) > 1}
+    several = {id: sorted(some, key=lambda one: one.by) for id, some in people.items() if len(some) > 1}
     pairs = {tuple(one.by for one in some) for some in several.values()}
     same_two = len(pairs) == 1 and all(len(set(pair)) == 2 for pair in pairs)
     kind: Kind = "Cohen" if same_two else "Fleiss"

@@ -136,6 +136,21 @@ def test_two_people_on_everything_are_compared_by_cohens_kappa(sample, tmp_path)
     assert said["kind"] == "Cohen" and math.isclose(said["kappa"], 0.4) and math.isclose(said["agreement"], 0.7)
 
 
+def test_a_table_that_does_not_say_who_judged_is_compared_too(judged, tmp_path):
+    """Three rows a response, by nobody in particular: Fleiss's kappa of them."""
+    ids = [one["parents"][0] for one in read(judged)][:20]
+    said = [
+        {"rollout": id, **dict.fromkeys(MMRP, "yes"), "reflection": "yes" if (n + k) % 3 else "no"}
+        for n, id in enumerate(ids)
+        for k in range(3)
+    ]
+    people = lines(tmp_path / "people.jsonl", said)
+    review("agreement", people=people, judgments=judged, out=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "agreement.json").read_text())["people"]
+    assert found["reflection"]["kind"] == "Fleiss" and found["reflection"]["items"] == 20
+    assert math.isclose(found["reflection"]["kappa"], 1 - (2 / 3) / (2 * (2 / 3) * (1 / 3))) and found["image_analysis"]["kappa"] is None
+
+
 def test_ratings_and_people_are_compared(tmp_path, monkeypatch):
     from mede2_jax.distill.__main__ import main as distill
 
