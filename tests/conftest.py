@@ -58,6 +58,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("numprocesses", None):  # the workers themselves compare with torch
+        _start_as_installed()
     config.seconds = collections.Counter()
     # Asked once, for all workers: they must put the tests in one order, and an environment may be ready between two of them.
     os.environ.setdefault("MEDE2_TEST_WAITS", "yes" if _is_being_made() else "")
@@ -108,6 +110,14 @@ def pytest_sessionfinish(session):
 
 
 _session = None
+
+
+def _start_as_installed():
+    """What tests start in this environment has no torch, as users' installations have none (tests/as_installed/sitecustomize.py)."""
+    os.environ["MEDE2_TEST_NO_TORCH"] = sys.prefix
+    here = str(Path(__file__).with_name("as_installed"))
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", here)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, *others])
 
 
 def _file(nodeid):

@@ -40,3 +40,19 @@ def test_an_unknown_command_is_one_line():
     assert ran.stderr == f"error: unknown command 'rolout' (did you mean 'rollout'?); the commands are {', '.join(COMMANDS)}\n"
     with pytest.raises(UserError, match="unknown command"):
         main(["\x1b]0;x\x07"])
+
+
+def test_commands_that_need_no_device_begin_without_jax():
+    """Nor without another library that takes a second to import."""
+    code = f"""
+import importlib, sys
+for command in {sorted(set(COMMANDS) - {"tiny", "convert", "plan", "benchmark", "train"})}:
+    try:
+        importlib.import_module(f"mede2_jax.{{command}}.__main__")
+    except ModuleNotFoundError:
+        importlib.import_module(f"mede2_jax.{{command}}")
+    for heavy in {{"jax", "torch", "transformers", "matplotlib", "scipy.stats", "orbax"}} & sys.modules.keys():
+        sys.exit(f"{{command}} imports {{heavy}}")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -10,24 +10,12 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from mede2_jax.config import Config, UserError
+from mede2_jax.config import UserError
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 SPLIT_AXES = ("data", "fsdp", "sequence", "tensor")
 """Of a mesh with mesh.sequence; others have no such axis."""
-
-
-class MeshConfig(Config):
-    """How the devices are arranged. The product must equal the number of devices; one axis may be -1 (what remains)."""
-
-    data: int = 1
-    """Replicas: each holds all parameters and takes its own rows. The outermost axis: as many as machines keep fsdp inside of one."""
-    fsdp: int = -1
-    """Splits parameters, optimizer state and rows (ZeRO-3)."""
-    tensor: int = 1
-    """Splits heads, feed-forward and vocabulary (Megatron)."""
-    sequence: int = 1
-    """Splits each row's tokens, and parameters as fsdp does, for rows too long for a device; keys are gathered. It must divide rows."""
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:

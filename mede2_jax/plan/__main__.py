@@ -12,7 +12,7 @@ from mede2_jax.config import UserError
 from mede2_jax.families import model_config
 from mede2_jax.flags import parse
 from mede2_jax.outputs.file import check_place, write_whole
-from mede2_jax.parallel.mesh import MeshConfig
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.plan import report
 from mede2_jax.plan.compile import compile_plan
 from mede2_jax.plan.config import PlanConfig

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mede2_jax.config import UserError
 from mede2_jax.families import Family
-from mede2_jax.parallel.mesh import MeshConfig
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.plan.compile import Plan, compile_plan
 from mede2_jax.plan.config import PlanConfig
 from mede2_jax.plan.roofline import roofline

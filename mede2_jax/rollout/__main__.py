@@ -11,12 +11,10 @@ from typing import get_args
 
 from rich.console import Console
 
-from mede2_jax import tiny
 from mede2_jax.command import given, run_command
 from mede2_jax.config import UserError
 from mede2_jax.families import DEFAULT_FAMILY, FamilyName
 from mede2_jax.flags import parse
-from mede2_jax.rollout.check import check_logprobs
 from mede2_jax.rollout.command import RolloutCommand
 from mede2_jax.rollout.config import EMBEDDED, embedded_defaults
 from mede2_jax.rollout.run import run, run_api
@@ -55,8 +53,19 @@ def main(argv: Sequence[str]) -> None:
     needed = [*([] if embedded else ["model"]), "questions", *([] if config.check_logprobs else ["out"])]
     if missing := [f"--{name}" for name in needed if getattr(config, name) is None]:
         raise UserError(f"missing {' and '.join(missing)}: give --model=MODEL_DIR --questions=FILE.jsonl --out=FILE.jsonl; see --help")
-    model = config.model or tiny.model_directory(TINY_MODELS / f"tiny-{config.family or family}", config.family or family)
-    (check_logprobs if config.check_logprobs else run)(config, model, Console(soft_wrap=True))
+    model, console = config.model or _tiny_model(config.family or family), Console(soft_wrap=True)
+    if not config.check_logprobs:
+        run(config, model, console)
+        return
+    from mede2_jax.rollout.check import check_logprobs  # as below: with JAX, of which a server's client has no need
+
+    check_logprobs(config, model, console)
+
+
+def _tiny_model(family: FamilyName) -> Path:
+    from mede2_jax import tiny
+
+    return tiny.model_directory(TINY_MODELS / f"tiny-{family}", family)
 
 
 if __name__ == "__main__":

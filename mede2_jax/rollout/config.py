@@ -13,7 +13,7 @@ from mede2_jax.data.about import Ask
 from mede2_jax.data.processor import ProcessorOptions
 from mede2_jax.embedded import SAMPLE_QUESTIONS, Embedded
 from mede2_jax.engines.chat import Sampling
-from mede2_jax.engines.flax.sampler import FlaxConfig
+from mede2_jax.engines.flax.config import FlaxConfig
 from mede2_jax.engines.vllm.pool import ServerConfig
 from mede2_jax.engines.vllm.server import VLLMConfig, is_installed
 from mede2_jax.engines.wire.http import base_urls

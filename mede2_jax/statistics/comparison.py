@@ -15,7 +15,6 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import optimize, stats
 
 from mede2_jax.config import UserError
 from mede2_jax.foreign import shown
@@ -91,6 +90,8 @@ def mcnemar(first: int, second: int) -> float:
     """
     if first < 0 or second < 0:
         raise ValueError(f"{first} and {second} are no counts of items")
+    from scipy import stats  # as below: a second to import, of which most commands need nothing
+
     return float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0
 
 
@@ -191,6 +192,8 @@ def detectable_difference(items: int, discordance: float, *, power: float = POWE
         raise ValueError(f"{items} items are none")
     if power <= alpha:
         raise ValueError(f"the power {power} is not above the level {alpha}: chance alone has it")
+    from scipy import optimize, stats
+
     # What is left out on either side is less than a billionth.
     totals = np.arange(stats.binom.ppf(1e-10, items, discordance), stats.binom.isf(1e-10, items, discordance) + 1)
     weights = stats.binom.pmf(totals, items, discordance)
@@ -206,6 +209,8 @@ def detectable_difference(items: int, discordance: float, *, power: float = POWE
 
 def _critical(totals: Float[np.ndarray, " N"], alpha: float) -> Float[np.ndarray, " N"]:
     """Of each number of discordant items the largest count on the smaller side that is significant; −1: none is."""
+    from scipy import stats
+
     largest = stats.binom.ppf(alpha / 2, totals, 0.5)
     return np.where(2 * stats.binom.cdf(largest, totals, 0.5) <= alpha, largest, largest - 1)
 

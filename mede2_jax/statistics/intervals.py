@@ -17,10 +17,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Hashable, Iterator, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -112,7 +112,7 @@ def accuracy(right: Int[np.ndarray, " I"], samples: Int[np.ndarray, " I"] | int)
 
 
 def wilson(right: int, total: int, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of a proportion (scipy's): for one sample an item.
+    """Wilson's score interval of a proportion: for one sample an item.
 
     Args:
         right: k of the n.
@@ -124,8 +124,7 @@ def wilson(right: int, total: int, confidence: float = CONFIDENCE) -> Interval:
     """
     if total < 1 or not 0 <= right <= total:
         raise ValueError(f"{right} of {total} is no proportion")
-    low, high = stats.binomtest(right, total).proportion_ci(confidence, method="wilson")
-    return Interval(float(low), float(high))
+    return wilson_of_share(right / total, total, confidence)
 
 
 def wilson_of_share(share: float, total: int, confidence: float = CONFIDENCE) -> Interval:
@@ -138,7 +137,7 @@ def wilson_of_share(share: float, total: int, confidence: float = CONFIDENCE) ->
         total: n, at least 1.
         confidence: Of the interval, two-sided.
     """
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     centre, half = share + z**2 / (2 * total), z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
     low, high = ((centre + end) / (1 + z**2 / total) for end in (-half, half))
     # At 0 and at 1 that end is the share itself, but for what adding in floating point leaves.

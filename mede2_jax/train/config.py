@@ -17,7 +17,7 @@ from mede2_jax.models.layers import RematPolicy
 from mede2_jax.models.lora import LoRAConfig, Mode
 from mede2_jax.models.quantized import FrozenDtype
 from mede2_jax.parallel.distributed import DistributedConfig
-from mede2_jax.parallel.mesh import MeshConfig
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.rounding import Rounding
 from mede2_jax.train.losses import DPOConfig
 from mede2_jax.train.optimizer import OptimizerConfig

@@ -16,8 +16,9 @@ from scipy.stats import chisquare
 from mede2_jax.config import UserError
 from mede2_jax.data.rows import DEMONSTRATION, BatchShape, EncodedExample, assemble_row, causal_segment, prompt_tokens
 from mede2_jax.engines.chat import ChatFailure, ChatReply, Sampling, token_rules
+from mede2_jax.engines.flax.config import FlaxConfig
 from mede2_jax.engines.flax.prompts import Limits, encode_prompt
-from mede2_jax.engines.flax.sampler import FlaxConfig, FlaxSampler
+from mede2_jax.engines.flax.sampler import FlaxSampler
 from mede2_jax.families import model_config
 from mede2_jax.models.logprobs import token_logprobs
 from mede2_jax.weights.model_directory import load_params

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from mede2_jax.config import UserError
 from mede2_jax.engines.flax import logprob_check
-from mede2_jax.engines.flax.sampler import FlaxConfig, FlaxSampler
+from mede2_jax.engines.flax.config import FlaxConfig
+from mede2_jax.engines.flax.sampler import FlaxSampler
 from mede2_jax.rollout.check import check_logprobs
 from mede2_jax.rollout.config import RolloutConfig
 from mede2_jax.rollout.job import open_job

@@ -7,7 +7,8 @@ import pytest
 
 from mede2_jax.models.attention import attention
 from mede2_jax.parallel import rules
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 
 def plain(q, k, v, start, end):

@@ -11,7 +11,8 @@ from test_attention import random_case
 from mede2_jax.models.attention import attention, use_backend
 from mede2_jax.models.attention_gpu import HALF, SINGLE, Tile, Tiles, fused_attention, key_bounds, query_bounds
 from mede2_jax.parallel import rules
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 TILES = Tiles(forward=Tile(32, 16, 4, 2), d_q=Tile(16, 32, 4, 2), d_kv=Tile(32, 64, 4, 2))
 """Queries and keys differ in each kernel, so that neither can be taken for the other."""

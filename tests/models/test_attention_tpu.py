@@ -19,7 +19,8 @@ from mede2_jax.models import attention_tpu_kernels as kernels
 from mede2_jax.models.attention import SAVED, attention
 from mede2_jax.models.attention_tpu import FIRST, FLAG_BITS, LAST, MINOR_BITS, USEFUL, fused_attention, seen_blocks, visits
 from mede2_jax.parallel import rules
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 LENGTH, BLOCK = 75, 16

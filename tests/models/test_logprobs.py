@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mede2_jax.models.logprobs import token_scores
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.parallel.rules import named_sharding, use_mesh
 
 ROWS, TOKENS, WIDTH, WORDS = 4, 24, 16, 1487 + 6

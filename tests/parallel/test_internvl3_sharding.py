@@ -9,7 +9,8 @@ from internvl3_reference import config_with, make_batch, make_example, numpy_sta
 
 from mede2_jax.models.logprobs import token_logprobs
 from mede2_jax.parallel import rules
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 
 def run(raw, graph, axes, params, batch, mesh):

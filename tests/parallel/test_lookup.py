@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.parallel.rules import lookup, named_sharding, use_mesh
 
 MESHES = [(2, 2, 2), (1, 8, 1), (1, 1, 8), (4, 2, 1), (1, 2, 4)]

@@ -3,7 +3,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mede2_jax.config import UserError
-from mede2_jax.parallel.mesh import MeshConfig, describe_whole_heads, make_mesh
+from mede2_jax.parallel.mesh import describe_whole_heads, make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.parallel.rules import partition_spec
 
 

@@ -9,7 +9,8 @@ from jax.sharding import PartitionSpec
 from mede2_jax.config import UserError
 from mede2_jax.models.attention import attention
 from mede2_jax.parallel import rules
-from mede2_jax.parallel.mesh import MeshConfig, check_rows_divide, make_mesh
+from mede2_jax.parallel.mesh import check_rows_divide, make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 MESHES = [{"fsdp": 1, "sequence": 8}, {"fsdp": 2, "sequence": 2, "tensor": 2}, {"data": 2, "fsdp": 1, "sequence": 4}]
 

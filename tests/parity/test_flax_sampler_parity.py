@@ -16,9 +16,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from mede2_jax.data.internvl3 import IMAGENET_MEAN, IMAGENET_STD
 from mede2_jax.data.rows import prompt_tokens
 from mede2_jax.engines.chat import Sampling, token_rules
-from mede2_jax.engines.flax.sampler import FlaxConfig, FlaxSampler
+from mede2_jax.engines.flax.config import FlaxConfig
+from mede2_jax.engines.flax.sampler import FlaxSampler
 from mede2_jax.families import family_named, model_config
-from mede2_jax.parallel.mesh import MeshConfig
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 TOKENS = 128
 CONFIG = FlaxConfig(slots=2, samples=2, max_prompt_tokens=1024, dtype="float32", steps=32, mesh=MeshConfig(data=1))

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 from report_files import PROMPT, TASK, answer, benchmark, evaluation, read_jsonl, write_jsonl
@@ -169,12 +167,6 @@ def test_what_cannot_be_reported_is_one_line(scores, tmp_path, flags, expected, 
     assert raised.value.code == 2 and captured.err.count("\n") == 1 and captured.err.startswith("error: "), captured.err
     assert expected.format(**places) in captured.err and not (tmp_path / "out" / "index.html").exists()
     assert (places["taken"] / "index.html").read_text() == "mine"
-
-
-@pytest.mark.slow
-def test_a_report_needs_no_jax():
-    code = "import sys, mede2_jax.report.__main__; print(sorted({'jax', 'torch', 'transformers', 'matplotlib'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_a_prompt_that_the_benchmark_does_not_have(data, tmp_path):

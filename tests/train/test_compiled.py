@@ -13,7 +13,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from mede2_jax.data.rows import BatchShape, empty_row
 from mede2_jax.families import family_of
 from mede2_jax.models.lora import LoRAConfig, split_params
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.train.losses import DPOConfig, DPOLoss
 from mede2_jax.train.model_spec import make_model_spec
 from mede2_jax.train.optimizer import OptimizerConfig, make_optimizer

@@ -11,7 +11,8 @@ from training import make_config, one_device_inputs
 
 from mede2_jax.config import UserError
 from mede2_jax.outputs.manifest import write_manifest
-from mede2_jax.parallel.mesh import MeshConfig, describe_excess, make_mesh
+from mede2_jax.parallel.mesh import describe_excess, make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.train import inputs as inputs_module
 from mede2_jax.train.inputs import check_same, manifest, show_inputs
 from mede2_jax.train.run import _show_results

@@ -12,7 +12,8 @@ from test_internvl3_weights import released
 
 from mede2_jax.families import family_of
 from mede2_jax.models.lora import LoRAConfig
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 from mede2_jax.parallel.rules import named_sharding
 from mede2_jax.train.model_spec import make_model_spec
 from mede2_jax.weights.layout import elements_read, reading_layout, relaid

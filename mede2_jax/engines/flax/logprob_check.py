@@ -27,7 +27,8 @@ from mede2_jax.families import model_config
 from mede2_jax.models.logprobs import token_logprobs
 from mede2_jax.parallel import rules
 from mede2_jax.parallel.host import prepare_host
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
+from mede2_jax.parallel.mesh_config import MeshConfig
 
 PERCENTILES = (50, 90, 99, 99.9)
 ROUND_TOKENS = 256

@@ -16,16 +16,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pydantic
 
-from mede2_jax.config import Config, UserError
+from mede2_jax.config import UserError
 from mede2_jax.data.processor import Processor, ProcessorOptions
 from mede2_jax.engines.chat import ChatFailure, ChatReply, ChatRequest, Sampling, TokenRules, token_rules
+from mede2_jax.engines.flax.config import FlaxConfig
 from mede2_jax.engines.flax.programs import Programs
 from mede2_jax.engines.flax.prompts import Limits, Prompt, encode_prompt, prompt_batch
 from mede2_jax.engines.flax.slots import Slot
@@ -34,27 +34,8 @@ from mede2_jax.foreign import one_line
 from mede2_jax.models.decoding import CacheShape, Decoding, Progress, read_block
 from mede2_jax.models.sampling import TokenChoice, seed_key
 from mede2_jax.parallel.host import prepare_host
-from mede2_jax.parallel.mesh import MeshConfig, make_mesh
+from mede2_jax.parallel.mesh import make_mesh
 from mede2_jax.weights.model_info import own_dtype, read_info
-
-
-class FlaxConfig(Config):
-    """How the Flax sampler uses the devices. Memory for keys and values grows with slots × (max_prompt_tokens + samples × max_tokens)."""
-
-    slots: int = pydantic.Field(default=8, ge=1)
-    """Questions worked on at a time, by each of the mesh's data × fsdp pieces."""
-    samples: int = pydantic.Field(default=8, ge=1)
-    """Samples of a question decoded at a time; a question that wants more takes several turns."""
-    max_prompt_tokens: int = pydantic.Field(default=4096, ge=1)
-    """Longest prompt, images counted; longer ones are refused."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of computation, keys and values; auto: the model's own."""
-    steps: int = pydantic.Field(default=32, ge=1)
-    """Tokens that a call of the compiled loop adds; between calls finished questions make room for new ones."""
-    workers: int = pydantic.Field(default=2, ge=1)
-    """Threads that prepare prompts and images ahead."""
-    mesh: MeshConfig = MeshConfig(data=-1, fsdp=1)
-    """By default each device has the whole model and questions of its own; mesh.tensor splits a model that is too large for that."""
 
 
 class FlaxSampler:
