@@ -12,11 +12,6 @@ from mede2_jax.config import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHORT = [
-    "README.md",
-    *(f"docs/{name}.md" for name in ("training", "rollouts", "moving", "troubleshooting", "evaluation", "data", "development")),
-]
-"""Whose sentences are short; the others' are to be."""
 LONGEST = 30
 """Words of a sentence."""
 
@@ -80,9 +75,9 @@ def test_readme_fits_in_150_lines():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("name", SHORT)
-def test_sentences_are_short(name):
-    blocks = re.split(r"\n\s*\n|^\s*(?:[-*]|\d+\.) |^#+ .*$", prose((ROOT / name).read_text("utf-8")), flags=re.M)
+@by_name
+def test_sentences_are_short(page):
+    blocks = re.split(r"\n\s*\n|^\s*(?:[-*]|\d+\.) |^#+ .*$", prose(page.read_text("utf-8")), flags=re.M)
     for block in blocks:
         for sentence in re.split(r"(?<=[.!?])\*{0,2}\s+", " ".join(block.split())):
             words = [word for word in sentence.split() if re.search(r"\w", word)]
