@@ -7,9 +7,12 @@ and not by a library, for that reason; tyro draws `--help`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
+import shutil
 import sys
+import textwrap
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -188,13 +191,13 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
 
 def _show_help(config_type: type[ConfigT], values: dict[str, Any], program: str, description: str) -> typing.NoReturn:
     """Prints the options with their descriptions and the values they have now, and exits."""
-    text = description + "\n\n--config=FILE.yaml reads any of these options from YAML; flags win over it."
     try:
+        print(fitted(f"{description.strip()}\n\n--config=FILE.yaml reads any of these options from YAML; flags win over it.\n"))
         with contextlib.suppress(SystemExit):
             tyro.cli(
                 config_type,
                 prog=program,
-                description=text,
+                description="",  # tyro would make one line of each paragraph
                 args=["--help"],
                 default=_partial(config_type, values),
                 use_underscores=True,
@@ -204,6 +207,53 @@ def _show_help(config_type: type[ConfigT], values: dict[str, Any], program: str,
     except BrokenPipeError:  # its reader, such as head, has seen enough; what Python flushes at its end must go somewhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)
+
+
+def fitted(text: str, width: int | None = None) -> str:
+    """A command's description as wide as the terminal: paragraphs, and indented lines that are `label  example  (comment)`.
+
+    Args:
+        text: Its lines; indented ones stay lines of their own, others flow with their neighbours.
+        width: Characters of a line; none: the terminal's, 80 where there is none.
+    """
+    width = width or shutil.get_terminal_size().columns
+    found: list[str] = []
+    joined = re.sub(r" \\\n\s*", " ", text)  # of a command over several lines
+    for first, group in itertools.groupby(joined.split("\n"), lambda line: line[:1] if line[:1] in ("", " ") else "text"):
+        lines = list(group)
+        if first == "":
+            found += lines
+        elif first == " ":
+            column = _column(lines)
+            found += [part for line in lines for part in (_fitted_example(line, column, width) if len(line) > width else [line])]
+        else:
+            found += textwrap.wrap(" ".join(lines), width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(found)
+
+
+def _column(lines: Sequence[str]) -> int:
+    """Where the examples of a list begin, below one another."""
+    begins = [match.end() for line in lines if (match := re.match(r" +\S+(?: \S+)* {2,}(?=[^ (])", line))]
+    return max(set(begins), key=begins.count) if begins else len(lines[0]) - len(lines[0].lstrip())
+
+
+def _fitted_example(line: str, column: int, width: int) -> list[str]:
+    label, rest = (line[:column], line[column:]) if line[:column].endswith(" ") else ("", line)
+    example, _, comment = rest.strip().partition("  (")
+    is_command = re.match(r"python |bash |sbatch |… |[A-Z_]+=", example) is not None and ": " not in example
+    room = width - column
+    if is_command:  # not broken within quotes, and its lines are one command for a shell
+        parts = list[str]()
+        for word in re.findall(r"(?:'[^']*'|\S)+", example):
+            if parts and len(parts[-1]) + 1 + len(word) + 2 <= room:
+                parts[-1] += f" {word}"
+            else:
+                parts.append(word)
+        parts = [f"{part} \\" for part in parts[:-1]] + parts[-1:]
+    else:
+        parts = textwrap.wrap(example, room, break_long_words=False, break_on_hyphens=False)
+    parts += textwrap.wrap(f"({comment.strip()}", room, break_long_words=False, break_on_hyphens=False) if comment else []
+    return [(" " * column if number else label.ljust(column)) + part for number, part in enumerate(parts)]
 
 
 def _partial(config_type: type[ModelT], values: dict[str, Any]) -> ModelT:

@@ -61,7 +61,9 @@ def main(argv: Sequence[str]) -> None:
         argv,
         program="python -m mede2_jax.tiny",
         description="Write a tiny checkpoint in Hugging Face format, for tests, smoke runs and the embedded default of training. "
-        "The weights are random: it knows nothing.",
+        "The weights are random: it knows nothing.\n\n"
+        "  try it     python -m mede2_jax.tiny --to=runs/tiny-hf\n"
+        "  then       python -m mede2_jax.convert --from=runs/tiny-hf --to=runs/m0",
     )
     if config.to.exists() and (not config.to.is_dir() or any(config.to.iterdir())):
         raise UserError(f"--to={config.to} exists; choose another directory, or delete it")

@@ -14,7 +14,7 @@ from mede2_jax.report.run import check_given, run
 DESCRIPTION = """Make a report of scores, and of the runs behind them: index.html, which opens from disk and loads nothing from a network.
 
   two models     python -m mede2_jax.report --scores=stage1=scores/sft,stage2=scores/dpo --out=report
-  sizes          … --scores='7B=scores/a,7B +I=scores/b,32B=scores/c,32B +I=scores/d'     (names with sizes make Figure 4)
+  sizes          … --scores='7B=scores/a,7B +I=scores/b,32B=scores/c'     (names with sizes make Figure 4)
   training       … --runs=runs/sft,runs/dpo --funnel=rollouts.jsonl,judgments.jsonl,pairs.jsonl
   the judge      … --judgments=judgments.jsonl --people=people.csv     (columns: rollout, and MMRP's criteria, yes or no)
   to send        … --single_file                                       (one HTML, images as thumbnails)

@@ -12,7 +12,7 @@ from mede2_jax.foreign import JSONFault, parse_json, shown
 from mede2_jax.report.drawing import COLOURS, Figure, canvas, name, style
 from mede2_jax.report.scores import named
 from mede2_jax.report.tables import Table, cells
-from mede2_jax.train.curves import PANELS
+from mede2_jax.train.curves import PANELS, smoothed
 
 METRICS = "metrics.jsonl"
 MARKS = 12
@@ -82,7 +82,10 @@ def _draw(axis: Any, names: Sequence[str], histories: Sequence[tuple[str, list[d
                 continue
             how = style(lines) | {"color": COLOURS[lines % len(COLOURS)], "markersize": 3.5, "linewidth": 1.2}
             label = f"{name(run)}: {one}" if len(histories) > 1 else one
-            axis.plot(*zip(*points, strict=True), label=label, markevery=max(1, len(points) // MARKS), **how)
+            steps, values = zip(*points, strict=True)
+            if (mean := smoothed(values)) is not None:
+                axis.plot(steps, values, color=how["color"], alpha=0.3, linewidth=0.7, zorder=1)
+            axis.plot(steps, values if mean is None else mean, label=label, markevery=max(1, len(points) // MARKS), **how)
             lines += 1
     if lines > 1:
         axis.legend(fontsize=7)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mede2_jax.command import run_command
 from mede2_jax.config import Config, UserError
-from mede2_jax.flags import parse
+from mede2_jax.flags import fitted, parse
 from mede2_jax.review.agree import agree
 from mede2_jax.review.config import AgreementConfig, ExportConfig, ImportConfig
 from mede2_jax.review.export import export
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line and runs one of the three."""
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
-        print(DESCRIPTION)
+        print(fitted(DESCRIPTION))
         print(f"Options: python -m mede2_jax.review {'|'.join(STEPS)} --help")
         return
     if name not in STEPS:

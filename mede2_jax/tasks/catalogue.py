@@ -34,13 +34,8 @@ def shipped_names() -> list[str]:
 
 def describe_tasks() -> str:
     """Which there are, for `--help`."""
-    names = list(TASKS)
-    half = len(names) // 2
     shipped = ", ".join(shipped_names()) or "none here"
-    return (
-        f"Tasks: {', '.join(names[:half])},\n  {', '.join(names[half:])};\n"
-        f"  from configs/tasks: {shipped}; or a YAML file of yours (data/README.md)."
-    )
+    return f"Tasks: {', '.join(TASKS)}; from configs/tasks: {shipped}; or a YAML file of yours (data/README.md)."
 
 
 def find_task(name: str) -> Task:

@@ -16,6 +16,28 @@ PANELS = (
     ("gradient norm", ("grad_norm",)),
 )
 
+FEW = 30
+"""Points of a line that are read as they are; of more, their mean is drawn over them."""
+SPAN = 15
+"""Such a mean looks back over one of so many parts of the line."""
+
+
+def smoothed(values: Sequence[float]) -> list[float] | None:
+    """The exponential mean of noisy values, in which what is not there yet has no weight (as TensorBoard smooths); None of a few.
+
+    A value that is not finite leaves the mean as it was.
+    """
+    if len(values) < FEW:
+        return None
+    keep = 1 - SPAN / len(values)
+    mean = weight = 0.0
+    found: list[float] = []
+    for value in values:
+        if math.isfinite(value):
+            mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        found.append(mean / weight if weight else math.nan)
+    return found
+
 
 def plot_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     """A PNG with a panel for each kind of number the run has, over steps."""
@@ -28,8 +50,13 @@ def plot_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     for index, (title, names) in enumerate(present):
         axes = figure.add_subplot(math.ceil(len(present) / columns), columns, index + 1)
         for name in names:
-            points = [(record["step"], record[name]) for record in history if name in record]
-            axes.plot(*zip(*points, strict=True), marker="o" if name.startswith("eval_") else None, markersize=3, linewidth=1.2, label=name)
+            steps, values = zip(*((record["step"], record[name]) for record in history if name in record), strict=True)
+            how: dict[str, Any] = {"label": name, "linewidth": 1.4, "markersize": 3, "marker": "o" if name.startswith("eval_") else None}
+            if (mean := smoothed(values)) is None:
+                axes.plot(steps, values, **how)
+            else:
+                (line,) = axes.plot(steps, mean, **how)
+                axes.plot(steps, values, color=line.get_color(), alpha=0.3, linewidth=0.8, zorder=1)
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)

@@ -96,4 +96,4 @@ def test_training_curves(tmp_path):
         ["stage II", "loss", "1", "0.25", "4"],
         ["stage II", "margin", "1", "4", "4"],
     ]
-    assert (set(lines_of(figure)) == {"sft: loss", "stage II: loss"} and set(lines_of(figure, 1)) == {"stage II: margin"}) or True
+    assert lines_of(figure).keys() == {"sft: loss", "stage II: loss"} and lines_of(figure, 1).keys() == {"stage II: margin"}
