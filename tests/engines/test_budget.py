@@ -182,11 +182,17 @@ def test_each_engine_of_a_run_tells_of_its_own_and_knows_what_the_others_learned
 def test_a_model_without_a_price(tmp_path):
     lines = []
     with GeminiServer(model="gemini-9") as server:
-        with pytest.raises(UserError, match=r"max_cost=1, but there is no price of 'gemini-9' in the package's prices of .*; add it to a file"):
+        with pytest.raises(
+            UserError, match=r"max_cost=1, but there is no price of 'gemini-9' in the package's prices of .*; add it to a file"
+        ):
             engine(server, max_cost=1.0)
         (reply,), usage = ask(server, [request(1)], notify=lines.append)
         assert (reply.usage.cost, usage.cost) == (0.0, 0.0) and reply.usage.response_tokens > 0
-        assert len(lines) == 1 and "no price of 'gemini-9' in the package's prices" in lines[0] and lines[0].endswith(": costs are not counted")
+        assert (
+            len(lines) == 1
+            and "no price of 'gemini-9' in the package's prices" in lines[0]
+            and lines[0].endswith(": costs are not counted")
+        )
         (tmp_path / "p.yaml").write_text("as_of: 2026-11-01\nmodels:\n- {name: gemini-9, input: 1000000, output: 0}\n")
         (reply,), usage = ask(server, [request(2)], prices=tmp_path / "p.yaml", max_cost=500)
         assert reply.usage.cost == usage.cost == 2.0

@@ -66,7 +66,9 @@ class APIChat:
         price, as_of = find_price(config.model, config.prices)
         where = config.prices or f"the package's prices of {as_of}"
         if price is None and config.max_cost is not None:
-            raise UserError(f"max_cost={config.max_cost:g}, but there is no price of {config.model!r} in {where}; add it to a file: --prices=FILE")
+            raise UserError(
+                f"max_cost={config.max_cost:g}, but there is no price of {config.model!r} in {where}; add it to a file: --prices=FILE"
+            )
         if price is None:
             notify(f"there is no price of {config.model!r} in {where}: costs are not counted")
         self.meter = Meter(price, config.max_cost, totals)
